@@ -1,0 +1,39 @@
+# Where the development tools live, and who runs the private servers. Sourced by the other scripts.
+
+PGRX_VERSION=0.18.1
+EMBEDDED_VERSION=18.6.0
+EMBEDDED_MAJOR=${EMBEDDED_VERSION%%.*}
+DEBIAN_MAJOR=15
+
+# PostgreSQL refuses to run as root, so root's tools live where the server's own user can read them.
+if [ "$(id -u)" -eq 0 ]; then
+    CACHE=${PG_CIVIC_CACHE:-/var/cache/pg_civic}
+    SERVER_USER=pg_civic
+else
+    CACHE=${PG_CIVIC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pg_civic}
+    SERVER_USER=$(id -un)
+fi
+
+EMBEDDED_PG_CONFIG=$CACHE/postgresql/embedded-$EMBEDDED_VERSION/bin/pg_config
+DEBIAN_PG_CONFIG=$CACHE/postgresql/debian-$DEBIAN_MAJOR/usr/lib/postgresql/$DEBIAN_MAJOR/bin/pg_config
+
+PG_CONFIG_GIVEN=${PG_CONFIG:-}
+PG_CONFIG=${PG_CONFIG:-$EMBEDDED_PG_CONFIG}
+
+export PGRX_HOME=$CACHE/pgrx
+export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
+
+# A stray setting of the person's own shell must not lead a test to his server.
+# Nor shall errors carry the backtraces of a developer's shell.
+unset RUST_BACKTRACE RUST_LIB_BACKTRACE
+unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGOPTIONS PGSERVICE
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+die() { printf '\033[1merror:\033[0m %s\n' "$*" >&2; exit 1; }
+
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+as_server_user() {
+    if [ "$(id -un)" = "$SERVER_USER" ]; then "$@"; else (cd / && setpriv --reuid "$SERVER_USER" --regid "$SERVER_USER" --clear-groups "$@"); fi
+}
+
+major_of() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }

@@ -1,0 +1,66 @@
+-- Who may call what. Every function is named here; a test holds this list against the catalog.
+
+-- They take nothing from a row, so they can tell nothing of it: the planner may use them in the
+-- index condition of a guarded table.
+ALTER FUNCTION civic.readable_buckets() LEAKPROOF;
+ALTER FUNCTION civic.tenant_folder_start() LEAKPROOF;
+ALTER FUNCTION civic.tenant_folder_end() LEAKPROOF;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM PUBLIC;
+GRANT USAGE ON SCHEMA civic TO PUBLIC;
+
+-- Rules over the caller's own claims, and pure functions.
+GRANT EXECUTE ON FUNCTION
+    civic.tenant_id(),
+    civic.user_role(),
+    civic.user_id(),
+    civic.has_role(text[]),
+    civic.bucket_for_purpose(text),
+    civic.bucket_for_media(boolean),
+    civic.file_extension(text),
+    civic.object_path(text, text, text),
+    civic.generate_upload_url(text, text, text, text, text),
+    civic.can_read_object(text, text),
+    civic.can_upload_object(text, text),
+    civic.readable_buckets(),
+    civic.tenant_folder_start(),
+    civic.tenant_folder_end(),
+    civic.ticket_channel(text),
+    civic.ticket_payload(text, jsonb)
+TO PUBLIC;
+
+-- They do nothing that the caller could not do by hand, and say what he lacks.
+GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO PUBLIC;
+
+-- An event on a municipality's channel is believed: only the server's side sends one. PUBLIC gets
+-- neither publish() nor the trigger function, which does the same for whoever owns a table.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
+        GRANT EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) TO service_role;
+    END IF;
+END
+$$;
+
+COMMENT ON SCHEMA civic IS 'pg_civic: tenant-guarded storage and ticket events';
+COMMENT ON FUNCTION civic.tenant_id() IS 'the caller''s municipality, from the claims; NULL where there is none';
+COMMENT ON FUNCTION civic.user_role() IS 'the caller''s role in the application, as the claims have it; NULL where there is none';
+COMMENT ON FUNCTION civic.user_id() IS 'the caller''s user id (claim sub); NULL where there is none';
+COMMENT ON FUNCTION civic.has_role(text[]) IS 'whether the caller''s role is one of these, without regard to ASCII case';
+COMMENT ON FUNCTION civic.bucket_for_purpose(text) IS 'the bucket that serves a purpose';
+COMMENT ON FUNCTION civic.bucket_for_media(boolean) IS 'the bucket for a ticket''s media';
+COMMENT ON FUNCTION civic.file_extension(text) IS 'the filename extension of a media type, bin for an unknown one';
+COMMENT ON FUNCTION civic.object_path(text, text, text) IS '{tenant}/{folder}/{filename}, the filename made safe';
+COMMENT ON FUNCTION civic.generate_upload_url(text, text, text, text, text) IS 'where an upload goes: {bucket, path, file_id}';
+COMMENT ON FUNCTION civic.can_read_object(text, text) IS 'whether the caller may read an object of this name in this bucket';
+COMMENT ON FUNCTION civic.can_upload_object(text, text) IS 'whether the caller may add an object of this name to this bucket';
+COMMENT ON FUNCTION civic.readable_buckets() IS 'the buckets in which the caller reads the own tenant''s folder';
+COMMENT ON FUNCTION civic.tenant_folder_start() IS 'the first name that the caller''s folder can hold, in byte order';
+COMMENT ON FUNCTION civic.tenant_folder_end() IS 'the first name behind the caller''s folder, in byte order';
+COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a municipality''s changes are heard';
+COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
+COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: tells of each change to a ticket';
+COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application''s own to a municipality';
+COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and makes a table''s tickets heard; can be repeated';
+COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
+COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that mends it';

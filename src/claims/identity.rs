@@ -1,0 +1,185 @@
+//! What the claims say, without PostgreSQL.
+
+use serde_json::{Map, Value};
+
+/// Who is asking. A part that is absent or unusable is `None`, and whoever has no tenant may
+/// nothing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `{tenant}/`, which every object of the tenant starts with; `tenant_id()` is a part of it.
+    folder_start: Option<String>,
+    folder_end: Option<String>,
+    role: Option<String>,
+    user_id: Option<String>,
+}
+
+impl Identity {
+    /// Reads claims. Empty ones and the JSON `null` mean that nobody asks; anything else that is
+    /// not a JSON object gives `None`.
+    ///
+    /// `number_text` gives a number the text that jsonb's `->>` gives it.
+    pub fn parse(
+        claims: &[u8],
+        tenant_claim: &[String],
+        role_claim: &[String],
+        number_text: impl Fn(&str) -> Option<String>,
+    ) -> Option<Identity> {
+        if claims.is_empty() {
+            return Some(Identity::default());
+        }
+        // serde_json refuses nesting deeper than 128, so no claims can exhaust the stack.
+        let claims = match serde_json::from_slice(claims).ok()? {
+            Value::Null => return Some(Identity::default()),
+            Value::Object(claims) => claims,
+            _ => return None,
+        };
+        let text = |path: &[String]| text(find(&claims, path)?, &number_text);
+        let tenant_id = text(tenant_claim).filter(|tenant_id| is_usable_tenant(tenant_id));
+        Some(Identity {
+            // '0' follows '/' in every encoding that a database may have.
+            folder_end: tenant_id.as_ref().map(|tenant_id| format!("{tenant_id}0")),
+            folder_start: tenant_id.map(|tenant_id| tenant_id + "/"),
+            role: text(role_claim),
+            user_id: text(&["sub".to_owned()]),
+        })
+    }
+
+    /// The caller's municipality.
+    pub fn tenant_id(&self) -> Option<&str> {
+        self.folder_start.as_deref().and_then(|start| start.strip_suffix('/'))
+    }
+
+    /// The first name that the tenant's folder can hold, in byte order.
+    pub fn folder_start(&self) -> Option<&str> {
+        self.folder_start.as_deref()
+    }
+
+    /// The first name behind the tenant's folder, in byte order.
+    pub fn folder_end(&self) -> Option<&str> {
+        self.folder_end.as_deref()
+    }
+
+    pub fn role(&self) -> Option<&str> {
+        self.role.as_deref()
+    }
+
+    pub fn user_id(&self) -> Option<&str> {
+        self.user_id.as_deref()
+    }
+
+    /// Whether the caller has this role. ASCII case does not count: the application's token hook
+    /// emits `SAPS_LIAISON`, its code writes `saps_liaison`.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.role.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(role))
+    }
+}
+
+fn find<'a>(claims: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(claims.get(first)?, |value, key| value.as_object()?.get(key))
+}
+
+/// A string's own text, a number's as jsonb gives it. An empty string is as good as absent, and
+/// PostgreSQL has no text with a NUL.
+fn text(value: &Value, number_text: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number_text(&number.to_string())?,
+        _ => return None,
+    };
+    (!text.is_empty() && !text.contains('\0')).then_some(text)
+}
+
+/// A tenant is the first segment of a path: it must be one segment, and not a directory.
+fn is_usable_tenant(tenant_id: &str) -> bool {
+    !tenant_id.contains('/') && !matches!(tenant_id, "." | "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(claims: &str) -> Option<Identity> {
+        let path = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+        Identity::parse(
+            claims.as_bytes(),
+            &path("app_metadata.tenant_id"),
+            &path("app_metadata.role"),
+            |literal| Some(literal.to_owned()),
+        )
+    }
+
+    fn tenant(value: &str) -> Option<String> {
+        let claims = format!(r#"{{"app_metadata": {{"tenant_id": {value}}}}}"#);
+        parse(&claims).unwrap().tenant_id().map(str::to_owned)
+    }
+
+    #[test]
+    fn claims_name_tenant_role_and_user() {
+        let identity = parse(
+            r#"{"sub": "u", "role": "authenticated",
+                "app_metadata": {"tenant_id": "t", "role": "SAPS_LIAISON"},
+                "user_metadata": {"tenant_id": "forged", "role": "admin"}}"#,
+        )
+        .unwrap();
+        assert_eq!(identity.tenant_id(), Some("t"));
+        assert_eq!(identity.role(), Some("SAPS_LIAISON"));
+        assert_eq!(identity.user_id(), Some("u"));
+        assert!(identity.has_role("saps_liaison"));
+        assert!(!identity.has_role("admin"));
+    }
+
+    #[test]
+    fn the_folder_of_a_tenant_is_a_range_of_bytes() {
+        let identity = parse(r#"{"app_metadata": {"tenant_id": "t"}}"#).unwrap();
+        assert_eq!(identity.folder_start(), Some("t/"));
+        assert_eq!(identity.folder_end(), Some("t0"));
+    }
+
+    #[test]
+    fn without_claims_nobody_asks() {
+        for claims in ["", "null", "{}", r#"{"app_metadata": null}"#, r#"{"app_metadata": []}"#] {
+            assert_eq!(parse(claims), Some(Identity::default()), "{claims:?}");
+        }
+    }
+
+    #[test]
+    fn claims_that_are_no_object_are_refused() {
+        for claims in ["[]", "1", "\"text\"", "true", "{", "{} {}", "not json", " "] {
+            assert_eq!(parse(claims), None, "{claims:?}");
+        }
+        assert_eq!(parse(&"[".repeat(1_000_000)), None);
+        assert_eq!(parse(&"{\"a\":".repeat(1_000_000)), None);
+    }
+
+    #[test]
+    fn an_unusable_tenant_is_no_tenant() {
+        for value in
+            ["null", r#""""#, r#""a/b""#, r#""..""#, r#"".""#, "{}", "[]", "true", r#""\u0000""#]
+        {
+            assert_eq!(tenant(value), None, "{value}");
+        }
+        assert_eq!(tenant("42").as_deref(), Some("42"));
+    }
+
+    #[test]
+    fn nobody_has_a_role_without_one() {
+        assert!(!Identity::default().has_role(""));
+        assert!(!parse(r#"{"app_metadata": {"role": ""}}"#).unwrap().has_role(""));
+    }
+
+    proptest! {
+        #[test]
+        fn the_range_holds_a_name_exactly_if_it_starts_with_the_folder(
+            tenant_id in "[a-c/0.]{1,3}", name in "[a-c/0.]{0,6}"
+        ) {
+            let claims = serde_json::json!({"app_metadata": {"tenant_id": tenant_id}}).to_string();
+            let identity = parse(&claims).unwrap();
+            if let (Some(start), Some(end)) = (identity.folder_start(), identity.folder_end()) {
+                let in_range = name.as_str() >= start && name.as_str() < end;
+                prop_assert_eq!(in_range, name.starts_with(start));
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Every error that a user of pg_civic can meet, with its SQLSTATE, its words and what to do.
+//!
+//! No message carries a secret or the value of the claims: an error ends up in a log that more
+//! people read than may read the data.
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReport;
+
+use crate::storage::bucket;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The setting that holds the claims does not hold a JSON object.
+    InvalidClaims { setting: String },
+    /// A purpose that no bucket serves.
+    UnknownPurpose { purpose: String },
+    /// A value that must not be empty is empty.
+    Empty { what: &'static str },
+    /// A tenant or folder that cannot be one segment of an object's path.
+    InvalidSegment { what: &'static str, value: String, why: &'static str },
+    /// A filename of which nothing is left once it is made safe.
+    UnusableFilename { filename: String },
+    /// A path longer than the Storage API takes.
+    PathTooLong { bytes: usize, limit: usize },
+    /// Not of the form `type/subtype`.
+    InvalidContentType { content_type: String },
+    /// `ticket_payload` knows INSERT, UPDATE and DELETE.
+    UnknownOperation { operation: String },
+    /// An event or a ticket that is not a JSON object.
+    NotAnObject { what: &'static str, found: &'static str },
+    /// An event without a string under `type`.
+    EventWithoutType,
+    /// A payload that NOTIFY would refuse.
+    PayloadTooLong { bytes: usize, limit: usize },
+    /// A channel that NOTIFY would refuse.
+    ChannelTooLong { channel: String, limit: usize },
+    /// The server's notification queue is nearly full.
+    NotificationQueueFull,
+    /// The trigger function was called as a plain function.
+    NotATrigger { function: &'static str },
+    /// `setup` was given something that is not a table.
+    NotATable { relation: String, kind: &'static str },
+    /// `setup` was given a table that holds no tickets.
+    MissingColumns { relation: String, missing: Vec<String>, known: String },
+    /// The catalog could not be read: a mistake of pg_civic.
+    Catalog { why: String },
+    /// The caller lacks what a step of `setup` or `teardown` needs.
+    Privileges { action: &'static str, role: String, missing: Vec<String> },
+}
+
+/// At most this much of a value from outside is repeated in a message.
+const SHOWN: usize = 64;
+
+fn shown(value: &str) -> String {
+    let mut shown: String = value.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if value.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+impl Error {
+    pub fn sqlstate(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode::*;
+        match self {
+            Error::InvalidClaims { .. } => ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+            Error::UnknownPurpose { .. }
+            | Error::Empty { .. }
+            | Error::InvalidSegment { .. }
+            | Error::UnusableFilename { .. }
+            | Error::InvalidContentType { .. }
+            | Error::UnknownOperation { .. }
+            | Error::NotAnObject { .. }
+            | Error::EventWithoutType => ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::PathTooLong { .. }
+            | Error::PayloadTooLong { .. }
+            | Error::ChannelTooLong { .. }
+            | Error::NotificationQueueFull => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Error::NotATrigger { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            Error::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
+            Error::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
+            Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
+            Error::Privileges { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+        }
+    }
+
+    pub fn message(&self) -> String {
+        match self {
+            Error::InvalidClaims { setting } => {
+                format!("setting \"{setting}\" does not hold a JSON object of claims")
+            }
+            Error::UnknownPurpose { purpose } => format!("unknown purpose \"{}\"", shown(purpose)),
+            Error::Empty { what } => format!("{what} must not be empty"),
+            Error::InvalidSegment { what, value, why } => {
+                format!("{what} \"{}\" cannot be part of an object's path: {why}", shown(value))
+            }
+            Error::UnusableFilename { filename } => {
+                format!("filename \"{}\" has no character that can be kept", shown(filename))
+            }
+            Error::PathTooLong { bytes, limit } => {
+                format!("object path of {bytes} bytes is too long, the limit is {limit}")
+            }
+            Error::InvalidContentType { content_type } => {
+                format!("content type \"{}\" is not of the form type/subtype", shown(content_type))
+            }
+            Error::UnknownOperation { operation } => {
+                format!("unknown operation \"{}\"", shown(operation))
+            }
+            Error::NotAnObject { what, found } => {
+                format!("{what} must be a JSON object, not {found}")
+            }
+            Error::EventWithoutType => "event has no \"type\" that is a string".to_owned(),
+            Error::PayloadTooLong { bytes, limit } => {
+                format!("event of {bytes} bytes is too long, the limit is {limit}")
+            }
+            Error::ChannelTooLong { channel, limit } => format!(
+                "channel \"{}\" of {} bytes is too long, the limit is {limit}",
+                shown(channel),
+                channel.len()
+            ),
+            Error::NotificationQueueFull => {
+                "the server's notification queue is nearly full".to_owned()
+            }
+            Error::NotATrigger { function } => {
+                format!("function {function} can only be called as a trigger")
+            }
+            Error::NotATable { relation, kind } => {
+                format!("\"{relation}\" is {kind}, not a table")
+            }
+            Error::MissingColumns { relation, missing, .. } => {
+                format!("table {relation} has no column {}", missing.join(", "))
+            }
+            Error::Catalog { why } => format!("the catalog could not be read: {why}"),
+            Error::Privileges { action, role, missing } => {
+                format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
+            }
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::InvalidClaims { .. } => {
+                "The gateway sets it from the verified JWT; leave it empty where there is none."
+                    .to_owned()
+            }
+            Error::UnknownPurpose { .. } => {
+                format!("The purposes are {}.", bucket::purposes().join(", "))
+            }
+            Error::UnusableFilename { .. } => {
+                "Give a name with at least one letter or digit, such as photo.jpg.".to_owned()
+            }
+            Error::InvalidContentType { .. } => "Give a media type such as image/jpeg.".to_owned(),
+            Error::UnknownOperation { .. } => {
+                "The operations are INSERT, UPDATE, DELETE.".to_owned()
+            }
+            Error::EventWithoutType => {
+                "Give an event such as {\"type\": \"sla_breach\", \"data\": {}}.".to_owned()
+            }
+            Error::PayloadTooLong { .. } => {
+                "Send identifiers, and let the listener read the rest from its table.".to_owned()
+            }
+            Error::ChannelTooLong { .. } => {
+                "The municipality's id is part of the channel: use a shorter one, such as a UUID."
+                    .to_owned()
+            }
+            Error::NotificationQueueFull => {
+                "A session that listens has been in a transaction for long: the server's log names \
+                 it. End it, and see pg_notification_queue_usage()."
+                    .to_owned()
+            }
+            Error::NotATable { .. } => {
+                "Give the table that holds the tickets, such as 'public.tickets'.".to_owned()
+            }
+            Error::MissingColumns { known, .. } => format!("setup looks for the columns {known}."),
+            Error::Privileges { .. } => {
+                "Run it as a superuser, or as a role that is a member of the owner.".to_owned()
+            }
+            Error::Empty { .. }
+            | Error::InvalidSegment { .. }
+            | Error::PathTooLong { .. }
+            | Error::NotAnObject { .. }
+            | Error::NotATrigger { .. }
+            | Error::Catalog { .. } => return None,
+        };
+        Some(hint)
+    }
+}
+
+impl From<pgrx::spi::Error> for Error {
+    fn from(error: pgrx::spi::Error) -> Self {
+        Error::Catalog { why: error.to_string() }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> Self {
+        let report = ErrorReport::new(error.sqlstate(), error.message(), "pg_civic");
+        match error.hint() {
+            Some(hint) => report.set_hint(hint),
+            None => report,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_from_outside_is_cut_in_a_message() {
+        let error = Error::UnknownPurpose { purpose: "x".repeat(1_000_000) };
+        assert!(error.message().len() < 200);
+    }
+
+    #[test]
+    fn control_characters_are_not_repeated_raw() {
+        let error = Error::UnknownPurpose { purpose: "a\nb".to_owned() };
+        assert_eq!(error.message(), "unknown purpose \"a\\nb\"");
+    }
+
+    #[test]
+    fn an_unknown_purpose_lists_the_known_ones() {
+        let hint = Error::UnknownPurpose { purpose: String::new() }.hint().unwrap();
+        assert_eq!(hint, "The purposes are evidence, documents, gbv-evidence, proof_of_residence.");
+    }
+}

@@ -1,0 +1,53 @@
+//! What is heard: the SQL functions over the rules in this folder.
+
+pub mod channel;
+pub mod payload;
+pub mod publish;
+pub mod ticket;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{JsonB, pg_sys};
+
+use crate::error::Error;
+use crate::pg::trigger::{TriggerCall, TriggerRow};
+use channel::Audience;
+
+#[pg_schema]
+mod civic {
+    use super::*;
+
+    /// The channel on which a municipality's changes are heard.
+    #[pg_extern(immutable, parallel_safe, cost = 1)]
+    fn ticket_channel(municipality_id: &str) -> Result<String, ErrorReport> {
+        Ok(channel::channel(municipality_id, Audience::Shared)?)
+    }
+
+    /// The event that the trigger sends for a ticket, given as the JSON of its row.
+    #[pg_extern(stable, parallel_safe, cost = 50)]
+    fn ticket_payload(operation: &str, ticket: JsonB) -> Result<JsonB, ErrorReport> {
+        let payload = ticket::payload_of(operation, &ticket.0)?;
+        Ok(JsonB(serde_json::from_str(&payload).unwrap_or_default()))
+    }
+
+    /// Trigger: tells of each change to a ticket. Whatever the row holds, the write stands.
+    #[pg_extern(volatile, parallel_unsafe)]
+    fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> Result<TriggerRow, ErrorReport> {
+        let call = TriggerCall::from_fcinfo(fcinfo)
+            .ok_or(Error::NotATrigger { function: "civic.notify_ticket_update" })?;
+        ticket::notify(&call);
+        Ok(call.unchanged_row())
+    }
+
+    /// Sends an event of the application's own. A NULL counts as nothing given, for `sensitive` as
+    /// true: what is not known to be harmless is not told to all.
+    #[pg_extern(volatile, parallel_restricted, cost = 50)]
+    fn publish(
+        municipality_id: Option<&str>,
+        event: Option<JsonB>,
+        sensitive: default!(Option<bool>, false),
+    ) -> Result<(), ErrorReport> {
+        let event = event.map(|event| event.0).unwrap_or_default();
+        Ok(publish::publish(municipality_id.unwrap_or(""), &event, sensitive.unwrap_or(true))?)
+    }
+}

@@ -1,0 +1,401 @@
+//! What an event says: the JSON of one change to a ticket, without PostgreSQL.
+
+use std::io::Write;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use super::channel::Audience;
+use crate::settings::SensitiveEvents;
+
+/// Longest payload that NOTIFY takes, in bytes.
+pub const PAYLOAD_LIMIT: usize = 7999;
+
+/// What happened to the ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Insert => "INSERT",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Operation> {
+        [Operation::Insert, Operation::Update, Operation::Delete]
+            .into_iter()
+            .find(|operation| operation.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// A column of the tickets table that an event reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    Id,
+    TrackingNumber,
+    Status,
+    Category,
+    TenantId,
+    WardId,
+    IsSensitive,
+    UpdatedAt,
+    CreatedAt,
+}
+
+impl Column {
+    pub const ALL: [Column; 9] = [
+        Column::Id,
+        Column::TrackingNumber,
+        Column::Status,
+        Column::Category,
+        Column::TenantId,
+        Column::WardId,
+        Column::IsSensitive,
+        Column::UpdatedAt,
+        Column::CreatedAt,
+    ];
+
+    /// The column's name in the table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Column::Id => "id",
+            Column::TrackingNumber => "tracking_number",
+            Column::Status => "status",
+            Column::Category => "category",
+            Column::TenantId => "tenant_id",
+            Column::WardId => "ward_id",
+            Column::IsSensitive => "is_sensitive",
+            Column::UpdatedAt => "updated_at",
+            Column::CreatedAt => "created_at",
+        }
+    }
+
+    /// Identifiers are strings whatever the column's type: JavaScript has no 64-bit integers.
+    const fn is_identifier(self) -> bool {
+        matches!(self, Column::Id | Column::TenantId | Column::WardId)
+    }
+}
+
+/// What the JSON of a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// NULL, or a column that the table lacks.
+    Null,
+    /// `true` or `false`.
+    Boolean,
+    /// A number in JSON's grammar.
+    Number,
+    /// Any other text.
+    Text,
+    /// A value that cannot be told: longer than any payload, or not to be had.
+    Unreadable,
+}
+
+/// The values of one ticket, in one buffer that is used again for the next.
+#[derive(Debug)]
+pub struct Ticket {
+    text: Vec<u8>,
+    values: [(Kind, Range<usize>); Column::ALL.len()],
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Ticket { text: Vec::new(), values: [const { (Kind::Null, 0..0) }; Column::ALL.len()] }
+    }
+}
+
+impl Ticket {
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.values.fill((Kind::Null, 0..0));
+    }
+
+    /// Takes the value of a column: `write` appends its text and says what it is.
+    pub fn set(&mut self, column: Column, write: impl FnOnce(&mut Vec<u8>) -> Kind) {
+        let start = self.text.len();
+        let kind = write(&mut self.text);
+        self.values[column as usize] = (kind, start..self.text.len());
+    }
+
+    /// Takes a value of a JSON document, with the same meaning as the column that it came from.
+    /// `nested` gives an object or array its text.
+    pub fn set_json(&mut self, column: Column, value: &Value, nested: impl Fn(&Value) -> String) {
+        self.set(column, |text| match value {
+            Value::Null => Kind::Null,
+            Value::Bool(_) => {
+                text.extend_from_slice(value.to_string().as_bytes());
+                Kind::Boolean
+            }
+            Value::Number(_) => {
+                text.extend_from_slice(value.to_string().as_bytes());
+                Kind::Number
+            }
+            Value::String(string) => {
+                text.extend_from_slice(string.as_bytes());
+                Kind::Text
+            }
+            Value::Array(_) | Value::Object(_) => {
+                text.extend_from_slice(nested(value).as_bytes());
+                Kind::Text
+            }
+        });
+    }
+
+    pub fn kind(&self, column: Column) -> Kind {
+        self.values[column as usize].0
+    }
+
+    /// The value's text; empty for NULL.
+    pub fn text(&self, column: Column) -> &[u8] {
+        &self.text[self.values[column as usize].1.clone()]
+    }
+
+    /// The municipality, where there is one.
+    pub fn municipality_id(&self) -> Option<&str> {
+        std::str::from_utf8(self.text(Column::TenantId)).ok().filter(|id| !id.is_empty())
+    }
+
+    /// Whether the ticket is sensitive. What is not plainly "no" is a yes, and so is NULL in a
+    /// table that has the column: a table that lacks it knows no sensitive tickets.
+    pub fn is_sensitive(&self, table_has_column: bool) -> bool {
+        match self.kind(Column::IsSensitive) {
+            Kind::Null => table_has_column,
+            _ => {
+                let text = self.text(Column::IsSensitive);
+                !["false", "f", "0", "no", "n", "off"]
+                    .iter()
+                    .any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
+            }
+        }
+    }
+
+    fn write_value(&self, column: Column, out: &mut Vec<u8>) {
+        let text = self.text(column);
+        match self.kind(column) {
+            Kind::Null | Kind::Unreadable => out.extend_from_slice(b"null"),
+            Kind::Boolean | Kind::Number if !column.is_identifier() => out.extend_from_slice(text),
+            Kind::Boolean | Kind::Number | Kind::Text => write_string(text, out),
+        }
+    }
+}
+
+/// Writes a JSON string. The database's encoding is UTF-8, so nothing is ever replaced.
+fn write_string(text: &[u8], out: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(text);
+    serde_json::to_writer(out, text.as_ref()).expect("writing to memory does not fail");
+}
+
+/// When the ticket changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangedAt {
+    /// Microseconds since 1970-01-01 UTC.
+    Micros(i64),
+    /// The table has Unix seconds, as a number, in this column.
+    Column(Column),
+}
+
+/// How much of a ticket an event tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    Whole,
+    /// That there was a change and to which ticket; the other keys are null.
+    Identifying,
+    /// [`Detail::Identifying`] with `"truncated": true`, for what NOTIFY would refuse.
+    Truncated,
+}
+
+/// Keys that tell which ticket changed and nothing of it.
+pub const IDENTIFYING: [&str; 5] =
+    ["type", "ticket_id", "municipality_id", "is_sensitive", "updated_at"];
+
+/// Appends the event of one change to `out`.
+pub fn write(
+    out: &mut Vec<u8>,
+    operation: Operation,
+    ticket: &Ticket,
+    changed_at: ChangedAt,
+    detail: Detail,
+) {
+    const KEYS: [(&[u8], Column, bool); 7] = [
+        (b",\"ticket_id\":", Column::Id, true),
+        (b",\"tracking_number\":", Column::TrackingNumber, false),
+        (b",\"status\":", Column::Status, false),
+        (b",\"category\":", Column::Category, false),
+        (b",\"municipality_id\":", Column::TenantId, true),
+        (b",\"ward_id\":", Column::WardId, false),
+        (b",\"is_sensitive\":", Column::IsSensitive, true),
+    ];
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(operation.name().as_bytes());
+    out.push(b'"');
+    for (key, column, identifying) in KEYS {
+        out.extend_from_slice(key);
+        if identifying || detail == Detail::Whole {
+            ticket.write_value(column, out);
+        } else {
+            out.extend_from_slice(b"null");
+        }
+    }
+    out.extend_from_slice(b",\"updated_at\":");
+    match changed_at {
+        ChangedAt::Column(column) => ticket.write_value(column, out),
+        ChangedAt::Micros(micros) => {
+            let sign = if micros < 0 { "-" } else { "" };
+            let (seconds, micros) =
+                (micros.unsigned_abs() / 1_000_000, micros.unsigned_abs() % 1_000_000);
+            write!(out, "{sign}{seconds}.{micros:06}").expect("writing to memory does not fail");
+        }
+    }
+    if detail == Detail::Truncated {
+        out.extend_from_slice(b",\"truncated\":true");
+    }
+    out.push(b'}');
+}
+
+/// Who hears of a ticket, and how much (DESIGN, decision 5).
+pub fn deliveries(is_sensitive: bool, mode: SensitiveEvents) -> &'static [(Audience, Detail)] {
+    match (is_sensitive, mode) {
+        (false, _) | (true, SensitiveEvents::Full) => &[(Audience::Shared, Detail::Whole)],
+        (true, SensitiveEvents::Redacted) => {
+            &[(Audience::Shared, Detail::Identifying), (Audience::Sensitive, Detail::Whole)]
+        }
+        (true, SensitiveEvents::Restricted) => &[(Audience::Sensitive, Detail::Whole)],
+    }
+}
+
+/// An event of the application's own, as the shared channel may hear it when it is sensitive: the
+/// keys that only identify keep their value, unless something is nested in it; the others are null.
+pub fn redact(event: &Map<String, Value>) -> Map<String, Value> {
+    event
+        .iter()
+        .map(|(key, value)| {
+            let keep =
+                IDENTIFYING.contains(&key.as_str()) && !value.is_object() && !value.is_array();
+            (key.clone(), if keep { value.clone() } else { Value::Null })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn ticket(value: Value) -> Ticket {
+        let mut ticket = Ticket::default();
+        for column in Column::ALL {
+            if let Some(value) = value.get(column.name()) {
+                ticket.set_json(column, value, Value::to_string);
+            }
+        }
+        ticket
+    }
+
+    fn written(value: Value, detail: Detail) -> String {
+        let mut out = Vec::new();
+        let changed_at = ChangedAt::Micros(1_770_000_000_123_456);
+        write(&mut out, Operation::Insert, &ticket(value), changed_at, detail);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn example() -> Value {
+        json!({"id": "a", "tracking_number": "TKT-1", "status": "open", "category": "gbv",
+               "tenant_id": "t", "ward_id": 5, "is_sensitive": true})
+    }
+
+    #[test]
+    fn a_whole_event_has_its_keys_in_order() {
+        assert_eq!(
+            written(example(), Detail::Whole),
+            r#"{"type":"INSERT","ticket_id":"a","tracking_number":"TKT-1","status":"open","category":"gbv","municipality_id":"t","ward_id":"5","is_sensitive":true,"updated_at":1770000000.123456}"#
+        );
+    }
+
+    #[test]
+    fn a_redacted_event_tells_which_ticket_and_nothing_of_it() {
+        assert_eq!(
+            written(example(), Detail::Identifying),
+            r#"{"type":"INSERT","ticket_id":"a","tracking_number":null,"status":null,"category":null,"municipality_id":"t","ward_id":null,"is_sensitive":true,"updated_at":1770000000.123456}"#
+        );
+    }
+
+    #[test]
+    fn a_truncated_event_says_so() {
+        assert!(written(example(), Detail::Truncated).ends_with(r#","truncated":true}"#));
+    }
+
+    #[test]
+    fn a_missing_column_is_null_and_a_number_stays_one() {
+        let event: Value =
+            serde_json::from_str(&written(json!({"id": 7, "status": 1.5}), Detail::Whole)).unwrap();
+        assert_eq!(event["ticket_id"], json!("7"));
+        assert_eq!(event["status"].to_string(), "1.5");
+        assert_eq!(event["ward_id"], Value::Null);
+    }
+
+    #[test]
+    fn a_time_before_1970_keeps_its_sign() {
+        let mut out = Vec::new();
+        let changed_at = ChangedAt::Micros(-1_500_000);
+        write(&mut out, Operation::Delete, &Ticket::default(), changed_at, Detail::Whole);
+        assert!(String::from_utf8(out).unwrap().ends_with(r#""updated_at":-1.500000}"#));
+    }
+
+    #[test]
+    fn what_is_not_plainly_no_is_sensitive() {
+        for (value, sensitive) in [
+            (json!(true), true),
+            (json!("t"), true),
+            (json!("perhaps"), true),
+            (json!(1), true),
+            (json!(null), true),
+            (json!(false), false),
+            (json!("F"), false),
+            (json!(0), false),
+        ] {
+            let ticket = ticket(json!({"is_sensitive": value}));
+            assert_eq!(ticket.is_sensitive(true), sensitive, "{value}");
+        }
+        assert!(!Ticket::default().is_sensitive(false));
+    }
+
+    #[test]
+    fn the_shared_channel_hears_nothing_of_a_sensitive_ticket_but_that_it_changed() {
+        use {Audience::*, Detail::*, SensitiveEvents::*};
+        assert_eq!(deliveries(true, Redacted), [(Shared, Identifying), (Sensitive, Whole)]);
+        assert_eq!(deliveries(true, Restricted), [(Sensitive, Whole)]);
+        assert_eq!(deliveries(true, Full), [(Shared, Whole)]);
+        for mode in [Redacted, Restricted, Full] {
+            assert_eq!(deliveries(false, mode), [(Shared, Whole)]);
+        }
+    }
+
+    #[test]
+    fn a_redacted_event_hides_what_is_nested_in_an_identifying_key() {
+        let event = json!({"type": "sla_breach", "ticket_id": {"name": "Jane"}, "data": {"a": 1},
+                           "ward_id": 5, "municipality_id": "t"});
+        let redacted = Value::Object(redact(event.as_object().unwrap()));
+        assert_eq!(
+            redacted,
+            json!({"type": "sla_breach", "ticket_id": null, "data": null, "ward_id": null,
+                   "municipality_id": "t"})
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_is_json_and_says_what_the_ticket_says(status in "\\PC*|[\\x00-\\x20\"\\\\]*") {
+            let event: Value =
+                serde_json::from_str(&written(json!({"status": status}), Detail::Whole)).unwrap();
+            prop_assert_eq!(event["status"].as_str(), Some(status.as_str()));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A ticket's change becomes an event, and never costs the write (DESIGN, decision 4).
+
+use std::cell::RefCell;
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde_json::Value;
+
+use super::channel::channel;
+use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
+use super::publish;
+use crate::error::Error;
+use crate::pg::trigger::{Fired, Form, Row, TriggerCall};
+use crate::{pg, settings};
+
+const COLUMNS: [&str; Column::ALL.len()] = {
+    let mut names = [""; Column::ALL.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = Column::ALL[index].name();
+        index += 1;
+    }
+    names
+};
+
+thread_local! {
+    /// The buffers that every row uses again.
+    static SCRATCH: RefCell<(Ticket, Vec<u8>)> = RefCell::default();
+}
+
+/// Tells of one row's change. Returns normally whatever the row holds; what cannot be told is one
+/// WARNING a transaction.
+pub fn notify(call: &TriggerCall<'_>) {
+    let Some(fired) = call.fired() else {
+        return warn(call, "a statement has no row to tell of", "Create the trigger FOR EACH ROW.");
+    };
+    let operation = match fired {
+        Fired::Insert => Operation::Insert,
+        Fired::Update => Operation::Update,
+        Fired::Delete => Operation::Delete,
+    };
+    let columns = call.columns(&COLUMNS);
+    let row = call.row(columns);
+    SCRATCH.with_borrow_mut(|(ticket, buffer)| {
+        read_row(&row, ticket);
+        let changed_at = changed_at(ticket, |column| row.micros(column as usize));
+        let Some(municipality_id) = ticket.municipality_id() else {
+            let hint = "Give every ticket its municipality in the column tenant_id.";
+            return warn(call, "a ticket has no municipality", hint);
+        };
+        let is_sensitive = ticket.is_sensitive(columns.has(Column::IsSensitive as usize));
+        for (audience, detail) in payload::deliveries(is_sensitive, settings::sensitive_events()) {
+            let channel = match channel(municipality_id, *audience) {
+                Ok(channel) => channel,
+                Err(error) => {
+                    warn(call, &error.message(), &error.hint().unwrap_or_default());
+                    continue;
+                }
+            };
+            let sent = match write_fitting(buffer, operation, ticket, changed_at, *detail) {
+                Ok(()) => publish::send(&channel, buffer),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = sent {
+                warn(call, &error.message(), &error.hint().unwrap_or_default());
+            }
+        }
+    });
+}
+
+/// Writes the event, in its truncated form where NOTIFY would refuse the whole one.
+fn write_fitting(
+    buffer: &mut Vec<u8>,
+    operation: Operation,
+    ticket: &Ticket,
+    changed_at: ChangedAt,
+    detail: Detail,
+) -> Result<(), Error> {
+    buffer.clear();
+    let is_readable = |column: &Column| ticket.kind(*column) != Kind::Unreadable;
+    if Column::ALL.iter().all(is_readable) {
+        payload::write(buffer, operation, ticket, changed_at, detail);
+        if buffer.len() <= PAYLOAD_LIMIT {
+            return Ok(());
+        }
+        buffer.clear();
+    }
+    payload::write(buffer, operation, ticket, changed_at, Detail::Truncated);
+    if buffer.len() > PAYLOAD_LIMIT {
+        return Err(Error::PayloadTooLong { bytes: buffer.len(), limit: PAYLOAD_LIMIT });
+    }
+    Ok(())
+}
+
+fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket) {
+    ticket.clear();
+    for column in Column::ALL {
+        let is_time = matches!(column, Column::UpdatedAt | Column::CreatedAt);
+        if is_time && row.micros(column as usize).is_some() {
+            continue;
+        }
+        let mut document = None;
+        ticket.set(column, |text| {
+            let start = text.len();
+            match row.append(column as usize, text) {
+                Form::Null => Kind::Null,
+                Form::Boolean => Kind::Boolean,
+                Form::Number => Kind::Number,
+                Form::Text => Kind::Text,
+                Form::Unreadable => Kind::Unreadable,
+                Form::Json => {
+                    document = serde_json::from_slice::<Value>(&text[start..]).ok();
+                    Kind::Text
+                }
+            }
+        });
+        // A scalar in a json column is that scalar; an object or array stays the column's text.
+        if let Some(document) = document.filter(|value| !value.is_object() && !value.is_array()) {
+            ticket.set_json(column, &document, |_| String::new());
+        }
+    }
+}
+
+/// When the ticket changed: `updated_at`, which an INSERT may leave NULL, else `created_at`, else
+/// the transaction's time. `micros` reads a column that is a date or time.
+fn changed_at(ticket: &Ticket, micros: impl Fn(Column) -> Option<i64>) -> ChangedAt {
+    for column in [Column::UpdatedAt, Column::CreatedAt] {
+        if let Some(micros) = micros(column) {
+            return ChangedAt::Micros(micros);
+        }
+        match ticket.kind(column) {
+            Kind::Number => return ChangedAt::Column(column),
+            Kind::Text => {
+                let text = std::str::from_utf8(ticket.text(column)).unwrap_or_default();
+                if let Some(micros) = pg::parse_timestamp(text) {
+                    return ChangedAt::Micros(micros);
+                }
+            }
+            Kind::Null | Kind::Boolean | Kind::Unreadable => {}
+        }
+    }
+    ChangedAt::Micros(pg::transaction_start())
+}
+
+fn warn(call: &TriggerCall<'_>, why: &str, hint: &str) {
+    if pg::notify::first_warning_of_transaction() {
+        let message = format!("change of table \"{}\" was not notified: {why}", call.table_name());
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "notify_ticket_update")
+            .set_hint(hint)
+            .report(PgLogLevel::WARNING);
+    }
+}
+
+/// The event that the trigger would send for this ticket, given as a JSON object of its columns.
+pub fn payload_of(operation: &str, ticket: &Value) -> Result<String, Error> {
+    let operation = Operation::from_name(operation)
+        .ok_or_else(|| Error::UnknownOperation { operation: operation.to_owned() })?;
+    let object = publish::object("ticket", ticket)?;
+    let mut row = Ticket::default();
+    for column in Column::ALL {
+        if let Some(value) = object.get(column.name()) {
+            row.set_json(column, value, pg::jsonb_text);
+        }
+    }
+    let changed_at = changed_at(&row, |_| None);
+    let mut buffer = Vec::new();
+    write_fitting(&mut buffer, operation, &row, changed_at, Detail::Whole)?;
+    Ok(String::from_utf8_lossy(&buffer).into_owned())
+}

@@ -1,0 +1,30 @@
+//! pg_civic: tenant-guarded storage and ticket events for municipal platforms, in the database.
+
+#![deny(unsafe_code)]
+
+use pgrx::prelude::*;
+
+mod claims;
+mod error;
+mod events;
+#[allow(unsafe_code)]
+mod pg;
+mod settings;
+mod setup;
+mod storage;
+
+extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!(
+    "../sql/access.sql",
+    name = "access",
+    requires = [readable_buckets, tenant_folder_start, tenant_folder_end]
+);
+extension_sql_file!("../sql/finalize.sql", name = "finalize", requires = ["access"], finalize);
+
+::pgrx::pg_module_magic!(name, version);
+
+#[allow(unsafe_code)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+}

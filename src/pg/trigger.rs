@@ -1,0 +1,394 @@
+//! A trigger's call: which row it is about, and its columns as text.
+//!
+//! This is on the path of every ticket's write, so the row is deformed once, the columns are
+//! looked up once a statement, and values are appended to a buffer that is used again.
+
+use std::ffi::CStr;
+
+use pgrx::callconv::{BoxRet, FcInfo};
+use pgrx::datum::Datum;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::prelude::*;
+use pgrx::{PgMemoryContexts, PgTupleDesc, pg_sys};
+
+use super::UNIX_EPOCH_OFFSET;
+
+/// What a value turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Null,
+    Boolean,
+    Number,
+    Text,
+    /// A JSON document.
+    Json,
+    /// Longer than any notification, or of a type whose output function raised an error.
+    Unreadable,
+}
+
+/// The operation that fired a trigger for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fired {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// How the values of a type become text.
+#[derive(Clone, Copy)]
+enum Reader {
+    Boolean,
+    Int16,
+    Int32,
+    Int64,
+    Varlena,
+    Uuid,
+    DateTime,
+    Json,
+    /// Through the type's output function, whose text may be a number.
+    Number,
+    Output,
+    /// The same, of a type that somebody made: the function may raise an error.
+    ForeignOutput,
+}
+
+#[derive(Clone, Copy)]
+struct Source {
+    index: usize,
+    type_oid: pg_sys::Oid,
+    reader: Reader,
+    output: pg_sys::Oid,
+}
+
+/// Where a table has the columns that were asked for.
+pub struct Columns<const N: usize> {
+    sources: [Option<Source>; N],
+    last: i32,
+}
+
+/// A value longer than this is not read: it could not be sent.
+const READ_LIMIT: usize = 8000;
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+impl<const N: usize> Columns<N> {
+    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N]) -> Self {
+        let mut sources = [None; N];
+        for (index, attribute) in tuple_desc.iter().enumerate() {
+            if attribute.is_dropped() {
+                continue;
+            }
+            if let Some(wanted) = names.iter().position(|name| *name == attribute.name()) {
+                sources[wanted] = Some(Source::of(index, attribute.atttypid));
+            }
+        }
+        let last = sources.iter().flatten().map(|source| source.index as i32 + 1).max();
+        Columns { sources, last: last.unwrap_or(0) }
+    }
+
+    pub fn has(&self, column: usize) -> bool {
+        self.sources[column].is_some()
+    }
+}
+
+impl Source {
+    fn of(index: usize, declared_type: pg_sys::Oid) -> Source {
+        // SAFETY: catalog look-ups of a type that a column of an open table has.
+        let type_oid = unsafe { pg_sys::getBaseType(declared_type) };
+        let mut output = pg_sys::InvalidOid;
+        let mut is_varlena = false;
+        let (kind, element);
+        // SAFETY: as above; the results are written to variables of this frame.
+        unsafe {
+            pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
+            kind = pg_sys::get_typtype(type_oid) as u8;
+            element = pg_sys::get_element_type(type_oid);
+        }
+        let is_builtin = output.to_u32() < pg_sys::FirstNormalObjectId
+            && matches!(kind, b'b' | b'e')
+            && element == pg_sys::InvalidOid;
+        let reader = match type_oid {
+            pg_sys::BOOLOID => Reader::Boolean,
+            pg_sys::INT2OID => Reader::Int16,
+            pg_sys::INT4OID => Reader::Int32,
+            pg_sys::INT8OID => Reader::Int64,
+            pg_sys::FLOAT4OID | pg_sys::FLOAT8OID | pg_sys::NUMERICOID => Reader::Number,
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Reader::Varlena,
+            pg_sys::UUIDOID => Reader::Uuid,
+            pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID => Reader::DateTime,
+            pg_sys::JSONOID | pg_sys::JSONBOID => Reader::Json,
+            _ if is_builtin => Reader::Output,
+            _ => Reader::ForeignOutput,
+        };
+        Source { index, type_oid, reader, output }
+    }
+}
+
+/// What a trigger function returns.
+pub struct TriggerRow(pg_sys::Datum);
+
+// SAFETY: a trigger returns a pointer to a tuple, or NULL, with isnull unset (the chapter "Writing
+// Trigger Functions in C").
+unsafe impl BoxRet for TriggerRow {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        // SAFETY: the function returns this datum.
+        unsafe { fcinfo.return_raw_datum(self.0) }
+    }
+}
+
+// SAFETY: names the pseudo-type that such a function is declared to return.
+unsafe impl SqlTranslatable for TriggerRow {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(TriggerRow);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+        Err(ArgumentError::NotValidAsArgument("trigger"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("trigger")));
+}
+
+/// One call of a trigger function.
+pub struct TriggerCall<'a> {
+    fcinfo: pg_sys::FunctionCallInfo,
+    data: &'a pg_sys::TriggerData,
+}
+
+impl<'a> TriggerCall<'a> {
+    /// `None` where the function was not called as a trigger.
+    ///
+    /// Call it with what the server handed to the function that is running.
+    pub fn from_fcinfo(fcinfo: pg_sys::FunctionCallInfo) -> Option<TriggerCall<'a>> {
+        // SAFETY: the caller's promise; the server sets `context` to the trigger's data and keeps
+        // both until the function returns.
+        unsafe {
+            if !pgrx::trigger_support::called_as_trigger(fcinfo) {
+                return None;
+            }
+            let data = (*fcinfo).context.cast::<pg_sys::TriggerData>().as_ref()?;
+            Some(TriggerCall { fcinfo, data })
+        }
+    }
+
+    /// The operation; `None` for a statement's trigger, which has no row.
+    pub fn fired(&self) -> Option<Fired> {
+        use pgrx::trigger_support::*;
+        let event = self.data.tg_event;
+        if !trigger_fired_for_row(event) {
+            None
+        } else if trigger_fired_by_insert(event) {
+            Some(Fired::Insert)
+        } else if trigger_fired_by_update(event) {
+            Some(Fired::Update)
+        } else {
+            Some(Fired::Delete)
+        }
+    }
+
+    /// What to return so that the row is written as it is, BEFORE triggers included.
+    pub fn unchanged_row(&self) -> TriggerRow {
+        TriggerRow(match self.fired() {
+            Some(Fired::Update) => pg_sys::Datum::from(self.data.tg_newtuple),
+            _ => pg_sys::Datum::from(self.data.tg_trigtuple),
+        })
+    }
+
+    /// Name of the table.
+    pub fn table_name(&self) -> String {
+        // SAFETY: the server keeps the relation open during the call, and its name ends in NUL.
+        let name =
+            unsafe { CStr::from_ptr((*(*self.data.tg_relation).rd_rel).relname.data.as_ptr()) };
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Where this table has these columns. Looked up once a statement: the server keeps the place
+    /// in which they are remembered exactly so long, and no column can change in between.
+    pub fn columns<const N: usize>(&self, names: &[&str; N]) -> &'a Columns<N> {
+        // SAFETY: the server owns flinfo; fn_extra is the function's own and set nowhere else; the
+        // relation, and with it the descriptor, is open during the call.
+        unsafe {
+            let flinfo = &mut *(*self.fcinfo).flinfo;
+            if flinfo.fn_extra.is_null() {
+                let tuple_desc = PgTupleDesc::from_pg_unchecked((*self.data.tg_relation).rd_att);
+                let columns = Columns::of(&tuple_desc, names);
+                flinfo.fn_extra =
+                    PgMemoryContexts::For(flinfo.fn_mcxt).leak_and_drop_on_delete(columns).cast();
+            }
+            &*flinfo.fn_extra.cast::<Columns<N>>()
+        }
+    }
+
+    /// The row that the operation is about: the new one, for a DELETE the old one.
+    pub fn row<const N: usize>(&self, columns: &'a Columns<N>) -> Row<'a, N> {
+        let slot = match self.fired() {
+            Some(Fired::Update) => self.data.tg_newslot,
+            _ => self.data.tg_trigslot,
+        };
+        // SAFETY: for a row's trigger the server fills the slot; all columns that `columns` names
+        // are deformed here, once.
+        unsafe {
+            if i32::from((*slot).tts_nvalid) < columns.last {
+                pg_sys::slot_getsomeattrs(slot, columns.last);
+            }
+            Row { slot: &*slot, columns }
+        }
+    }
+}
+
+/// A row whose columns can be read.
+pub struct Row<'a, const N: usize> {
+    slot: &'a pg_sys::TupleTableSlot,
+    columns: &'a Columns<N>,
+}
+
+impl<const N: usize> Row<'_, N> {
+    fn value(&self, column: usize) -> Option<(Source, pg_sys::Datum)> {
+        let source = self.columns.sources[column]?;
+        // SAFETY: the slot is deformed up to the last of these columns.
+        unsafe {
+            (!*self.slot.tts_isnull.add(source.index))
+                .then(|| (source, *self.slot.tts_values.add(source.index)))
+        }
+    }
+
+    /// A finite point in time, in microseconds since 1970-01-01 UTC; `None` for another type.
+    pub fn micros(&self, column: usize) -> Option<i64> {
+        let (source, datum) = self.value(column)?;
+        let micros = match source.type_oid {
+            pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID => datum.value() as i64,
+            pg_sys::DATEOID => match datum.value() as i32 {
+                i32::MIN | i32::MAX => return None,
+                days => i64::from(days).checked_mul(MICROS_PER_DAY)?,
+            },
+            _ => return None,
+        };
+        // The ends of the range mean -infinity and infinity.
+        (micros != i64::MIN && micros != i64::MAX).then(|| micros.checked_add(UNIX_EPOCH_OFFSET))?
+    }
+
+    /// Appends the value's text to `out`.
+    pub fn append(&self, column: usize, out: &mut Vec<u8>) -> Form {
+        use std::io::Write;
+        let Some((source, datum)) = self.value(column) else { return Form::Null };
+        let integer = |out: &mut Vec<u8>, value: i64| {
+            write!(out, "{value}").expect("writing to memory does not fail");
+            Form::Number
+        };
+        match source.reader {
+            Reader::Boolean => {
+                out.extend_from_slice(if datum.value() as u8 != 0 { b"true" } else { b"false" });
+                Form::Boolean
+            }
+            Reader::Int16 => integer(out, i64::from(datum.value() as i16)),
+            Reader::Int32 => integer(out, i64::from(datum.value() as i32)),
+            Reader::Int64 => integer(out, datum.value() as i64),
+            Reader::Varlena => append_varlena(datum, out),
+            Reader::Uuid => append_uuid(datum, out),
+            Reader::DateTime => append_datetime(source.type_oid, datum, out),
+            Reader::Number => {
+                let start = out.len();
+                append_output(source.output, datum, out);
+                if is_json_number(&out[start..]) { Form::Number } else { Form::Text }
+            }
+            Reader::Json if is_too_long(datum) => Form::Unreadable,
+            Reader::Json => {
+                append_output(source.output, datum, out);
+                Form::Json
+            }
+            Reader::Output => {
+                append_output(source.output, datum, out);
+                Form::Text
+            }
+            Reader::ForeignOutput => append_foreign_output(source.output, datum, out),
+        }
+    }
+}
+
+/// PostgreSQL's numbers that are none in JSON are `NaN`, `Infinity` and `-Infinity`.
+fn is_json_number(text: &[u8]) -> bool {
+    text.strip_prefix(b"-").unwrap_or(text).first().is_some_and(u8::is_ascii_digit)
+}
+
+/// Whether a varlena is longer than what is read. Asks its header, and unpacks nothing.
+fn is_too_long(datum: pg_sys::Datum) -> bool {
+    // SAFETY: called for the varlena types of `Source::of` alone, with a value of the row.
+    unsafe { pg_sys::toast_raw_datum_size(datum) as usize > READ_LIMIT }
+}
+
+fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
+    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: a text, varchar or char of the row. A value as most are, short and neither packed nor
+    // stored elsewhere, is read where it stands; what unpacking another allocates goes with the
+    // context of this trigger's call.
+    unsafe {
+        if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
+            out.extend_from_slice(pgrx::varlena_to_byte_slice(varlena));
+        } else if is_too_long(datum) {
+            return Form::Unreadable;
+        } else {
+            let varlena = pg_sys::pg_detoast_datum_packed(varlena);
+            out.extend_from_slice(pgrx::varlena_to_byte_slice(varlena));
+        }
+    }
+    Form::Text
+}
+
+fn append_uuid(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
+    // SAFETY: a uuid is 16 bytes behind the datum, of no alignment.
+    let uuid = uuid::Uuid::from_bytes(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() });
+    out.extend_from_slice(
+        uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).as_bytes(),
+    );
+    Form::Text
+}
+
+/// A date or time as to_jsonb writes it, whatever DateStyle is.
+fn append_datetime(type_oid: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
+    let mut buffer = [0; pg_sys::MAXDATELEN as usize + 1];
+    // SAFETY: the buffer has the length that the function asks for; it writes a NUL behind the text.
+    let text = unsafe {
+        pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), datum, type_oid, std::ptr::null());
+        CStr::from_ptr(buffer.as_ptr())
+    };
+    out.extend_from_slice(text.to_bytes());
+    Form::Text
+}
+
+fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
+    // SAFETY: the output function of the value's own type, which gives a text that ends in NUL.
+    let text = unsafe { CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, datum)) };
+    out.extend_from_slice(text.to_bytes());
+}
+
+/// Calls an output function that may raise an error, in a subtransaction, so that the error costs
+/// the value and not the row.
+fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
+    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): context and
+    // resource owner are put back on both ways out. A cancelled query stays cancelled.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let start = out.len();
+        let has_text = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
+            append_output(output, datum, out);
+            pg_sys::ReleaseCurrentSubTransaction();
+            true
+        }))
+        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |error| error.rethrow())
+        .catch_when(PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN, |error| error.rethrow())
+        .catch_others(|_| {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            false
+        })
+        .execute();
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        if has_text {
+            return Form::Text;
+        }
+        out.truncate(start);
+        Form::Unreadable
+    }
+}

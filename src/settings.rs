@@ -1,0 +1,147 @@
+//! Every `civic.*` setting, with an accessor each.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString};
+use std::rc::Rc;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+use crate::pg;
+
+/// Setting that holds the claims of the request, as PostgREST and the Storage API set it.
+static CLAIMS_SETTING: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"request.jwt.claims"));
+/// Path of the tenant's id in the claims, keys parted by dots.
+static TENANT_CLAIM: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"app_metadata.tenant_id"));
+/// Path of the person's role in the claims, keys parted by dots.
+static ROLE_CLAIM: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"app_metadata.role"));
+/// Roles that may file GBV evidence.
+static SENSITIVE_UPLOADERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"manager, saps_liaison, admin"));
+/// Roles that may read GBV evidence, and hear of sensitive tickets.
+static SENSITIVE_READERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"saps_liaison, admin"));
+/// What the shared channel tells of a sensitive ticket.
+static SENSITIVE_EVENTS: GucSetting<SensitiveEvents> =
+    GucSetting::<SensitiveEvents>::new(SensitiveEvents::Redacted);
+
+/// What is said where of a sensitive ticket (`civic.sensitive_events`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum SensitiveEvents {
+    /// The shared channel hears that there was a change, the sensitive one hears all.
+    #[name = c"redacted"]
+    Redacted,
+    /// Only the sensitive channel hears.
+    #[name = c"restricted"]
+    Restricted,
+    /// The shared channel hears all.
+    #[name = c"full"]
+    Full,
+}
+
+/// The settings that decide who is asking and what he may do, in the form in which they are used.
+#[derive(Debug)]
+pub struct Access {
+    pub claims_setting: CString,
+    pub tenant_claim: Vec<String>,
+    pub role_claim: Vec<String>,
+    pub sensitive_uploaders: Vec<String>,
+    pub sensitive_readers: Vec<String>,
+}
+
+thread_local! {
+    /// Grows with each assignment to a setting of [`Access`]: SET, RESET, reload, rollback.
+    static GENERATION: Cell<u64> = const { Cell::new(1) };
+    static ACCESS: RefCell<(u64, Option<Rc<Access>>)> = const { RefCell::new((0, None)) };
+}
+
+/// Called by the server whenever a setting of [`Access`] takes a value.
+pub(crate) fn assigned() {
+    GENERATION.with(|generation| generation.set(generation.get() + 1));
+}
+
+/// A number that differs when a setting of [`Access`] may differ.
+pub fn generation() -> u64 {
+    GENERATION.with(Cell::get)
+}
+
+pub fn access() -> Rc<Access> {
+    ACCESS.with_borrow_mut(|(seen, access)| match access {
+        Some(access) if *seen == generation() => Rc::clone(access),
+        _ => {
+            *seen = generation();
+            Rc::clone(access.insert(Rc::new(Access::read())))
+        }
+    })
+}
+
+pub fn sensitive_events() -> SensitiveEvents {
+    SENSITIVE_EVENTS.get()
+}
+
+impl Access {
+    fn read() -> Access {
+        Access {
+            claims_setting: CLAIMS_SETTING.get().unwrap_or_default(),
+            tenant_claim: list(&TENANT_CLAIM, '.'),
+            role_claim: list(&ROLE_CLAIM, '.'),
+            sensitive_uploaders: list(&SENSITIVE_UPLOADERS, ','),
+            sensitive_readers: list(&SENSITIVE_READERS, ','),
+        }
+    }
+}
+
+/// The non-empty items of a setting. What is not UTF-8 counts as empty: no role, no claim.
+fn list(setting: &GucSetting<Option<CString>>, separator: char) -> Vec<String> {
+    let value = setting.get().unwrap_or_default();
+    let items = value.to_str().unwrap_or_default().split(separator).map(str::trim);
+    items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// Defines every setting. They decide who may read what, so only a superuser sets them.
+pub fn define() {
+    let text = |name: &'static CStr, short, long, setting| {
+        pg::define_access_setting(name, short, long, setting);
+    };
+    text(
+        c"civic.claims_setting",
+        c"Setting that holds the verified claims of the request.",
+        c"The claims are a JSON object; an empty or absent setting means that nobody asks.",
+        &CLAIMS_SETTING,
+    );
+    text(
+        c"civic.tenant_claim",
+        c"Path of the municipality's id in the claims.",
+        c"Keys parted by dots.",
+        &TENANT_CLAIM,
+    );
+    text(
+        c"civic.role_claim",
+        c"Path of the person's role in the claims.",
+        c"Keys parted by dots.",
+        &ROLE_CLAIM,
+    );
+    text(
+        c"civic.sensitive_uploaders",
+        c"Roles that may file evidence of gender-based violence.",
+        c"Role names parted by commas, compared without regard to ASCII case.",
+        &SENSITIVE_UPLOADERS,
+    );
+    text(
+        c"civic.sensitive_readers",
+        c"Roles that may read evidence of gender-based violence.",
+        c"Role names parted by commas, compared without regard to ASCII case.",
+        &SENSITIVE_READERS,
+    );
+    GucRegistry::define_enum_guc(
+        c"civic.sensitive_events",
+        c"What the shared channel tells of a sensitive ticket.",
+        c"redacted: that there was a change. restricted: nothing. full: everything.",
+        &SENSITIVE_EVENTS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    pg::reserve_setting_prefix(c"civic");
+}

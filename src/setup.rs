@@ -1,0 +1,120 @@
+//! What pg_civic does to other schemas: only when asked, all of it or nothing, and told row by row.
+//!
+//! The caller's own rights decide. What he lacks is told before anything is touched.
+
+mod catalog;
+mod check;
+mod files;
+mod policy;
+mod tickets;
+
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{PgRelation, pg_sys};
+
+use crate::error::Error;
+
+/// One step of `setup` or `teardown`: what it was about, what was done, and why.
+type Step = (String, &'static str, String);
+
+const DONE: &str = "done";
+const ALREADY: &str = "already there";
+const SKIPPED: &str = "skipped";
+const REMOVED: &str = "removed";
+const KEPT: &str = "kept";
+
+fn step(component: impl Into<String>, action: &'static str, detail: impl Into<String>) -> Step {
+    (component.into(), action, detail.into())
+}
+
+fn require(action: &'static str, missing: Vec<String>) -> Result<(), Error> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Privileges { action, role: catalog::current_role()?, missing })
+}
+
+fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
+    let table = tickets.map(tickets::Table::find).transpose()?;
+    let mut missing = files::missing_privileges()?;
+    missing.extend(
+        table
+            .iter()
+            .map(tickets::Table::missing_privileges)
+            .collect::<Result<Vec<_>, _>>()?
+            .concat(),
+    );
+    require("set up pg_civic", missing)?;
+
+    let mut steps = files::set_up()?;
+    match table {
+        Some(table) => steps.extend(table.set_up()?),
+        None => steps.push(step("trigger", SKIPPED, "no table of tickets was given")),
+    }
+    Ok(steps)
+}
+
+fn tear_down() -> Result<Vec<Step>, Error> {
+    let mut missing = files::missing_privileges()?;
+    missing.extend(tickets::missing_privileges_to_remove()?);
+    require("tear down pg_civic", missing)?;
+
+    let mut steps = tickets::tear_down()?;
+    steps.extend(files::tear_down()?);
+    Ok(steps)
+}
+
+#[pg_schema]
+mod civic {
+    use super::*;
+
+    /// Guards the buckets and makes the tickets of a table heard.
+    ///
+    /// Errors: 42809 for what is no table, 42703 for a table without `tenant_id`, 42501 for a role
+    /// that lacks a right that some step needs. Nothing is half done.
+    #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn setup(
+        tickets: default!(Option<PgRelation>, "NULL"),
+    ) -> Result<
+        TableIterator<
+            'static,
+            (name!(component, String), name!(action, &'static str), name!(detail, String)),
+        >,
+        ErrorReport,
+    > {
+        Ok(TableIterator::new(set_up(tickets.map(|table| table.oid()))?))
+    }
+
+    /// Undoes `setup`: triggers, policies, and those buckets that hold nothing.
+    #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn teardown() -> Result<
+        TableIterator<
+            'static,
+            (name!(component, String), name!(action, &'static str), name!(detail, String)),
+        >,
+        ErrorReport,
+    > {
+        Ok(TableIterator::new(tear_down()?))
+    }
+
+    /// What is right, what is not, and the statement that mends it.
+    #[pg_extern(stable, parallel_unsafe, cost = 10000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn check() -> Result<
+        TableIterator<
+            'static,
+            (
+                name!(component, String),
+                name!(ok, bool),
+                name!(detail, String),
+                name!(fix, Option<String>),
+            ),
+        >,
+        ErrorReport,
+    > {
+        Ok(TableIterator::new(check::check()?))
+    }
+}

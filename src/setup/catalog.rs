@@ -1,0 +1,39 @@
+//! Questions to the catalog and statements, as the caller.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::spi::{self, SpiHeapTupleData};
+
+use crate::error::Error;
+
+/// Every row of a query. Everything in `sql` is qualified; values are parameters.
+pub fn rows<R>(
+    sql: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, spi::Error>,
+) -> Result<Vec<R>, Error> {
+    Spi::connect(|client| {
+        let table = client.select(sql, None, arguments)?;
+        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+    })
+}
+
+/// Whether a query answers true. No row and NULL are false.
+pub fn holds(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<bool, Error> {
+    Ok(texts(sql, arguments)?.first().is_some_and(|answer| answer == "true"))
+}
+
+/// The first column of a query, as text; NULLs are left out.
+pub fn texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
+    let sql = format!("SELECT answer::pg_catalog.text FROM ({sql}) AS query (answer)");
+    Ok(rows(&sql, arguments, |row| row.get::<String>(1))?.into_iter().flatten().collect())
+}
+
+pub fn execute(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+    Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
+    Ok(())
+}
+
+pub fn current_role() -> Result<String, Error> {
+    Ok(texts("SELECT current_user", &[])?.concat())
+}

@@ -1,0 +1,220 @@
+//! The policies on Storage's tables.
+//!
+//! Each expression stands here as the server prints it (`pg_get_expr`), so that `check()` can hold
+//! what is in the catalog against it.
+
+use pgrx::spi::quote_identifier;
+
+use super::catalog;
+use crate::error::Error;
+
+pub struct Policy {
+    pub table: &'static str,
+    pub name: &'static str,
+    pub is_permissive: bool,
+    pub command: &'static str,
+    /// A database role, or PUBLIC.
+    pub role: &'static str,
+    pub using: Option<&'static str>,
+    pub check: Option<&'static str>,
+}
+
+/// Whoever logs in through the gateway.
+pub const AUTHENTICATED: &str = "authenticated";
+const PUBLIC: &str = "public";
+
+macro_rules! other_buckets {
+    ($column:literal) => {
+        concat!(
+            "(",
+            $column,
+            " <> ALL (ARRAY['evidence'::text, 'documents'::text, 'gbv-evidence'::text]))"
+        )
+    };
+}
+
+pub const POLICIES: [Policy; 8] = [
+    Policy {
+        table: "objects",
+        name: "civic read",
+        is_permissive: true,
+        command: "SELECT",
+        role: AUTHENTICATED,
+        using: Some("civic.can_read_object(bucket_id, name)"),
+        check: None,
+    },
+    Policy {
+        table: "objects",
+        name: "civic upload",
+        is_permissive: true,
+        command: "INSERT",
+        role: AUTHENTICATED,
+        using: None,
+        check: Some("civic.can_upload_object(bucket_id, name)"),
+    },
+    // Permissive policies are OR-ed, so one careless USING (true) would open every bucket. This one
+    // is AND-ed. The read rule again, with each value taken once a query and not once a row.
+    Policy {
+        table: "objects",
+        name: "civic firewall",
+        is_permissive: false,
+        command: "ALL",
+        role: PUBLIC,
+        using: Some(concat!(
+            "(((bucket_id = ANY (( SELECT civic.readable_buckets() AS readable_buckets)::text[])) ",
+            "AND starts_with(name, ( SELECT civic.tenant_folder_start() AS tenant_folder_start))) ",
+            "OR ",
+            other_buckets!("bucket_id"),
+            ")"
+        )),
+        check: Some(concat!(
+            "(",
+            other_buckets!("bucket_id"),
+            " OR civic.can_upload_object(bucket_id, name))"
+        )),
+    },
+    // DROP EXTENSION … CASCADE takes the firewall with it. This one does not depend on the
+    // extension, and shuts the buckets when it is gone.
+    Policy {
+        table: "objects",
+        name: "civic deadbolt",
+        is_permissive: false,
+        command: "ALL",
+        role: PUBLIC,
+        using: Some(concat!(
+            "(( SELECT (to_regprocedure('civic.readable_buckets()'::text) IS NOT NULL)) OR ",
+            other_buckets!("bucket_id"),
+            ")"
+        )),
+        check: Some(concat!(
+            "(( SELECT (to_regprocedure('civic.readable_buckets()'::text) IS NOT NULL)) OR ",
+            other_buckets!("bucket_id"),
+            ")"
+        )),
+    },
+    // Evidence is neither changed nor removed by a person, whatever a permissive policy says.
+    Policy {
+        table: "objects",
+        name: "civic no update",
+        is_permissive: false,
+        command: "UPDATE",
+        role: PUBLIC,
+        using: Some(other_buckets!("bucket_id")),
+        check: Some(other_buckets!("bucket_id")),
+    },
+    Policy {
+        table: "objects",
+        name: "civic no delete",
+        is_permissive: false,
+        command: "DELETE",
+        role: PUBLIC,
+        using: Some(other_buckets!("bucket_id")),
+        check: None,
+    },
+    // A public bucket is served without asking any policy.
+    Policy {
+        table: "buckets",
+        name: "civic no update",
+        is_permissive: false,
+        command: "UPDATE",
+        role: PUBLIC,
+        using: Some(other_buckets!("id")),
+        check: Some(other_buckets!("id")),
+    },
+    Policy {
+        table: "buckets",
+        name: "civic no delete",
+        is_permissive: false,
+        command: "DELETE",
+        role: PUBLIC,
+        using: Some(other_buckets!("id")),
+        check: None,
+    },
+];
+
+/// The policies of the application's own migrations, which these replace.
+pub const OF_THE_MIGRATIONS: [&str; 6] = [
+    "Authenticated users upload evidence",
+    "Authenticated users read evidence",
+    "Authenticated users upload documents",
+    "Authenticated users read documents",
+    "Authorized staff upload GBV evidence",
+    "SAPS liaisons read GBV evidence",
+];
+
+impl Policy {
+    pub fn component(&self) -> String {
+        format!("policy \"{}\" on storage.{}", self.name, self.table)
+    }
+
+    /// What the catalog says of the policy, or `None` where there is none.
+    fn in_catalog(&self) -> Result<Option<String>, Error> {
+        let found = catalog::texts(
+            "SELECT pg_catalog.concat_ws(E'\\n', permissive, cmd, roles, qual, with_check)
+             FROM pg_catalog.pg_policies
+             WHERE schemaname = 'storage' AND tablename = $1 AND policyname = $2",
+            &[self.table.into(), self.name.into()],
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    fn as_in_catalog(&self) -> String {
+        let permissive = if self.is_permissive { "PERMISSIVE" } else { "RESTRICTIVE" };
+        let roles = format!("{{{}}}", self.role);
+        let parts = [Some(permissive), Some(self.command), Some(&roles), self.using, self.check];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether the catalog has the policy, and whether it is this one.
+    pub fn state(&self) -> Result<State, Error> {
+        Ok(match self.in_catalog()? {
+            None => State::Missing,
+            Some(found) if found == self.as_in_catalog() => State::Installed,
+            Some(_) => State::Different,
+        })
+    }
+
+    pub fn create(&self) -> Result<(), Error> {
+        let clause = |keyword: &str, expression: Option<&str>| {
+            expression.map(|expression| format!(" {keyword} ({expression})")).unwrap_or_default()
+        };
+        let statement = format!(
+            "CREATE POLICY {} ON storage.{} AS {} FOR {} TO {}{}{}",
+            quote_identifier(self.name),
+            self.table,
+            if self.is_permissive { "PERMISSIVE" } else { "RESTRICTIVE" },
+            self.command,
+            self.role,
+            clause("USING", self.using),
+            clause("WITH CHECK", self.check),
+        );
+        catalog::execute(&statement, &[])
+    }
+
+    pub fn drop(&self) -> Result<(), Error> {
+        drop_policy(self.table, self.name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Missing,
+    Installed,
+    /// Of this name, but not as pg_civic makes it.
+    Different,
+}
+
+pub fn drop_policy(table: &str, name: &str) -> Result<(), Error> {
+    let statement = format!("DROP POLICY {} ON storage.{table}", quote_identifier(name));
+    catalog::execute(&statement, &[])
+}
+
+/// Which of the migrations' policies are still there.
+pub fn left_by_migrations() -> Result<Vec<String>, Error> {
+    catalog::texts(
+        "SELECT policyname FROM pg_catalog.pg_policies
+         WHERE schemaname = 'storage' AND tablename = 'objects' AND policyname = ANY ($1)
+         ORDER BY policyname",
+        &[OF_THE_MIGRATIONS.map(str::to_owned).to_vec().into()],
+    )
+}

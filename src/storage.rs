@@ -1,0 +1,86 @@
+//! Where files go and who may touch them: the SQL functions over the rules in this folder.
+//!
+//! They look nothing up by name, so no search_path is set: it would cost more than they do.
+
+pub mod access;
+pub mod bucket;
+pub mod path;
+
+use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::{claims, settings};
+use bucket::Bucket;
+
+#[pg_schema]
+mod civic {
+    use super::*;
+
+    /// The bucket that serves a purpose. 22023 for an unknown one.
+    #[pg_extern(immutable, parallel_safe, cost = 1)]
+    fn bucket_for_purpose(purpose: &str) -> Result<&'static str, ErrorReport> {
+        Ok(Bucket::for_purpose(purpose)?.id())
+    }
+
+    /// The bucket for a ticket's media.
+    #[pg_extern(immutable, parallel_safe, cost = 1)]
+    fn bucket_for_media(is_sensitive: bool) -> &'static str {
+        Bucket::for_media(is_sensitive).id()
+    }
+
+    /// The filename extension of a media type, `bin` for an unknown one.
+    #[pg_extern(immutable, parallel_safe, cost = 1)]
+    fn file_extension(content_type: &str) -> &'static str {
+        bucket::file_extension(content_type)
+    }
+
+    /// `{tenant}/{folder}/{filename}` with the filename made safe. 22023 where it cannot be.
+    #[pg_extern(immutable, parallel_safe, cost = 5)]
+    fn object_path(tenant_id: &str, folder: &str, filename: &str) -> Result<String, ErrorReport> {
+        Ok(path::object_path(tenant_id, folder, filename)?)
+    }
+
+    /// Where an upload goes: `{bucket, path, file_id}`. 22023 for what cannot be uploaded.
+    #[pg_extern(immutable, parallel_safe, cost = 10)]
+    fn generate_upload_url(
+        purpose: &str,
+        tenant_id: &str,
+        file_id: &str,
+        filename: &str,
+        content_type: &str,
+    ) -> Result<JsonB, ErrorReport> {
+        let bucket = Bucket::for_purpose(purpose)?.id();
+        if !path::is_content_type(content_type) {
+            Err(Error::InvalidContentType { content_type: content_type.to_owned() })?;
+        }
+        let path = path::object_path(tenant_id, file_id, filename)?;
+        Ok(JsonB(json!({"bucket": bucket, "path": path, "file_id": file_id})))
+    }
+
+    /// The buckets in which the caller reads the own tenant's folder.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn readable_buckets() -> Result<Vec<&'static str>, ErrorReport> {
+        Ok(access::readable_buckets(&*claims::identity()?, &settings::access()))
+    }
+
+    /// The first name that the caller's folder can hold, in byte order.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn tenant_folder_start() -> Result<Option<String>, ErrorReport> {
+        Ok(claims::identity()?.folder_start().map(str::to_owned))
+    }
+
+    /// The first name behind the caller's folder, in byte order.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn tenant_folder_end() -> Result<Option<String>, ErrorReport> {
+        Ok(claims::identity()?.folder_end().map(str::to_owned))
+    }
+
+    /// Whether the caller may add an object of this name to this bucket.
+    #[pg_extern(stable, parallel_safe, cost = 5)]
+    fn can_upload_object(bucket_id: &str, name: &str) -> Result<bool, ErrorReport> {
+        Ok(access::can_upload(&*claims::identity()?, &settings::access(), bucket_id, name))
+    }
+}

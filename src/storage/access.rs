@@ -1,0 +1,94 @@
+//! Who may touch which object.
+
+use super::bucket::{ALL, Bucket};
+use super::path;
+use crate::claims::Identity;
+use crate::settings::Access;
+
+/// The buckets in which the caller reads the own tenant's folder. Empty without a tenant.
+pub fn readable_buckets(identity: &Identity, access: &Access) -> Vec<&'static str> {
+    let reads = |bucket: &Bucket| {
+        identity.tenant_id().is_some()
+            && (!bucket.is_sensitive() || has_any_role(identity, &access.sensitive_readers))
+    };
+    ALL.into_iter().filter(reads).map(Bucket::id).collect()
+}
+
+/// Whether the caller may add an object of this name to this bucket.
+pub fn can_upload(identity: &Identity, access: &Access, bucket_id: &str, name: &str) -> bool {
+    let (Some(bucket), Some(tenant_id)) = (Bucket::from_id(bucket_id), identity.tenant_id()) else {
+        return false;
+    };
+    (!bucket.is_sensitive() || has_any_role(identity, &access.sensitive_uploaders))
+        && path::is_upload_of(tenant_id, name)
+}
+
+fn has_any_role(identity: &Identity, roles: &[String]) -> bool {
+    roles.iter().any(|role| identity.has_role(role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        let list = |items: &[&str]| items.iter().map(|item| item.to_string()).collect();
+        Access {
+            claims_setting: Default::default(),
+            tenant_claim: list(&["tenant"]),
+            role_claim: list(&["role"]),
+            sensitive_uploaders: list(&["manager", "saps_liaison", "admin"]),
+            sensitive_readers: list(&["saps_liaison", "admin"]),
+        }
+    }
+
+    fn caller(tenant_id: &str, role: &str) -> Identity {
+        let claims = format!(r#"{{"tenant": "{tenant_id}", "role": "{role}"}}"#);
+        let access = access();
+        Identity::parse(claims.as_bytes(), &access.tenant_claim, &access.role_claim, |_| None)
+            .unwrap()
+    }
+
+    #[test]
+    fn only_liaisons_and_admins_read_gbv_evidence() {
+        for (role, reads) in [
+            ("citizen", false),
+            ("manager", false),
+            ("saps_liaison", true),
+            ("SAPS_LIAISON", true),
+            ("admin", true),
+            ("administrator", false),
+            ("", false),
+        ] {
+            let buckets = readable_buckets(&caller("t", role), &access());
+            assert_eq!(buckets.contains(&"gbv-evidence"), reads, "{role:?}");
+            assert!(buckets.contains(&"evidence") && buckets.contains(&"documents"), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_tenant_no_bucket_is_open() {
+        assert!(readable_buckets(&caller("", "admin"), &access()).is_empty());
+        assert!(!can_upload(&caller("", "admin"), &access(), "evidence", "/id/a"));
+    }
+
+    #[test]
+    fn a_manager_files_gbv_evidence_and_a_citizen_does_not() {
+        assert!(can_upload(&caller("t", "manager"), &access(), "gbv-evidence", "t/id/a"));
+        assert!(!can_upload(&caller("t", "citizen"), &access(), "gbv-evidence", "t/id/a"));
+    }
+
+    #[test]
+    fn nobody_uploads_into_another_tenants_folder_or_a_foreign_bucket() {
+        assert!(can_upload(&caller("t", "admin"), &access(), "evidence", "t/id/a"));
+        assert!(!can_upload(&caller("t", "admin"), &access(), "evidence", "u/id/a"));
+        assert!(!can_upload(&caller("t", "admin"), &access(), "avatars", "t/id/a"));
+    }
+
+    #[test]
+    fn an_empty_list_of_roles_shuts_the_bucket_to_all() {
+        let shut = Access { sensitive_readers: vec![], ..access() };
+        let buckets = readable_buckets(&caller("t", "admin"), &shut);
+        assert_eq!(buckets, ["evidence", "documents"]);
+    }
+}

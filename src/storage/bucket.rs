@@ -1,0 +1,123 @@
+//! The three buckets, and which of them a file belongs to.
+
+use crate::error::Error;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bucket {
+    /// Photos and videos of ordinary tickets.
+    Evidence,
+    /// Proof of residence and other papers of citizens.
+    Documents,
+    /// Evidence of gender-based violence: rule SEC-05.
+    GbvEvidence,
+}
+
+/// Every bucket that pg_civic guards, in the order in which it names them.
+pub const ALL: [Bucket; 3] = [Bucket::Evidence, Bucket::Documents, Bucket::GbvEvidence];
+
+/// What the application calls a file's purpose, and the bucket that serves it.
+const PURPOSES: [(&str, Bucket); 4] = [
+    ("evidence", Bucket::Evidence),
+    ("documents", Bucket::Documents),
+    ("gbv-evidence", Bucket::GbvEvidence),
+    ("proof_of_residence", Bucket::Documents),
+];
+
+impl Bucket {
+    pub const fn id(self) -> &'static str {
+        match self {
+            Bucket::Evidence => "evidence",
+            Bucket::Documents => "documents",
+            Bucket::GbvEvidence => "gbv-evidence",
+        }
+    }
+
+    pub fn from_id(id: &str) -> Option<Bucket> {
+        ALL.into_iter().find(|bucket| bucket.id() == id)
+    }
+
+    /// Whether SEC-05 narrows this bucket to some roles.
+    pub const fn is_sensitive(self) -> bool {
+        matches!(self, Bucket::GbvEvidence)
+    }
+
+    /// The bucket that serves a purpose. An unknown purpose is an error and never another bucket:
+    /// a typing mistake must not carry GBV evidence into the open.
+    pub fn for_purpose(purpose: &str) -> Result<Bucket, Error> {
+        PURPOSES
+            .into_iter()
+            .find_map(|(name, bucket)| (name == purpose).then_some(bucket))
+            .ok_or_else(|| Error::UnknownPurpose { purpose: purpose.to_owned() })
+    }
+
+    /// The bucket for media that came in over WhatsApp.
+    pub const fn for_media(is_sensitive: bool) -> Bucket {
+        if is_sensitive { Bucket::GbvEvidence } else { Bucket::Evidence }
+    }
+}
+
+pub fn purposes() -> [&'static str; 4] {
+    PURPOSES.map(|(name, _)| name)
+}
+
+/// The filename extension of a media type, as the application knows them; `bin` for any other.
+/// Parameters (`; charset=…`) and case do not count (RFC 9110, section 8.3.1).
+pub fn file_extension(content_type: &str) -> &'static str {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    const EXTENSIONS: [(&str, &str); 7] = [
+        ("image/jpeg", "jpg"),
+        ("image/png", "png"),
+        ("image/gif", "gif"),
+        ("image/webp", "webp"),
+        ("application/pdf", "pdf"),
+        ("video/mp4", "mp4"),
+        ("video/quicktime", "mov"),
+    ];
+    EXTENSIONS
+        .into_iter()
+        .find_map(|(known, extension)| essence.eq_ignore_ascii_case(known).then_some(extension))
+        .unwrap_or("bin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_purpose_has_its_bucket() {
+        assert_eq!(Bucket::for_purpose("evidence"), Ok(Bucket::Evidence));
+        assert_eq!(Bucket::for_purpose("documents"), Ok(Bucket::Documents));
+        assert_eq!(Bucket::for_purpose("gbv-evidence"), Ok(Bucket::GbvEvidence));
+        assert_eq!(Bucket::for_purpose("proof_of_residence"), Ok(Bucket::Documents));
+    }
+
+    #[test]
+    fn an_unknown_purpose_never_falls_to_another_bucket() {
+        for purpose in ["", "gbv", "gbv_evidence", "Evidence", "evidence "] {
+            assert!(Bucket::for_purpose(purpose).is_err(), "{purpose:?}");
+        }
+    }
+
+    #[test]
+    fn sensitive_media_goes_behind_the_firewall() {
+        assert_eq!(Bucket::for_media(true), Bucket::GbvEvidence);
+        assert_eq!(Bucket::for_media(false), Bucket::Evidence);
+    }
+
+    #[test]
+    fn an_extension_follows_the_media_type() {
+        assert_eq!(file_extension("image/jpeg"), "jpg");
+        assert_eq!(file_extension("IMAGE/JPEG; q=1"), "jpg");
+        assert_eq!(file_extension("video/quicktime"), "mov");
+        assert_eq!(file_extension("text/html"), "bin");
+        assert_eq!(file_extension(""), "bin");
+    }
+
+    #[test]
+    fn a_bucket_is_found_by_its_own_id_alone() {
+        for bucket in ALL {
+            assert_eq!(Bucket::from_id(bucket.id()), Some(bucket));
+        }
+        assert_eq!(Bucket::from_id("EVIDENCE"), None);
+    }
+}

@@ -1,0 +1,232 @@
+//! An object's path: `{tenant}/{folder}/{filename}`, made safe.
+//!
+//! A filename is data from outside. Whatever it holds, the path that comes out has exactly three
+//! segments, holds only characters that the Storage API takes, and stays in its folder.
+
+use crate::error::Error;
+
+/// Longest path, in bytes: the limit of S3, where Supabase keeps the objects.
+pub const PATH_LIMIT: usize = 1024;
+/// Longest filename, in bytes: the limit of the file backend, and of `media_attachments.filename`.
+pub const FILENAME_LIMIT: usize = 255;
+/// A longer "extension" is part of the name.
+const EXTENSION_LIMIT: usize = 16;
+
+/// Whether the Storage API takes the character in an object's key (its `isValidKey`). `/` parts
+/// segments and is not asked for here.
+fn is_key_character(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "_!.*'() &$@=;:+,?-".contains(character)
+}
+
+/// Checks a tenant or a folder. Unlike a filename it names whose file it is, so it is refused and
+/// not mended: a mended one could be somebody else's.
+pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error> {
+    let refuse = |why| Err(Error::InvalidSegment { what, value: value.to_owned(), why });
+    if value.is_empty() {
+        return Err(Error::Empty { what });
+    }
+    if matches!(value, "." | "..") {
+        return refuse("it means a directory");
+    }
+    if value.contains('/') {
+        return refuse("it contains \"/\"");
+    }
+    if value.len() > FILENAME_LIMIT {
+        return refuse("it is longer than 255 bytes");
+    }
+    if !value.chars().all(is_key_character) {
+        return refuse("it contains a character that the Storage API refuses");
+    }
+    Ok(value)
+}
+
+/// Makes a filename safe, the same one the same way each time:
+///
+/// - directories go, in the manner of any system (`C:\x\photo.jpg`, `../photo.jpg`),
+/// - white space and dots go at either end,
+/// - a run of characters that the Storage API refuses becomes one `_`,
+/// - what is longer than 255 bytes is cut before the last extension.
+pub fn filename(filename: &str) -> Result<String, Error> {
+    if filename.is_empty() {
+        return Err(Error::Empty { what: "filename" });
+    }
+    let unusable = || Error::UnusableFilename { filename: filename.to_owned() };
+    let last = filename.rsplit(['/', '\\']).next().unwrap_or_default();
+    let is_edge = |c: char| c.is_whitespace() || c.is_control() || c == '.';
+    let trimmed = last.trim_matches(is_edge);
+    if trimmed.is_empty() {
+        return Err(unusable());
+    }
+
+    let mut safe = String::new();
+    let mut replacing = false;
+    for character in trimmed.chars() {
+        if is_key_character(character) {
+            safe.push(character);
+            replacing = false;
+        } else if !replacing {
+            safe.push('_');
+            replacing = true;
+        }
+    }
+    if safe.len() > FILENAME_LIMIT {
+        let extension = match safe.rfind('.') {
+            Some(dot) if safe.len() - dot <= EXTENSION_LIMIT + 1 => safe.split_off(dot),
+            _ => String::new(),
+        };
+        safe.truncate(FILENAME_LIMIT - extension.len());
+        safe.truncate(safe.trim_end_matches(['.', ' ']).len());
+        safe.push_str(&extension);
+    }
+    if !safe.bytes().any(|b| b.is_ascii_alphanumeric()) {
+        return Err(unusable());
+    }
+    Ok(safe)
+}
+
+/// `{tenant}/{folder}/{filename}` with the filename made safe.
+pub fn object_path(tenant_id: &str, folder: &str, name: &str) -> Result<String, Error> {
+    let tenant_id = segment("tenant", tenant_id)?;
+    let folder = segment("folder", folder)?;
+    let name = filename(name)?;
+    let path = format!("{tenant_id}/{folder}/{name}");
+    if path.len() > PATH_LIMIT {
+        return Err(Error::PathTooLong { bytes: path.len(), limit: PATH_LIMIT });
+    }
+    Ok(path)
+}
+
+/// Whether a name has the form `{tenant}/{id}/{filename}` for this tenant: at least three segments,
+/// none of them empty, `.` or `..`.
+pub fn is_upload_of(tenant_id: &str, name: &str) -> bool {
+    let mut segments = name.split('/');
+    segments.next() == Some(tenant_id)
+        && !matches!(tenant_id, "" | "." | "..")
+        && segments.try_fold(0, |count, segment| match segment {
+            "" | "." | ".." => None,
+            _ => Some(count + 1),
+        }) >= Some(2)
+}
+
+/// Whether a text is a media type, `type/subtype` of RFC 9110's token characters, with parameters
+/// or without.
+pub fn is_content_type(content_type: &str) -> bool {
+    let is_token = |text: &str| {
+        !text.is_empty()
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
+    };
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(given: &str) -> String {
+        filename(given).unwrap()
+    }
+
+    #[test]
+    fn an_honest_name_stays_as_it_is() {
+        assert_eq!(name("photo.jpg"), "photo.jpg");
+        assert_eq!(name("My photo (2) - final.JPG"), "My photo (2) - final.JPG");
+    }
+
+    #[test]
+    fn directories_are_dropped() {
+        assert_eq!(name("../../other-tenant/x/photo.jpg"), "photo.jpg");
+        assert_eq!(name("C:\\Users\\me\\photo.jpg"), "photo.jpg");
+        assert_eq!(name("/etc/passwd"), "passwd");
+    }
+
+    #[test]
+    fn dots_and_spaces_at_the_ends_are_dropped() {
+        assert_eq!(name("..photo.jpg"), "photo.jpg");
+        assert_eq!(name(".htaccess"), "htaccess");
+        assert_eq!(name(" photo.jpg. "), "photo.jpg");
+    }
+
+    #[test]
+    fn what_the_storage_api_refuses_becomes_an_underscore() {
+        assert_eq!(name("foto van pothole é#%.jpg"), "foto van pothole _.jpg");
+        assert_eq!(name("a\u{0}b\nc.png"), "a_b_c.png");
+        assert_eq!(name("日本.jpg"), "_.jpg");
+    }
+
+    #[test]
+    fn a_name_of_which_nothing_is_left_is_refused() {
+        for given in [".", "..", "...", "a/", "a/..", " ", "\u{7f}", "日本", "___"] {
+            assert!(matches!(filename(given), Err(Error::UnusableFilename { .. })), "{given:?}");
+        }
+        assert_eq!(filename(""), Err(Error::Empty { what: "filename" }));
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_last_extension() {
+        let long = name(&format!("{}.tar.gz", "x".repeat(1_000_000)));
+        assert_eq!(long.len(), FILENAME_LIMIT);
+        assert!(long.ends_with(".gz"));
+        assert_eq!(name(&format!("x.{}", "y".repeat(300))).len(), FILENAME_LIMIT);
+    }
+
+    #[test]
+    fn a_tenant_or_folder_is_refused_and_never_mended() {
+        for (tenant, folder) in
+            [("", "f"), ("t", ""), ("t/u", "f"), ("t", "f/.."), ("..", "f"), ("t", "."), ("é", "f")]
+        {
+            assert!(object_path(tenant, folder, "a.jpg").is_err(), "{tenant:?} {folder:?}");
+        }
+        assert_eq!(object_path("t", "f", "a.jpg").unwrap(), "t/f/a.jpg");
+    }
+
+    #[test]
+    fn an_upload_has_three_proper_segments() {
+        assert!(is_upload_of("t", "t/id/a.jpg"));
+        assert!(is_upload_of("t", "t/id/sub/a.jpg"));
+        for bad in
+            ["t", "t/", "t/a.jpg", "t//a.jpg", "t/id/", "t/./a", "t/../a", "u/id/a", "/t/id/a", ""]
+        {
+            assert!(!is_upload_of("t", bad), "{bad:?}");
+        }
+        assert!(!is_upload_of("", "/id/a"));
+        assert!(!is_upload_of("..", "../id/a"));
+    }
+
+    #[test]
+    fn a_content_type_has_two_tokens() {
+        assert!(is_content_type("image/jpeg"));
+        assert!(is_content_type("text/plain; charset=utf-8"));
+        for bad in ["", "jpeg", "image/", "/jpeg", "a/b/c", "image/jp eg"] {
+            assert!(!is_content_type(bad), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_leaves_its_folder(given in "(\\PC|[./\\\\\\x00-\\x1f]){0,40}") {
+            if let Ok(path) = object_path("tenant", "folder", &given) {
+                prop_assert!(path.starts_with("tenant/folder/"));
+                prop_assert_eq!(path.split('/').count(), 3);
+                prop_assert!(is_upload_of("tenant", &path));
+                prop_assert!(path.chars().all(|c| c == '/' || is_key_character(c)));
+            }
+        }
+
+        #[test]
+        fn making_safe_twice_is_making_safe_once(given in "\\PC{1,300}") {
+            if let Ok(once) = filename(&given) {
+                prop_assert!(once.len() <= FILENAME_LIMIT);
+                prop_assert_eq!(filename(&once).unwrap(), once);
+            }
+        }
+
+        #[test]
+        fn the_last_extension_survives(stem in "[a-z]{1,400}", extension in "[a-z0-9]{1,16}") {
+            let safe = filename(&format!("{stem}.{extension}")).unwrap();
+            let suffix = format!(".{extension}");
+            prop_assert!(safe.ends_with(&suffix));
+        }
+    }
+}
