@@ -13,13 +13,15 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::{pg, settings};
+use crate::pg;
+use crate::settings::{self, Access};
 
 pub use identity::Identity;
 
 /// The identity that was parsed last, and from what.
 struct Parsed {
     generation: u64,
+    access: Rc<Access>,
     claims: Option<Vec<u8>>,
     identity: Rc<Identity>,
 }
@@ -28,40 +30,53 @@ thread_local! {
     static PARSED: RefCell<Option<Parsed>> = const { RefCell::new(None) };
 }
 
-/// Who is asking, by the claims as they are now. Without claims: nobody, who may nothing.
+impl Parsed {
+    fn is_current(&self) -> bool {
+        self.generation == settings::generation()
+            && pg::with_setting(&self.access.claims_setting, |claims| {
+                self.claims.as_deref() == claims
+            })
+    }
+
+    fn parse() -> Result<Parsed, Error> {
+        let access = settings::access();
+        let claims = pg::with_setting(&access.claims_setting, |claims| claims.map(<[u8]>::to_vec));
+        let identity = Identity::parse(
+            claims.as_deref().unwrap_or_default(),
+            &access.tenant_claim,
+            &access.role_claim,
+            pg::number_text,
+        )
+        .ok_or_else(|| Error::InvalidClaims {
+            setting: access.claims_setting.to_string_lossy().into_owned(),
+        })?;
+        Ok(Parsed {
+            generation: settings::generation(),
+            access,
+            claims,
+            identity: Rc::new(identity),
+        })
+    }
+}
+
+/// Asks who is asking, by the claims as they are now. Without claims: nobody, who may nothing.
 ///
 /// Claims that are not a JSON object are an error (28000), never an allow.
-pub fn identity() -> Result<Rc<Identity>, Error> {
-    let access = settings::access();
-    pg::with_setting(&access.claims_setting, |claims| {
-        PARSED.with_borrow_mut(|parsed| {
-            let generation = settings::generation();
-            if let Some(parsed) = parsed
-                && parsed.generation == generation
-                && parsed.claims.as_deref() == claims
-            {
-                return Ok(Rc::clone(&parsed.identity));
-            }
-            // Nothing of an earlier caller is left where these claims turn out to be invalid.
-            *parsed = None;
-            let identity = Identity::parse(
-                claims.unwrap_or_default(),
-                &access.tenant_claim,
-                &access.role_claim,
-                pg::number_text,
-            )
-            .ok_or_else(|| Error::InvalidClaims {
-                setting: access.claims_setting.to_string_lossy().into_owned(),
-            })?;
-            let identity = Rc::new(identity);
-            *parsed = Some(Parsed {
-                generation,
-                claims: claims.map(<[u8]>::to_vec),
-                identity: Rc::clone(&identity),
-            });
-            Ok(identity)
-        })
+pub fn with_identity<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> Result<R, Error> {
+    PARSED.with_borrow_mut(|parsed| {
+        if let Some(current) = parsed
+            && current.is_current()
+        {
+            return Ok(ask(&current.identity));
+        }
+        // Nothing of an earlier caller is left where these claims turn out to be invalid.
+        *parsed = None;
+        Ok(ask(&parsed.insert(Parsed::parse()?).identity))
     })
+}
+
+pub fn identity() -> Result<Rc<Identity>, Error> {
+    with_identity(Rc::clone)
 }
 
 #[pg_schema]
@@ -70,26 +85,25 @@ mod civic {
 
     /// The caller's municipality.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn tenant_id() -> Result<Option<String>, ErrorReport> {
-        Ok(identity()?.tenant_id().map(str::to_owned))
+    fn tenant_id() -> Result<Option<pg::TextResult>, ErrorReport> {
+        Ok(with_identity(|identity| identity.tenant_id().map(pg::TextResult::new))?)
     }
 
     /// The caller's role in the application, as the claims have it.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn user_role() -> Result<Option<String>, ErrorReport> {
-        Ok(identity()?.role().map(str::to_owned))
+    fn user_role() -> Result<Option<pg::TextResult>, ErrorReport> {
+        Ok(with_identity(|identity| identity.role().map(pg::TextResult::new))?)
     }
 
     /// The caller's user id.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn user_id() -> Result<Option<String>, ErrorReport> {
-        Ok(identity()?.user_id().map(str::to_owned))
+    fn user_id() -> Result<Option<pg::TextResult>, ErrorReport> {
+        Ok(with_identity(|identity| identity.user_id().map(pg::TextResult::new))?)
     }
 
     /// Whether the caller's role is one of these.
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn has_role(roles: VariadicArray<'_, &str>) -> Result<bool, ErrorReport> {
-        let identity = identity()?;
-        Ok(roles.iter().flatten().any(|role| identity.has_role(role)))
+        Ok(with_identity(|identity| roles.iter().flatten().any(|role| identity.has_role(role)))?)
     }
 }

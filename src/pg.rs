@@ -5,21 +5,148 @@
 pub mod notify;
 pub mod trigger;
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::Datum;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
 use pgrx::prelude::*;
 use pgrx::{
-    GucContext, GucFlags, GucRegistry, GucSetting, IntoDatum, JsonB, direct_function_call,
-    pg_guard, pg_sys,
+    FromDatum, GucContext, GucFlags, GucRegistry, GucSetting, IntoDatum, JsonB, PgMemoryContexts,
+    direct_function_call, pg_guard, pg_sys, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u,
+    varlena_to_byte_slice,
 };
 
 use crate::settings;
 
+unsafe extern "C-unwind" {
+    /// The value of a setting (utils/guc.h), without pgrx's frame around it.
+    fn GetConfigOption(
+        name: *const c_char,
+        missing_ok: bool,
+        restrict_privileged: bool,
+    ) -> *const c_char;
+}
+
+/// What a function makes at its first call in a query and has at each later one. The server keeps
+/// it exactly as long as the call's own state: a query's, or that of a statement's triggers.
+///
+/// Each function has one such value, so `T` is the same at each call.
+pub fn once_per_query<'a, T, E>(
+    fcinfo: pg_sys::FunctionCallInfo,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<&'a T, E> {
+    // SAFETY: the server owns flinfo and hands it to the function that is running; fn_extra is that
+    // function's own, set here alone, and freed with fn_mcxt.
+    unsafe {
+        let flinfo = &mut *(*fcinfo).flinfo;
+        if flinfo.fn_extra.is_null() {
+            let value = make()?;
+            flinfo.fn_extra =
+                PgMemoryContexts::For(flinfo.fn_mcxt).leak_and_drop_on_delete(value).cast();
+        }
+        Ok(&*flinfo.fn_extra.cast::<T>())
+    }
+}
+
+/// A text argument, read where it stands. Like `&str`, without a detour through the server for a
+/// value that is neither packed nor stored elsewhere, as nearly all are: it counts where a function
+/// sees each row of a scan.
+pub struct Text<'a>(&'a str);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.0
+    }
+}
+
+/// A text to return, copied once, into the memory of the caller's row.
+pub struct TextResult(pg_sys::Datum);
+
+impl TextResult {
+    pub fn new(text: &str) -> TextResult {
+        let length = text.len() as i32;
+        // SAFETY: the server copies that many bytes; they are its encoding, see `Text`.
+        TextResult(pg_sys::Datum::from(unsafe {
+            pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), length)
+        }))
+    }
+}
+
+// SAFETY: a pointer to a text, returned by the function that made it.
+unsafe impl BoxRet for TextResult {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        // SAFETY: the function returns this datum.
+        unsafe { fcinfo.return_raw_datum(self.0) }
+    }
+}
+
+// SAFETY: names the type that is made above.
+unsafe impl SqlTranslatable for TextResult {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(TextResult);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("text"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
+}
+
+/// The bytes of a varlena.
+///
+/// # Safety
+///
+/// The datum is a varlena that lives for `'a`.
+unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the caller's promise; what is packed or elsewhere is unpacked by the server.
+    unsafe {
+        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+        if varatt_is_4b_u(varlena) || varatt_is_1b(varlena) && !varatt_is_1b_e(varlena) {
+            varlena_to_byte_slice(varlena)
+        } else {
+            varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(varlena))
+        }
+    }
+}
+
+impl FromDatum for Text<'_> {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type_oid: pg_sys::Oid,
+    ) -> Option<Self> {
+        // SAFETY: the caller's promise of a text. In a database in UTF-8, the one encoding in which
+        // this extension can be created, it is valid UTF-8.
+        (!is_null).then(|| Text(unsafe { std::str::from_utf8_unchecked(varlena_bytes(datum)) }))
+    }
+}
+
+// SAFETY: the argument is declared as text below.
+unsafe impl<'fcx> ArgAbi<'fcx> for Text<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the server hands a text over; a STRICT function is not called with NULL.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or(Text(""))
+    }
+}
+
+// SAFETY: names the type whose representation is read above.
+unsafe impl SqlTranslatable for Text<'_> {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Text<'_>);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("text"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
+}
+
 /// Hands the value of any setting to `read`; `None` where there is no such setting. The value is
 /// bytes: settings of the start-up packet are not checked for the database's encoding.
 pub fn with_setting<R>(name: &CStr, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
-    // SAFETY: `name` ends in NUL; with missing_ok an unknown name gives NULL and no error.
-    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    // SAFETY: `name` ends in NUL. With these arguments the server raises no error: an unknown name
+    // gives NULL, and no privilege is asked for. So it needs no frame to catch one, which would cost
+    // as much as the look-up, at each row.
+    let value = unsafe { GetConfigOption(name.as_ptr(), true, false) };
     if value.is_null() {
         return read(None);
     }
@@ -30,7 +157,7 @@ pub fn with_setting<R>(name: &CStr, read: impl FnOnce(Option<&[u8]>) -> R) -> R 
 
 #[pg_guard]
 unsafe extern "C-unwind" fn access_setting_assigned(
-    _value: *const std::ffi::c_char,
+    _value: *const c_char,
     _extra: *mut std::ffi::c_void,
 ) {
     settings::assigned();

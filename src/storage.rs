@@ -6,13 +6,13 @@ pub mod access;
 pub mod bucket;
 pub mod path;
 
-use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::{JsonB, pg_sys};
 use serde_json::json;
 
 use crate::error::Error;
-use crate::{claims, settings};
+use crate::{claims, pg, settings};
 use bucket::Bucket;
 
 #[pg_schema]
@@ -63,24 +63,41 @@ mod civic {
     /// The buckets in which the caller reads the own tenant's folder.
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn readable_buckets() -> Result<Vec<&'static str>, ErrorReport> {
-        Ok(access::readable_buckets(&*claims::identity()?, &settings::access()))
+        let buckets = access::readable_buckets(&*claims::identity()?, &settings::access());
+        Ok(buckets.into_iter().map(Bucket::id).collect())
     }
 
     /// The first name that the caller's folder can hold, in byte order.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn tenant_folder_start() -> Result<Option<String>, ErrorReport> {
-        Ok(claims::identity()?.folder_start().map(str::to_owned))
+    fn tenant_folder_start() -> Result<Option<pg::TextResult>, ErrorReport> {
+        Ok(claims::with_identity(|identity| identity.folder_start().map(pg::TextResult::new))?)
     }
 
     /// The first name behind the caller's folder, in byte order.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn tenant_folder_end() -> Result<Option<String>, ErrorReport> {
-        Ok(claims::identity()?.folder_end().map(str::to_owned))
+    fn tenant_folder_end() -> Result<Option<pg::TextResult>, ErrorReport> {
+        Ok(claims::with_identity(|identity| identity.folder_end().map(pg::TextResult::new))?)
+    }
+
+    /// Behind the RESTRICTIVE policy: whether an object is of another bucket, or passes by the read
+    /// rule. It sees every row of a scan, so it takes the caller's identity once a query.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn passes_firewall(
+        bucket_id: pg::Text<'_>,
+        name: pg::Text<'_>,
+        fcinfo: pg_sys::FunctionCallInfo,
+    ) -> Result<bool, ErrorReport> {
+        let reader = pg::once_per_query(fcinfo, || {
+            Ok::<_, Error>(access::Reader::new(claims::identity()?, &settings::access()))
+        })?;
+        Ok(reader.passes(&bucket_id, &name))
     }
 
     /// Whether the caller may add an object of this name to this bucket.
     #[pg_extern(stable, parallel_safe, cost = 5)]
-    fn can_upload_object(bucket_id: &str, name: &str) -> Result<bool, ErrorReport> {
-        Ok(access::can_upload(&*claims::identity()?, &settings::access(), bucket_id, name))
+    fn can_upload_object(bucket_id: pg::Text<'_>, name: pg::Text<'_>) -> Result<bool, ErrorReport> {
+        Ok(claims::with_identity(|identity| {
+            access::can_upload(identity, &settings::access(), &bucket_id, &name)
+        })?)
     }
 }

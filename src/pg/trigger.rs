@@ -3,6 +3,7 @@
 //! This is on the path of every ticket's write, so the row is deformed once, the columns are
 //! looked up once a statement, and values are appended to a buffer that is used again.
 
+use std::convert::Infallible;
 use std::ffi::CStr;
 
 use pgrx::callconv::{BoxRet, FcInfo};
@@ -11,7 +12,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::prelude::*;
-use pgrx::{PgMemoryContexts, PgTupleDesc, pg_sys};
+use pgrx::{PgTupleDesc, pg_sys};
 
 use super::UNIX_EPOCH_OFFSET;
 
@@ -201,20 +202,18 @@ impl<'a> TriggerCall<'a> {
         name.to_string_lossy().into_owned()
     }
 
-    /// Where this table has these columns. Looked up once a statement: the server keeps the place
-    /// in which they are remembered exactly so long, and no column can change in between.
+    /// Where this table has these columns. Looked up once a statement: no column can change in
+    /// between.
     pub fn columns<const N: usize>(&self, names: &[&str; N]) -> &'a Columns<N> {
-        // SAFETY: the server owns flinfo; fn_extra is the function's own and set nowhere else; the
-        // relation, and with it the descriptor, is open during the call.
-        unsafe {
-            let flinfo = &mut *(*self.fcinfo).flinfo;
-            if flinfo.fn_extra.is_null() {
-                let tuple_desc = PgTupleDesc::from_pg_unchecked((*self.data.tg_relation).rd_att);
-                let columns = Columns::of(&tuple_desc, names);
-                flinfo.fn_extra =
-                    PgMemoryContexts::For(flinfo.fn_mcxt).leak_and_drop_on_delete(columns).cast();
-            }
-            &*flinfo.fn_extra.cast::<Columns<N>>()
+        let found = super::once_per_query(self.fcinfo, || {
+            // SAFETY: the relation, and with it the descriptor, is open during the call.
+            let tuple_desc =
+                unsafe { PgTupleDesc::from_pg_unchecked((*self.data.tg_relation).rd_att) };
+            Ok::<_, Infallible>(Columns::of(&tuple_desc, names))
+        });
+        match found {
+            Ok(columns) => columns,
+            Err(never) => match never {},
         }
     }
 
@@ -311,25 +310,22 @@ fn is_json_number(text: &[u8]) -> bool {
 
 /// Whether a varlena is longer than what is read. Asks its header, and unpacks nothing.
 fn is_too_long(datum: pg_sys::Datum) -> bool {
-    // SAFETY: called for the varlena types of `Source::of` alone, with a value of the row.
-    unsafe { pg_sys::toast_raw_datum_size(datum) as usize > READ_LIMIT }
+    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: called for the varlena types of `Source::of` alone, with a value of the row. A value
+    // with a header of one byte has at most 126.
+    unsafe {
+        !(pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena))
+            && pg_sys::toast_raw_datum_size(datum) as usize > READ_LIMIT
+    }
 }
 
 fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: a text, varchar or char of the row. A value as most are, short and neither packed nor
-    // stored elsewhere, is read where it stands; what unpacking another allocates goes with the
-    // context of this trigger's call.
-    unsafe {
-        if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
-            out.extend_from_slice(pgrx::varlena_to_byte_slice(varlena));
-        } else if is_too_long(datum) {
-            return Form::Unreadable;
-        } else {
-            let varlena = pg_sys::pg_detoast_datum_packed(varlena);
-            out.extend_from_slice(pgrx::varlena_to_byte_slice(varlena));
-        }
+    if is_too_long(datum) {
+        return Form::Unreadable;
     }
+    // SAFETY: a text, varchar or char of the row; what unpacking allocates goes with the context of
+    // this trigger's call.
+    out.extend_from_slice(unsafe { super::varlena_bytes(datum) });
     Form::Text
 }
 

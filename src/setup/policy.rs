@@ -33,6 +33,14 @@ macro_rules! other_buckets {
     };
 }
 
+const FIREWALL_STANDS: &str = concat!(
+    "(( SELECT (EXISTS ( SELECT\n           FROM pg_policy\n          WHERE ((pg_policy.polrelid = ",
+    "('storage.objects'::regclass)::oid) AND (pg_policy.polname = 'civic firewall'::name)))) ",
+    "AS \"exists\") OR ",
+    other_buckets!("bucket_id"),
+    ")"
+);
+
 pub const POLICIES: [Policy; 8] = [
     Policy {
         table: "objects",
@@ -53,20 +61,14 @@ pub const POLICIES: [Policy; 8] = [
         check: Some("civic.can_upload_object(bucket_id, name)"),
     },
     // Permissive policies are OR-ed, so one careless USING (true) would open every bucket. This one
-    // is AND-ed. The read rule again, with each value taken once a query and not once a row.
+    // is AND-ed.
     Policy {
         table: "objects",
         name: "civic firewall",
         is_permissive: false,
         command: "ALL",
         role: PUBLIC,
-        using: Some(concat!(
-            "(((bucket_id = ANY (( SELECT civic.readable_buckets() AS readable_buckets)::text[])) ",
-            "AND starts_with(name, ( SELECT civic.tenant_folder_start() AS tenant_folder_start))) ",
-            "OR ",
-            other_buckets!("bucket_id"),
-            ")"
-        )),
+        using: Some("civic.passes_firewall(bucket_id, name)"),
         check: Some(concat!(
             "(",
             other_buckets!("bucket_id"),
@@ -74,23 +76,15 @@ pub const POLICIES: [Policy; 8] = [
         )),
     },
     // DROP EXTENSION … CASCADE takes the firewall with it. This one does not depend on the
-    // extension, and shuts the buckets when it is gone.
+    // extension: without the firewall it shuts the buckets. It looks once a query.
     Policy {
         table: "objects",
         name: "civic deadbolt",
         is_permissive: false,
         command: "ALL",
         role: PUBLIC,
-        using: Some(concat!(
-            "(( SELECT (to_regprocedure('civic.readable_buckets()'::text) IS NOT NULL)) OR ",
-            other_buckets!("bucket_id"),
-            ")"
-        )),
-        check: Some(concat!(
-            "(( SELECT (to_regprocedure('civic.readable_buckets()'::text) IS NOT NULL)) OR ",
-            other_buckets!("bucket_id"),
-            ")"
-        )),
+        using: Some(FIREWALL_STANDS),
+        check: Some(FIREWALL_STANDS),
     },
     // Evidence is neither changed nor removed by a person, whatever a permissive policy says.
     Policy {

@@ -1,17 +1,40 @@
 //! Who may touch which object.
 
+use std::rc::Rc;
+
 use super::bucket::{ALL, Bucket};
 use super::path;
 use crate::claims::Identity;
 use crate::settings::Access;
 
 /// The buckets in which the caller reads the own tenant's folder. Empty without a tenant.
-pub fn readable_buckets(identity: &Identity, access: &Access) -> Vec<&'static str> {
+pub fn readable_buckets(identity: &Identity, access: &Access) -> Vec<Bucket> {
     let reads = |bucket: &Bucket| {
         identity.tenant_id().is_some()
             && (!bucket.is_sensitive() || has_any_role(identity, &access.sensitive_readers))
     };
-    ALL.into_iter().filter(reads).map(Bucket::id).collect()
+    ALL.into_iter().filter(reads).collect()
+}
+
+/// The read rule of one caller, ready to be asked for many rows.
+pub struct Reader {
+    buckets: Vec<Bucket>,
+    identity: Rc<Identity>,
+}
+
+impl Reader {
+    pub fn new(identity: Rc<Identity>, access: &Access) -> Reader {
+        Reader { buckets: readable_buckets(&identity, access), identity }
+    }
+
+    /// Whether the firewall lets an object pass: those of other buckets all, those of ours by the
+    /// read rule.
+    pub fn passes(&self, bucket_id: &str, name: &str) -> bool {
+        Bucket::from_id(bucket_id).is_none_or(|bucket| {
+            self.buckets.contains(&bucket)
+                && self.identity.folder_start().is_some_and(|start| name.starts_with(start))
+        })
+    }
 }
 
 /// Whether the caller may add an object of this name to this bucket.
@@ -61,8 +84,9 @@ mod tests {
             ("", false),
         ] {
             let buckets = readable_buckets(&caller("t", role), &access());
-            assert_eq!(buckets.contains(&"gbv-evidence"), reads, "{role:?}");
-            assert!(buckets.contains(&"evidence") && buckets.contains(&"documents"), "{role:?}");
+            assert_eq!(buckets.contains(&Bucket::GbvEvidence), reads, "{role:?}");
+            assert!(buckets.contains(&Bucket::Evidence), "{role:?}");
+            assert!(buckets.contains(&Bucket::Documents), "{role:?}");
         }
     }
 
@@ -89,6 +113,18 @@ mod tests {
     fn an_empty_list_of_roles_shuts_the_bucket_to_all() {
         let shut = Access { sensitive_readers: vec![], ..access() };
         let buckets = readable_buckets(&caller("t", "admin"), &shut);
-        assert_eq!(buckets, ["evidence", "documents"]);
+        assert_eq!(buckets, [Bucket::Evidence, Bucket::Documents]);
+    }
+
+    #[test]
+    fn the_firewall_lets_only_the_own_folder_of_a_guarded_bucket_pass() {
+        let reader = Reader::new(Rc::new(caller("t", "manager")), &access());
+        assert!(reader.passes("evidence", "t/id/a"));
+        assert!(!reader.passes("evidence", "t2/id/a"));
+        assert!(!reader.passes("gbv-evidence", "t/id/a"));
+        assert!(reader.passes("avatars", "anybody/a"));
+        let nobody = Reader::new(Rc::default(), &access());
+        assert!(!nobody.passes("documents", "/a"));
+        assert!(nobody.passes("avatars", "anybody/a"));
     }
 }
