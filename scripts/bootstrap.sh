@@ -27,9 +27,9 @@ if [ "$(id -u)" -eq 0 ] && ! id "$SERVER_USER" >/dev/null 2>&1; then
 fi
 mkdir -p "$CACHE/postgresql" "$PGRX_HOME"
 
-if [ "$("$CACHE/bin/cargo-pgrx" --version 2>/dev/null || true)" != "cargo-pgrx $PGRX_VERSION" ]; then
+if [ "$(cargo pgrx --version 2>/dev/null || true)" != "cargo-pgrx $PGRX_VERSION" ]; then
     say "compiling cargo-pgrx $PGRX_VERSION (about five minutes on two cores)"
-    # In a directory of its own: the version here must not depend on this project's lock file.
+
     cargo install cargo-pgrx --version "$PGRX_VERSION" --locked --root "$CACHE" --target-dir "$CACHE/build"
     rm -rf "$CACHE/build"
 fi

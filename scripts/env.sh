@@ -8,7 +8,8 @@ DEBIAN_MAJOR=15
 # PostgreSQL refuses to run as root, so root's tools live where the server's own user can read them.
 if [ "$(id -u)" -eq 0 ]; then
     CACHE=${PG_CIVIC_CACHE:-/var/cache/pg_civic}
-    SERVER_USER=pg_civic
+    # Its name is that of the test cluster's superuser too, which must not begin with "pg_".
+    SERVER_USER=civic_server
 else
     CACHE=${PG_CIVIC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pg_civic}
     SERVER_USER=$(id -un)

@@ -28,3 +28,17 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", requires = ["acces
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../pgrx-tests/mod.rs"]
+mod pg_tests;
+
+/// What pgrx's test framework looks for at this path.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        crate::pg_tests::CONFIGURATION.to_vec()
+    }
+}

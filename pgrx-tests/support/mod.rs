@@ -1,0 +1,246 @@
+//! Databases and sessions for tests.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use postgres::error::DbError;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, NoTls, SimpleQueryMessage};
+
+const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
+const APPLICATION: &str = include_str!("../fixtures/application.sql");
+pub const MIGRATIONS: &str = include_str!("../fixtures/migrations.sql");
+
+/// The seed's name for a municipality.
+pub const TENANT: &str = "00000000-0000-0000-0000-000000000001";
+pub const OTHER_TENANT: &str = "00000000-0000-0000-0000-000000000002";
+
+struct Server {
+    port: u16,
+    user: String,
+}
+
+/// The one server of this test run, with the databases that the others are copied from.
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    pgrx_tests::run_test("boot", None, super::CONFIGURATION.to_vec()).expect("the server starts");
+    let (mut client, _) = pgrx_tests::client().expect("the server answers");
+    let port: String = client.query_one("SHOW port", &[]).expect("it has a port").get(0);
+    let server = Server { port: port.parse().expect("a number"), user: pgrx_tests::get_pg_user() };
+    for (name, fixtures) in [
+        ("template_plain", vec!["CREATE EXTENSION pg_civic"]),
+        ("template_supabase", vec![SUPABASE, APPLICATION, "CREATE EXTENSION pg_civic"]),
+        (
+            "template_guarded",
+            vec![
+                SUPABASE,
+                APPLICATION,
+                "CREATE EXTENSION pg_civic",
+                "SELECT count(*) FROM civic.setup('public.tickets')",
+            ],
+        ),
+    ] {
+        client.batch_execute(&format!("CREATE DATABASE {name}")).expect("a template");
+        let mut template = server.connect(name, Arc::default());
+        for fixture in fixtures {
+            template.batch_execute(fixture).expect("the fixtures run");
+        }
+    }
+    server
+});
+
+impl Server {
+    fn connect(&self, database: &str, notices: Notices) -> Client {
+        postgres::Config::new()
+            .host("localhost")
+            .port(self.port)
+            .user(&self.user)
+            .dbname(database)
+            .notice_callback(move |notice| notices.lock().expect("not poisoned").push(notice))
+            .connect(NoTls)
+            .expect("the server takes connections")
+    }
+}
+
+type Notices = Arc<Mutex<Vec<DbError>>>;
+
+/// A database of one test.
+pub struct Database {
+    name: String,
+}
+
+impl Database {
+    /// With the extension and nothing else.
+    pub fn plain() -> Database {
+        Database::copy_of("template_plain")
+    }
+
+    /// Supabase-shaped, with the application's tables and the extension; `civic.setup()` not run.
+    pub fn supabase() -> Database {
+        Database::copy_of("template_supabase")
+    }
+
+    /// As [`Database::supabase`], after `civic.setup('public.tickets')`.
+    pub fn guarded() -> Database {
+        Database::copy_of("template_guarded")
+    }
+
+    fn copy_of(template: &str) -> Database {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        // One at a time: a template must have no other user while it is copied.
+        static COPYING: Mutex<()> = Mutex::new(());
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let server = &*SERVER;
+        let _guard = COPYING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut client = server.connect("postgres", Arc::default());
+        // The session that filled the template may still be on its way out.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        while let Err(error) = client.batch_execute(&statement) {
+            assert!(Instant::now() < deadline, "{statement}: {error}");
+        }
+        Database { name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A session of the superuser.
+    pub fn superuser(&self) -> Session {
+        let notices = Notices::default();
+        Session { client: SERVER.connect(&self.name, Arc::clone(&notices)), notices }
+    }
+
+    /// A session as the gateway makes it: role `authenticated` with these claims.
+    pub fn authenticated(&self, claims: &str) -> Session {
+        let mut session = self.superuser();
+        session.acts_as("authenticated", claims);
+        session
+    }
+
+    /// A session of somebody of a municipality, in a role of the application.
+    pub fn person(&self, tenant_id: &str, role: &str) -> Session {
+        self.authenticated(&claims(tenant_id, role))
+    }
+}
+
+/// Claims as the application's token hook makes them.
+pub fn claims(tenant_id: &str, role: &str) -> String {
+    serde_json::json!({
+        "sub": "8f14e45f-0000-4000-8000-000000000000",
+        "role": "authenticated",
+        "app_metadata": {"tenant_id": tenant_id, "role": role},
+        "user_metadata": {},
+    })
+    .to_string()
+}
+
+/// A text as an SQL literal.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A connection, and what the server says beside its answers.
+pub struct Session {
+    client: Client,
+    notices: Notices,
+}
+
+impl Session {
+    /// Becomes a database role with claims, until told otherwise.
+    pub fn acts_as(&mut self, role: &str, claims: &str) {
+        self.run(&format!(
+            "SET ROLE {role}; SELECT set_config('request.jwt.claims', {}, false)",
+            literal(claims)
+        ));
+    }
+
+    pub fn reset_role(&mut self) {
+        self.run("RESET ROLE");
+    }
+
+    /// Runs statements that succeed.
+    #[track_caller]
+    pub fn run(&mut self, sql: &str) {
+        if let Err(error) = self.client.batch_execute(sql) {
+            panic!("{sql}\n{:?}", error.as_db_error());
+        }
+    }
+
+    /// Every row of a query, as text.
+    #[track_caller]
+    pub fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
+        match self.client.simple_query(sql) {
+            Err(error) => panic!("{sql}\n{:?}", error.as_db_error()),
+            Ok(messages) => messages
+                .iter()
+                .filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+                    }
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
+
+    /// The first column of a query, NULLs as `"NULL"`.
+    #[track_caller]
+    pub fn column(&mut self, sql: &str) -> Vec<String> {
+        let value = |row: Vec<Option<String>>| row.into_iter().next().flatten();
+        self.rows(sql).into_iter().map(|row| value(row).unwrap_or("NULL".to_owned())).collect()
+    }
+
+    /// The one value of a query.
+    #[track_caller]
+    pub fn value(&mut self, sql: &str) -> Option<String> {
+        let rows = self.rows(sql);
+        assert_eq!(rows.len(), 1, "{sql} gives one row");
+        rows[0][0].clone()
+    }
+
+    /// The one value of a query, which is not NULL.
+    #[track_caller]
+    pub fn text(&mut self, sql: &str) -> String {
+        self.value(sql).unwrap_or_else(|| panic!("{sql} gives NULL"))
+    }
+
+    /// The error of a statement that fails.
+    #[track_caller]
+    pub fn error(&mut self, sql: &str) -> DbError {
+        match self.client.batch_execute(sql) {
+            Ok(()) => panic!("{sql} succeeded"),
+            Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{error}")).clone(),
+        }
+    }
+
+    /// The SQLSTATE of a statement that fails.
+    #[track_caller]
+    pub fn sqlstate(&mut self, sql: &str) -> String {
+        self.error(sql).code().code().to_owned()
+    }
+
+    /// WARNINGs since the last call.
+    pub fn warnings(&mut self) -> Vec<DbError> {
+        let notices = std::mem::take(&mut *self.notices.lock().expect("not poisoned"));
+        notices.into_iter().filter(|notice| notice.severity() == "WARNING").collect()
+    }
+
+    /// Channel and payload of each notification that has come. The round trip before makes sure
+    /// that all those of earlier commits have.
+    pub fn heard(&mut self) -> Vec<(String, String)> {
+        self.run("SELECT 1");
+        let mut notifications = self.client.notifications();
+        let iterator = notifications.iter();
+        iterator
+            .map(|heard| Ok((heard.channel().to_owned(), heard.payload().to_owned())))
+            .collect()
+            .expect("the connection is open")
+    }
+
+    /// Opens the connection to the driver's own calls.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
