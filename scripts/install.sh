@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 options=(--release --pg-config "$PG_CONFIG" --no-default-features --features "pg$(major_of "$PG_CONFIG")")
 [ -w "$("$PG_CONFIG" --pkglibdir)" ] || options+=(--sudo)
 say "building pg_civic for $("$PG_CONFIG" --version) and installing it into $("$PG_CONFIG" --pkglibdir)"
-cargo pgrx install "${options[@]}"
+# pgrx tells of each file that it copies; what the compiler says is kept.
+cargo pgrx install "${options[@]}" 2>&1 \
+    | grep --line-buffered -Ev '(Using|Building|Running|Installing|Copying|Discovered|Writing) ?.\[|^Using sudo|^$' >&2

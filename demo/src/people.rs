@@ -1,0 +1,115 @@
+//! Who takes part: sessions as the gateway makes them, and listeners.
+
+use std::time::Duration;
+
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, Config, Error, NoTls};
+use serde_json::json;
+
+use crate::story;
+
+const DATABASE: &str = "demo";
+/// An event comes in milliseconds; who waits this long waits in vain.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Server {
+    socket: String,
+}
+
+impl Server {
+    pub fn new(socket: String) -> Server {
+        Server { socket }
+    }
+
+    fn open(&self, user: &str, database: &str) -> Result<Client, Error> {
+        Config::new().host(&self.socket).user(user).dbname(database).connect(NoTls)
+    }
+
+    pub fn make_database(&self) -> Result<(), Error> {
+        let mut client = self.open("postgres", "postgres")?;
+        client.batch_execute(&format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"))?;
+        client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
+    }
+
+    pub fn connect(&self, user: &str) -> Result<Client, Error> {
+        self.open(user, DATABASE)
+    }
+
+    /// Somebody logged in: the gateway's own user, who becomes `authenticated` with the claims of
+    /// the verified token.
+    pub fn person(&self, tenant_id: &str, role: &str) -> Result<Person, Error> {
+        let claims = json!({
+            "sub": "8f14e45f-0000-4000-8000-000000000000",
+            "role": "authenticated",
+            "app_metadata": {"tenant_id": tenant_id, "role": role},
+        });
+        self.session("authenticated", &claims.to_string())
+    }
+
+    /// Somebody who is not logged in.
+    pub fn nobody(&self) -> Result<Person, Error> {
+        self.session("anon", r#"{"role": "anon"}"#)
+    }
+
+    fn session(&self, database_role: &str, claims: &str) -> Result<Person, Error> {
+        let mut client = self.connect("authenticator")?;
+        client.batch_execute(&format!("SET ROLE {database_role}"))?;
+        client.execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims])?;
+        Ok(Person { client })
+    }
+
+    pub fn listener(&self, channels: &[&str]) -> Result<Listener, Error> {
+        let mut client = self.connect("postgres")?;
+        for channel in channels {
+            client.batch_execute(&format!("LISTEN \"{channel}\""))?;
+        }
+        Ok(Listener { client })
+    }
+}
+
+pub struct Person {
+    client: Client,
+}
+
+impl Person {
+    /// What a statement came to: how many rows, or why it was refused.
+    pub fn outcome(result: Result<u64, Error>) -> String {
+        match result {
+            Ok(1) => "1 row".to_owned(),
+            Ok(rows) => format!("{rows} rows"),
+            Err(error) => story::told(&error),
+        }
+    }
+
+    pub fn run(&mut self, statement: &str) -> String {
+        Person::outcome(self.client.execute(statement, &[]))
+    }
+
+    /// Uploads as the Storage API does: a plain INSERT as the caller.
+    pub fn upload(&mut self, bucket: &str, name: &str) -> String {
+        let statement = "INSERT INTO storage.objects (bucket_id, name) VALUES ($1, $2)";
+        Person::outcome(self.client.execute(statement, &[&bucket, &name]))
+    }
+
+    /// How many objects of a bucket the person sees.
+    pub fn count(&mut self, bucket: &str) -> String {
+        let query = "SELECT name FROM storage.objects WHERE bucket_id = $1";
+        Person::outcome(self.client.query(query, &[&bucket]).map(|rows| rows.len() as u64))
+    }
+
+    pub fn value(&mut self, query: &str) -> Result<String, Error> {
+        Ok(self.client.query_one(query, &[])?.get(0))
+    }
+}
+
+pub struct Listener {
+    client: Client,
+}
+
+impl Listener {
+    /// The next event's payload.
+    pub fn next_event(&mut self) -> Result<String, Error> {
+        let next = self.client.notifications().timeout_iter(PATIENCE).next()?;
+        Ok(next.map_or("nothing was heard".to_owned(), |event| event.payload().to_owned()))
+    }
+}

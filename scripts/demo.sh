@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Plays the story in a private cluster.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+
+scripts/install.sh
+scripts/cluster.sh start demo
+cargo build --quiet --release --package pg_civic_demo
+target/release/pg_civic_demo "$(scripts/cluster.sh socket demo)"
