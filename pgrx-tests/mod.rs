@@ -23,4 +23,6 @@ pub const CONFIGURATION: [&str; 3] =
 #[cfg(test)]
 mod claims;
 #[cfg(test)]
+mod documentation;
+#[cfg(test)]
 mod support;

@@ -28,6 +28,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let port: String = client.query_one("SHOW port", &[]).expect("it has a port").get(0);
     let server = Server { port: port.parse().expect("a number"), user: pgrx_tests::get_pg_user() };
     for (name, fixtures) in [
+        ("template_uninstalled", vec![SUPABASE, APPLICATION]),
         ("template_plain", vec!["CREATE EXTENSION pg_civic"]),
         ("template_supabase", vec![SUPABASE, APPLICATION, "CREATE EXTENSION pg_civic"]),
         (
@@ -73,6 +74,11 @@ impl Database {
     /// With the extension and nothing else.
     pub fn plain() -> Database {
         Database::copy_of("template_plain")
+    }
+
+    /// Supabase-shaped, with the application's tables, without the extension.
+    pub fn uninstalled() -> Database {
+        Database::copy_of("template_uninstalled")
     }
 
     /// Supabase-shaped, with the application's tables and the extension; `civic.setup()` not run.
