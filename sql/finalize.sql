@@ -28,6 +28,7 @@ GRANT EXECUTE ON FUNCTION
     civic.readable_buckets(),
     civic.tenant_folder_start(),
     civic.tenant_folder_end(),
+    civic.relay_stats(),
     civic.ticket_channel(text),
     civic.ticket_payload(text, jsonb)
 TO PUBLIC;
@@ -65,6 +66,7 @@ COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a munici
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
 COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: tells of each change to a ticket';
 COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application''s own to a municipality';
+COMMENT ON FUNCTION civic.relay_stats() IS 'how the relay is doing: one row';
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and makes a table''s tickets heard; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
 COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that mends it';

@@ -9,6 +9,7 @@ mod error;
 mod events;
 #[allow(unsafe_code)]
 mod pg;
+mod relay;
 mod settings;
 mod setup;
 mod storage;
@@ -27,6 +28,9 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", requires = ["acces
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    if pg::is_preloading() {
+        relay::initialize();
+    }
 }
 
 #[cfg(any(test, feature = "pg_test"))]

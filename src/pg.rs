@@ -3,6 +3,8 @@
 //! All of it runs in a backend's only thread, which is what PostgreSQL and pgrx ask for.
 
 pub mod notify;
+pub mod shared;
+pub mod transaction;
 pub mod trigger;
 
 use std::ffi::{CStr, CString, c_char};
@@ -228,6 +230,24 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 pub const UNIX_EPOCH_OFFSET: i64 = 946_684_800_000_000;
+
+/// Whether the library is being loaded by shared_preload_libraries.
+pub fn is_preloading() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Takes the configuration file's settings as they are now.
+pub fn reload_settings() {
+    // SAFETY: called from a worker's loop, where the server expects it.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+}
+
+/// Ends a background worker so that the server starts it anew: only an exit code other than 0 does.
+pub fn end_process_to_be_restarted() {
+    // SAFETY: the way in which a process of the server ends.
+    unsafe { pg_sys::proc_exit(1) }
+}
 
 /// When the current transaction began, in microseconds since 1970-01-01 UTC.
 pub fn transaction_start() -> i64 {

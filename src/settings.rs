@@ -27,6 +27,14 @@ static SENSITIVE_READERS: GucSetting<Option<CString>> =
 static SENSITIVE_EVENTS: GucSetting<SensitiveEvents> =
     GucSetting::<SensitiveEvents>::new(SensitiveEvents::Redacted);
 
+/// The database whose events the relay takes.
+static DATABASE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"postgres"));
+/// Whether the relay takes events.
+static RELAY: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// Size of the relay's queue, in kilobytes.
+static RELAY_QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024);
+
 /// What is said where of a sensitive ticket (`civic.sensitive_events`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub enum SensitiveEvents {
@@ -79,6 +87,18 @@ pub fn access() -> Rc<Access> {
 
 pub fn sensitive_events() -> SensitiveEvents {
     SENSITIVE_EVENTS.get()
+}
+
+pub fn relay() -> bool {
+    RELAY.get()
+}
+
+pub fn database() -> String {
+    DATABASE.get().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+pub fn relay_queue_bytes() -> usize {
+    RELAY_QUEUE_SIZE.get() as usize * 1024
 }
 
 impl Access {
@@ -143,5 +163,34 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"civic.relay",
+        c"Whether the relay takes events.",
+        c"Where it does not, they go out by ordinary NOTIFY.",
+        &RELAY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // The server lets settings of its start be defined at its start alone.
+    if pg::is_preloading() {
+        GucRegistry::define_string_guc(
+            c"civic.database",
+            c"The database whose events the relay takes.",
+            c"The relay is one process and serves one database.",
+            &DATABASE,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
+            c"civic.relay_queue_size",
+            c"Size of the relay's queue in shared memory.",
+            c"What does not fit goes out by ordinary NOTIFY.",
+            &RELAY_QUEUE_SIZE,
+            4,
+            1024 * 1024,
+            GucContext::Postmaster,
+            GucFlags::UNIT_KB,
+        );
+    }
     pg::reserve_setting_prefix(c"civic");
 }

@@ -1,6 +1,5 @@
 //! The one door through which events leave.
 
-use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 
 use serde_json::{Map, Value};
@@ -8,69 +7,24 @@ use serde_json::{Map, Value};
 use super::channel::channel;
 use super::payload::{self, Detail, PAYLOAD_LIMIT};
 use crate::error::Error;
+use crate::relay::transaction::accept;
 use crate::{pg, settings};
 
-/// Above this share of the server's notification queue nothing is sent any more: at the end of the
-/// queue PostgreSQL would abort the transaction, ticket and all.
-const QUEUE_SHARE: f64 = 0.9;
-/// How long a look at the queue holds, in microseconds: the look takes a lock of all backends.
-const LOOK_HOLDS: u64 = 1_000_000;
-/// What the server stores beside an event's own bytes: header, terminators, alignment.
-const ENTRY_OVERHEAD: usize = 32;
-
-/// How much this backend may still send.
-#[derive(Clone, Copy)]
-struct Budget {
-    bytes: usize,
-    /// When the transaction that looked began, and the one that sent last.
-    looked: i64,
-    sent: i64,
-}
-
-thread_local! {
-    static BUDGET: RefCell<Option<Budget>> = const { RefCell::new(None) };
-}
-
-/// Sends an event on a channel, when the transaction commits. The buffer is left as it was.
+/// Sends an event on a channel, when the transaction commits: by the relay, or by NOTIFY. The
+/// buffer is left as it was.
 ///
 /// Errors: the server's queue has no room.
 pub fn send(channel: &str, event: &mut Vec<u8>) -> Result<(), Error> {
-    if !take_room(channel.len() + event.len() + ENTRY_OVERHEAD) {
-        return Err(Error::NotificationQueueFull);
-    }
     event.push(0);
     // Neither holds a NUL: a channel is made of text, and JSON escapes it.
-    if let (Ok(channel), Ok(event)) = (CString::new(channel), CStr::from_bytes_with_nul(event)) {
-        pg::notify::notify(&channel, event);
-    }
-    event.pop();
-    Ok(())
-}
-
-fn take_room(size: usize) -> bool {
-    BUDGET.with_borrow_mut(|budget| {
-        let now = pg::transaction_start();
-        // What a transaction has sent is not in the queue before it commits: one look for each.
-        let is_current = |budget: &Budget| {
-            budget.sent == now || (size <= budget.bytes && now.abs_diff(budget.looked) < LOOK_HOLDS)
-        };
-        let mut current = budget.filter(is_current).unwrap_or_else(|| Budget {
-            bytes: free_bytes(),
-            looked: now,
-            sent: now,
-        });
-        let has_room = size <= current.bytes;
-        if has_room {
-            current.bytes -= size;
+    let sent = match (CString::new(channel), CStr::from_bytes_with_nul(event)) {
+        (Ok(channel), Ok(event)) => {
+            accept(&channel, event) || pg::notify::notify_if_room(&channel, event)
         }
-        *budget = Some(Budget { sent: now, ..current });
-        has_room
-    })
-}
-
-fn free_bytes() -> usize {
-    let free_share = (QUEUE_SHARE - pg::notify::queue_usage()).max(0.0);
-    (free_share * pg::notify::queue_size() as f64) as usize
+        _ => true,
+    };
+    event.pop();
+    if sent { Ok(()) } else { Err(Error::NotificationQueueFull) }
 }
 
 /// An event of the application's own goes to its municipality. A sensitive one goes where

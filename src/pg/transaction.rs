@@ -1,0 +1,82 @@
+//! The ends of transactions, and waiting.
+
+use std::time::Duration;
+
+use pgrx::{pg_guard, pg_sys};
+
+/// What is told of transactions. None of these may raise an error but `before_prepare`.
+pub trait Observer {
+    /// The transaction is about to commit; NOTIFY is still possible, and deferred triggers have run.
+    fn before_commit();
+    /// The transaction is about to be prepared for a commit in two phases.
+    fn before_prepare();
+    /// The transaction has committed, and is seen by others.
+    fn committed();
+    fn aborted();
+    fn subtransaction_committed(level: i32);
+    fn subtransaction_aborted(level: i32);
+}
+
+/// Tells an observer of every transaction of this process, for as long as it lives.
+pub fn observe<O: Observer>() {
+    // SAFETY: the functions live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction::<O>), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subtransaction::<O>), std::ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction<O: Observer>(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => O::before_commit(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => O::before_prepare(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => O::committed(),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => O::aborted(),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_subtransaction<O: Observer>(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut std::ffi::c_void,
+) {
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => O::subtransaction_committed(level()),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => O::subtransaction_aborted(level()),
+        _ => {}
+    }
+}
+
+/// How many transactions are open, one within the other: 1 outside of any savepoint.
+pub fn level() -> i32 {
+    // SAFETY: reads this backend's state.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
+/// Now, in microseconds since 2000-01-01 UTC.
+pub fn now() -> i64 {
+    // SAFETY: asks the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Sleeps until this process's latch is set or the time is over. Ends with the postmaster.
+pub fn wait(time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: this process's own latch.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            time.as_millis() as std::ffi::c_long,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}

@@ -1,0 +1,129 @@
+//! The relay: the background worker that notifies.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use civic_queue::Next;
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+};
+use pgrx::prelude::*;
+
+use super::pending::events;
+use crate::pg::shared::{self, Shared};
+use crate::{pg, settings};
+
+/// Bytes of events that one batch carries, about.
+const BATCH: usize = 256 * 1024;
+/// With nothing to do it looks this often, though whoever has something wakes it.
+const IDLE: Duration = Duration::from_secs(10);
+/// Under load it lets transactions gather for so long: each batch wakes every listener of the
+/// database, whatever its channel.
+const GATHERING: Duration = Duration::from_millis(20);
+/// How long it leaves the server's own queue to drain when that is nearly full.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+pub fn register() {
+    BackgroundWorkerBuilder::new("pg_civic relay")
+        .set_library("pg_civic")
+        .set_function("civic_relay_main")
+        .set_type("pg_civic relay")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
+/// The worker's main function. The server starts it again a second after it ends.
+#[allow(unsafe_code)]
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    BackgroundWorker::connect_worker_to_spi(Some(&settings::database()), None);
+    let Some(shared) = shared::shared() else { return };
+    shared.take_over();
+    run(shared);
+    // To be ended by a person or by DROP DATABASE … (FORCE) is no reason to stay away.
+    pg::end_process_to_be_restarted();
+}
+
+fn run(shared: &'static Shared) {
+    while !BackgroundWorker::sigterm_received() {
+        if BackgroundWorker::sighup_received() {
+            pg::reload_settings();
+        }
+        let transactions = if pg::notify::has_room() { deliver(shared) } else { 0 };
+        let time = match transactions {
+            0 if shared.queue().used() == 0 => IDLE,
+            // Its transaction has not ended yet, and will wake us; or the server's queue is full.
+            0 => STANDSTILL,
+            // One client's events are told at once. Many clients' gather, the longer the more.
+            1..=2 => Duration::ZERO,
+            many => Duration::from_millis(many).min(GATHERING),
+        };
+        pause(shared, transactions, time);
+    }
+    // Of what has been committed nothing is left behind.
+    while pg::notify::has_room() && deliver(shared) > 0 {}
+}
+
+/// After a batch it gathers for the whole time; with nothing to do whatever comes wakes it.
+fn pause(shared: &Shared, transactions: u64, time: Duration) {
+    if transactions == 0 {
+        return pg::transaction::wait(time);
+    }
+    let end = std::time::Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(std::time::Instant::now())
+        && !left.is_zero()
+        && shared.waiting.load(Ordering::Relaxed) == 0
+        && !BackgroundWorker::sigterm_received()
+    {
+        std::thread::sleep(left.min(Duration::from_millis(1)));
+    }
+}
+
+/// Tells of the transactions that are next, in one transaction of its own. Gives how many they were.
+///
+/// NOTIFY folds what is repeated within a transaction, so a text that another transaction of the
+/// batch has sent begins the next one: it is heard as often as it was sent.
+fn deliver(shared: &'static Shared) -> u64 {
+    let queue = shared.queue();
+    let (mut place, mut frame) = (queue.tail(), Vec::new());
+    let mut batch: Vec<Vec<u8>> = vec![];
+    let (mut told, mut bytes, mut count) = (HashSet::new(), 0, 0);
+    while bytes < BATCH {
+        match queue.read(place, &mut frame) {
+            Next::Nothing => break,
+            Next::Cancelled { after } => place = after,
+            Next::Events { after, .. } => {
+                let hashes: Vec<u64> = events(&frame).map(hash).collect();
+                if hashes.iter().any(|hash| told.contains(hash)) {
+                    break;
+                }
+                (bytes, count) = (bytes + frame.len(), count + hashes.len() as u64);
+                told.extend(hashes);
+                batch.push(std::mem::take(&mut frame));
+                place = after;
+            }
+        }
+    }
+    if !batch.is_empty() {
+        BackgroundWorker::transaction(|| {
+            for (channel, payload) in batch.iter().flat_map(|frame| events(frame)) {
+                pg::notify::notify(channel, payload);
+            }
+        });
+        shared.delivered.fetch_add(count, Ordering::Relaxed);
+        shared.batches.fetch_add(1, Ordering::Relaxed);
+    }
+    queue.release(place);
+    batch.len() as u64
+}
+
+/// Two events of the same hash only end a batch early.
+fn hash(event: (&std::ffi::CStr, &std::ffi::CStr)) -> u64 {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(event)
+}
