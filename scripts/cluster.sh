@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Private clusters: own data directory and socket, no TCP port, and their own user where root calls.
-#   cluster.sh start NAME     makes the cluster if there is none, starts it if it is down
+#   cluster.sh start NAME     makes the cluster if there is none, starts it if it is down; with
+#                             CLUSTER_PRELOAD=pg_civic its relay serves the database NAME
 #   cluster.sh stop NAME
 #   cluster.sh destroy NAME   stops it and removes it
 #   cluster.sh socket NAME    prints the directory of its socket
@@ -29,6 +30,8 @@ start)
 listen_addresses = ''
 unix_socket_directories = '$home'
 max_connections = 200
+${CLUSTER_PRELOAD:+shared_preload_libraries = '$CLUSTER_PRELOAD'
+civic.database = '$name'}
 CONF
     fi
     # The directory is the server user's alone, so only he and root reach the socket.

@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 scripts/install.sh
-scripts/cluster.sh start demo
+# Anew: a server that runs keeps the library that it has preloaded.
+scripts/cluster.sh destroy demo
+CLUSTER_PRELOAD=pg_civic scripts/cluster.sh start demo
 cargo build --quiet --release --package pg_civic_demo
 target/release/pg_civic_demo "$(scripts/cluster.sh socket demo)"

@@ -171,26 +171,26 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
-    // The server lets settings of its start be defined at its start alone.
-    if pg::is_preloading() {
-        GucRegistry::define_string_guc(
-            c"civic.database",
-            c"The database whose events the relay takes.",
-            c"The relay is one process and serves one database.",
-            &DATABASE,
-            GucContext::Postmaster,
-            GucFlags::default(),
-        );
-        GucRegistry::define_int_guc(
-            c"civic.relay_queue_size",
-            c"Size of the relay's queue in shared memory.",
-            c"What does not fit goes out by ordinary NOTIFY.",
-            &RELAY_QUEUE_SIZE,
-            4,
-            1024 * 1024,
-            GucContext::Postmaster,
-            GucFlags::UNIT_KB,
-        );
-    }
+    // The server lets settings of its start be defined at its start alone. Elsewhere nothing reads
+    // them, and the configuration file may name them all the same.
+    let at_start = || if pg::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup };
+    GucRegistry::define_string_guc(
+        c"civic.database",
+        c"The database whose events the relay takes.",
+        c"The relay is one process and serves one database.",
+        &DATABASE,
+        at_start(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"civic.relay_queue_size",
+        c"Size of the relay's queue in shared memory.",
+        c"What does not fit goes out by ordinary NOTIFY.",
+        &RELAY_QUEUE_SIZE,
+        4,
+        1024 * 1024,
+        at_start(),
+        GucFlags::UNIT_KB,
+    );
     pg::reserve_setting_prefix(c"civic");
 }

@@ -43,8 +43,9 @@ fn play(server: &Server) -> Result<Story, postgres::Error> {
     let mut owner = server.connect("postgres")?;
     story.title(&format!("pg_civic on PostgreSQL {}", value(&mut owner, "SHOW server_version")?));
 
-    install(&mut story, &mut owner)?;
+    install(&mut story, server, &mut owner)?;
     tickets(&mut story, server, &mut owner)?;
+    relay(&mut story, &mut owner)?;
     files(&mut story, server)?;
     gbv_evidence(&mut story, server)?;
     careless_policy(&mut story, server, &mut owner)?;
@@ -56,7 +57,11 @@ fn value(client: &mut postgres::Client, query: &str) -> Result<String, postgres:
     Ok(client.query_one(query, &[])?.get(0))
 }
 
-fn install(story: &mut Story, owner: &mut postgres::Client) -> Result<(), postgres::Error> {
+fn install(
+    story: &mut Story,
+    server: &Server,
+    owner: &mut postgres::Client,
+) -> Result<(), postgres::Error> {
     story.chapter("Installation");
     for (what, fixture) in FIXTURES {
         owner.batch_execute(fixture)?;
@@ -69,6 +74,7 @@ fn install(story: &mut Story, owner: &mut postgres::Client) -> Result<(), postgr
             story.row(&[row.get(0), row.get(1), row.get(2)]);
         }
     }
+    server.wait_for_relay(owner)?;
     let wrong = owner.query("SELECT component FROM civic.check() WHERE NOT ok", &[])?;
     story.step(
         "civic.check() finds nothing to mend",
@@ -147,6 +153,25 @@ fn tickets(
         &format!("{tickets} tickets"),
         None,
     );
+    Ok(())
+}
+
+fn relay(story: &mut Story, owner: &mut postgres::Client) -> Result<(), postgres::Error> {
+    story.chapter("The relay told of them, so that no ticket waited for NOTIFY");
+    let query = "SELECT running, queued, delivered, batches, fell_back::text, queue_bytes_highest,
+                        queue_bytes FROM civic.relay_stats()";
+    let row = owner.query_one(query, &[])?;
+    story.statement("SELECT * FROM civic.relay_stats()");
+    for (index, column) in row.columns().iter().enumerate().skip(1) {
+        let value = match column.type_() {
+            &postgres::types::Type::TEXT => row.get(index),
+            _ => row.get::<_, i64>(index).to_string(),
+        };
+        story.row(&[column.name().to_owned(), value, String::new()]);
+    }
+    let delivered =
+        format!("running {}, delivered {}", row.get::<_, bool>(0), row.get::<_, i64>(2));
+    story.step("It has told all four events", "running true, delivered 4", &delivered, None);
     Ok(())
 }
 

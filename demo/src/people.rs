@@ -1,6 +1,6 @@
 //! Who takes part: sessions as the gateway makes them, and listeners.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, Config, Error, NoTls};
@@ -29,6 +29,16 @@ impl Server {
         let mut client = self.open("postgres", "postgres")?;
         client.batch_execute(&format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"))?;
         client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
+    }
+
+    /// The relay connects to a database anew a second after it was dropped.
+    pub fn wait_for_relay(&self, client: &mut Client) -> Result<(), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        let query = "SELECT running FROM civic.relay_stats()";
+        while !client.query_one(query, &[])?.get::<_, bool>(0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     pub fn connect(&self, user: &str) -> Result<Client, Error> {

@@ -3,6 +3,7 @@
 use super::policy::{self, POLICIES, State};
 use super::{catalog, files, tickets};
 use crate::error::Error;
+use crate::pg::shared;
 use crate::settings::{self, SensitiveEvents};
 use crate::storage::bucket::ALL;
 
@@ -31,6 +32,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
             .push(good("storage", "there is no schema storage, so there are no files to guard"));
     }
     findings.extend(triggers()?);
+    findings.push(relay()?);
     findings.push(sensitive_events());
     findings.push(sensitive_readers());
     Ok(findings)
@@ -161,6 +163,45 @@ fn triggers() -> Result<Vec<Finding>, Error> {
         findings.push(bad("trigger of public.notify_ticket_update()", detail, fix));
     }
     Ok(findings)
+}
+
+/// Without the relay all is right but slow, so it is told and not held against anybody.
+fn relay() -> Result<Finding, Error> {
+    let component = "relay";
+    let Some(shared) = shared::shared() else {
+        let detail = "the library is not preloaded: at its commit each change of a ticket waits for \
+                      the cluster's one lock of NOTIFY, and wakes every listener";
+        let others = catalog::texts(
+            "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'",
+            &[],
+        )?;
+        let libraries: Vec<_> =
+            others.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let libraries = [libraries, vec!["pg_civic"]].concat().join(", ");
+        let fix = format!(
+            "ALTER SYSTEM SET shared_preload_libraries = {libraries}; \
+             ALTER SYSTEM SET civic.database = {}; -- and restart the server",
+            catalog::texts("SELECT pg_catalog.quote_ident(current_database())", &[])?.concat()
+        );
+        return Ok((component.to_owned(), true, detail.to_owned(), Some(fix)));
+    };
+    Ok(match shared.is_this_database() {
+        Some(false) => {
+            let detail = format!(
+                "serves database {}: here events go out by ordinary NOTIFY",
+                settings::database()
+            );
+            good(component, detail)
+        }
+        _ if !settings::relay() => {
+            bad(component, "off", "ALTER SYSTEM SET civic.relay = on; SELECT pg_reload_conf();")
+        }
+        Some(true) if shared.pid().is_some() => good(component, "running"),
+        _ => {
+            let detail = "not running: the server's log says why; events go out by ordinary NOTIFY";
+            bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")
+        }
+    })
 }
 
 fn sensitive_events() -> Finding {
