@@ -1,0 +1,1 @@
+SELECT count(civic.tenant_id()) FROM generate_series(1, :calls);

@@ -1,0 +1,110 @@
+//! Sides that run in turn, and the median of what they take.
+
+use std::time::{Duration, Instant};
+
+use crate::Error;
+
+/// One side of a case: runs once and says how long what counts took.
+pub type Side<'a> = &'a mut dyn FnMut() -> Result<Duration, Error>;
+
+/// Runs the sides in turn and gives the seconds of each round, side by side. Each round starts with
+/// another side, so that none always follows the same one.
+pub fn in_turn<const N: usize>(
+    progress: &mut Progress,
+    rounds: usize,
+    sides: [Side<'_>; N],
+) -> Result<[Vec<f64>; N], Error> {
+    let mut seconds = [const { Vec::new() }; N];
+    for round in 0..rounds {
+        for turn in 0..N {
+            let side = (round + turn) % N;
+            progress.at(&format!("round {} of {rounds}, side {} of {N}", round + 1, turn + 1));
+            seconds[side].push(sides[side]()?.as_secs_f64());
+        }
+    }
+    Ok(seconds)
+}
+
+/// Times an action.
+pub fn time(action: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
+    let start = Instant::now();
+    action()?;
+    Ok(start.elapsed())
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        _ if sorted.is_empty() => f64::NAN,
+        0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        _ => sorted[middle],
+    }
+}
+
+/// What each round cost over the same round of another side.
+pub fn over(rounds: &[f64], base: &[f64]) -> Vec<f64> {
+    rounds.iter().zip(base).map(|(side, base)| side - base).collect()
+}
+
+/// A round of many calls, a call.
+pub fn each(rounds: &[f64], calls: usize) -> Vec<f64> {
+    rounds.iter().map(|seconds| seconds / calls as f64).collect()
+}
+
+/// Says on standard error what is being done, and every few seconds how far it is.
+pub struct Progress {
+    started: Instant,
+    told: Instant,
+    cases: usize,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress { started: Instant::now(), told: Instant::now(), cases: 0 }
+    }
+}
+
+impl Progress {
+    pub fn begin(&mut self, case: &str, of: usize) {
+        self.cases += 1;
+        self.tell(&format!("{} of {of}: {case}", self.cases));
+    }
+
+    pub fn tell(&mut self, what: &str) {
+        eprintln!("[{:>3} s] {what}", self.started.elapsed().as_secs());
+        self.told = Instant::now();
+    }
+
+    pub fn at(&mut self, how_far: &str) {
+        if self.told.elapsed() > Duration::from_secs(5) {
+            self.tell(&format!("    {how_far}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_value_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn the_sides_run_in_turn_and_none_is_always_first() {
+        let order = std::cell::RefCell::new(String::new());
+        let side = |name| {
+            order.borrow_mut().push(name);
+            Ok(Duration::from_secs(1))
+        };
+        let rounds = [&mut || side('a'), &mut || side('b')] as [Side<'_>; 2];
+        let seconds = in_turn(&mut Progress::default(), 3, rounds).unwrap();
+        assert_eq!(order.into_inner(), "abbaab");
+        assert_eq!(seconds, [vec![1.0; 3], vec![1.0; 3]]);
+    }
+}
