@@ -12,6 +12,6 @@ cargo build --quiet --profile bench --package pg_civic_bench
 
 trap 'scripts/cluster.sh destroy bench' EXIT
 scripts/cluster.sh destroy bench
-scripts/cluster.sh start bench
+CLUSTER_PRELOAD=pg_civic scripts/cluster.sh start bench
 mkdir -p bench/results
 "${CARGO_TARGET_DIR:-target}/release/pg_civic_bench" "$(scripts/cluster.sh socket bench)" bench/results/latest.json

@@ -28,6 +28,8 @@ pub enum Ratio {
     Faster { at_least: Option<f64> },
     /// Our share of the peer's time.
     Share { at_most: Option<f64> },
+    /// How many seconds ours takes more.
+    More { at_most: f64 },
 }
 
 pub struct Comparison {
@@ -42,6 +44,7 @@ impl Comparison {
         match self.ratio {
             Ratio::Faster { .. } => self.peer.seconds() / self.ours.seconds(),
             Ratio::Share { .. } => self.ours.seconds() / self.peer.seconds(),
+            Ratio::More { .. } => self.ours.seconds() - self.peer.seconds(),
         }
     }
 
@@ -49,6 +52,7 @@ impl Comparison {
         match self.ratio {
             Ratio::Faster { at_least } => at_least.map(|goal| format!("≥ {goal}×")),
             Ratio::Share { at_most } => at_most.map(|goal| format!("≤ {goal}×")),
+            Ratio::More { at_most } => Some(format!("≤ {} more", duration(at_most))),
         }
     }
 
@@ -56,6 +60,7 @@ impl Comparison {
         match self.ratio {
             Ratio::Faster { at_least } => at_least.map(|goal| self.value() >= goal),
             Ratio::Share { at_most } => at_most.map(|goal| self.value() <= goal),
+            Ratio::More { at_most } => Some(self.value() <= at_most),
         }
     }
 
@@ -70,7 +75,10 @@ impl Comparison {
             self.case.clone(),
             figure(&self.ours),
             figure(&self.peer),
-            format!("{}×", significant(self.value())),
+            match self.ratio {
+                Ratio::More { .. } => format!("{} more", duration(self.value())),
+                _ => format!("{}×", significant(self.value())),
+            },
             self.goal().unwrap_or_default(),
             verdict.to_owned(),
         ]

@@ -34,6 +34,10 @@ impl Server {
         Server { socket: socket.to_owned() }
     }
 
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
     pub fn facts(&self) -> Result<Facts, Error> {
         let mut session = self.session("postgres")?;
         // Its work would fall now on one side, now on the other.
