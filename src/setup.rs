@@ -39,7 +39,7 @@ fn require(action: &'static str, missing: Vec<String>) -> Result<(), Error> {
 fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
     catalog::begin()?;
     let table = tickets.map(tickets::Table::find).transpose()?;
-    let mut missing = files::missing_privileges()?;
+    let mut missing = files::missing_privileges(files::Purpose::SetUp)?;
     missing.extend(
         table
             .iter()
@@ -59,7 +59,7 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
 
 fn tear_down() -> Result<Vec<Step>, Error> {
     catalog::begin()?;
-    let mut missing = files::missing_privileges()?;
+    let mut missing = files::missing_privileges(files::Purpose::TearDown)?;
     missing.extend(tickets::missing_privileges_to_remove()?);
     require("tear down pg_civic", missing)?;
 
@@ -74,7 +74,7 @@ mod civic {
 
     /// Guards the buckets and makes the tickets of a table heard.
     ///
-    /// Errors: 42809 for what is no table, 42703 for a table without `tenant_id`, 42501 for a role
+    /// Errors: 42P01 for an OID of nothing, 42809 for what is no table, 42703 for a table without `tenant_id`, 42501 for a role
     /// that lacks a right that some step needs. Nothing is half done.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
