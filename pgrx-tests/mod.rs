@@ -21,8 +21,24 @@ pub const CONFIGURATION: [&str; 3] =
     ["fsync = off", "max_connections = 200", "max_prepared_transactions = 10"];
 
 #[cfg(test)]
+mod catalog;
+#[cfg(test)]
+mod check;
+#[cfg(test)]
 mod claims;
 #[cfg(test)]
 mod documentation;
 #[cfg(test)]
+mod extension;
+#[cfg(test)]
+mod setup;
+#[cfg(test)]
+mod setup_attacks;
+#[cfg(test)]
+mod setup_rights;
+#[cfg(test)]
+mod setup_sessions;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod teardown;

@@ -1,3 +1,4 @@
+-- ASCII alone in these files: this one is read by databases of other encodings too.
 -- Every text that reaches this extension is read as UTF-8.
 DO $$
 BEGIN
@@ -6,7 +7,7 @@ BEGIN
             ERRCODE = 'feature_not_supported',
             MESSAGE = pg_catalog.format('pg_civic needs a database in UTF8, this one is in %s',
                                         pg_catalog.getdatabaseencoding()),
-            HINT = 'CREATE DATABASE … ENCODING ''UTF8'' TEMPLATE template0;';
+            HINT = 'CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0;';
     END IF;
 END
 $$;

@@ -38,6 +38,8 @@ pub enum Error {
     NotificationQueueFull,
     /// The trigger function was called as a plain function.
     NotATrigger { function: &'static str },
+    /// `setup` was given the OID of nothing.
+    NoRelation { oid: u32 },
     /// `setup` was given something that is not a table.
     NotATable { relation: String, kind: &'static str },
     /// `setup` was given a table that holds no tickets.
@@ -77,6 +79,7 @@ impl Error {
             | Error::ChannelTooLong { .. }
             | Error::NotificationQueueFull => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Error::NotATrigger { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            Error::NoRelation { .. } => ERRCODE_UNDEFINED_TABLE,
             Error::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
             Error::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
@@ -124,9 +127,8 @@ impl Error {
             Error::NotATrigger { function } => {
                 format!("function {function} can only be called as a trigger")
             }
-            Error::NotATable { relation, kind } => {
-                format!("\"{relation}\" is {kind}, not a table")
-            }
+            Error::NoRelation { oid } => format!("there is no relation with OID {oid}"),
+            Error::NotATable { relation, kind } => format!("{relation} is {kind}, not a table"),
             Error::MissingColumns { relation, missing, .. } => {
                 format!("table {relation} has no column {}", missing.join(", "))
             }
@@ -168,7 +170,7 @@ impl Error {
                  it. End it, and see pg_notification_queue_usage()."
                     .to_owned()
             }
-            Error::NotATable { .. } => {
+            Error::NoRelation { .. } | Error::NotATable { .. } => {
                 "Give the table that holds the tickets, such as 'public.tickets'.".to_owned()
             }
             Error::MissingColumns { known, .. } => format!("setup looks for the columns {known}."),

@@ -96,6 +96,49 @@ unsafe impl SqlTranslatable for TextResult {
         Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
 }
 
+/// A relation as a caller names it (regclass): neither opened nor locked, and perhaps of no relation.
+pub struct Regclass(pub pg_sys::Oid);
+
+impl FromDatum for Regclass {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        type_oid: pg_sys::Oid,
+    ) -> Option<Self> {
+        // SAFETY: a regclass is an OID, passed by value.
+        unsafe { pg_sys::Oid::from_polymorphic_datum(datum, is_null, type_oid) }.map(Regclass)
+    }
+}
+
+// SAFETY: the argument is declared as regclass below.
+unsafe impl<'fcx> ArgAbi<'fcx> for Regclass {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the server hands an OID over; NULL is taken care of by the Option around it.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or(Regclass(pg_sys::InvalidOid))
+    }
+}
+
+// SAFETY: names the type whose representation is read above.
+unsafe impl SqlTranslatable for Regclass {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Regclass);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+        Ok(SqlMappingRef::literal("regclass"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("regclass")));
+}
+
+/// Waits until no other transaction has this lock, and has it until the transaction's end. It is on
+/// the extension itself, so DROP and ALTER EXTENSION wait too, and readers do not.
+pub fn lock_extension() {
+    // SAFETY: catalog look-up and lock by a name that ends in NUL; errors unwind.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_civic".as_ptr(), false);
+        let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
+    }
+}
+
 /// The bytes of a varlena.
 ///
 /// # Safety

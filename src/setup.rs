@@ -9,11 +9,12 @@ mod policy;
 mod tickets;
 
 use pgrx::iter::TableIterator;
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{PgRelation, pg_sys};
 
 use crate::error::Error;
+use crate::pg;
 
 /// One step of `setup` or `teardown`: what it was about, what was done, and why.
 type Step = (String, &'static str, String);
@@ -36,8 +37,9 @@ fn require(action: &'static str, missing: Vec<String>) -> Result<(), Error> {
 }
 
 fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
+    catalog::begin()?;
     let table = tickets.map(tickets::Table::find).transpose()?;
-    let mut missing = files::missing_privileges()?;
+    let mut missing = files::missing_privileges(files::Purpose::SetUp)?;
     missing.extend(
         table
             .iter()
@@ -56,7 +58,8 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
 }
 
 fn tear_down() -> Result<Vec<Step>, Error> {
-    let mut missing = files::missing_privileges()?;
+    catalog::begin()?;
+    let mut missing = files::missing_privileges(files::Purpose::TearDown)?;
     missing.extend(tickets::missing_privileges_to_remove()?);
     require("tear down pg_civic", missing)?;
 
@@ -71,12 +74,12 @@ mod civic {
 
     /// Guards the buckets and makes the tickets of a table heard.
     ///
-    /// Errors: 42809 for what is no table, 42703 for a table without `tenant_id`, 42501 for a role
+    /// Errors: 42P01 for an OID of nothing, 42809 for what is no table, 42703 for a table without `tenant_id`, 42501 for a role
     /// that lacks a right that some step needs. Nothing is half done.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
     fn setup(
-        tickets: default!(Option<PgRelation>, "NULL"),
+        tickets: default!(Option<pg::Regclass>, "NULL"),
     ) -> Result<
         TableIterator<
             'static,
@@ -84,7 +87,7 @@ mod civic {
         >,
         ErrorReport,
     > {
-        Ok(TableIterator::new(set_up(tickets.map(|table| table.oid()))?))
+        Ok(TableIterator::new(set_up(tickets.map(|table| table.0))?))
     }
 
     /// Undoes `setup`: triggers, policies, and those buckets that hold nothing.

@@ -8,6 +8,8 @@ use postgres::error::DbError;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
+pub mod installation;
+
 const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
 const APPLICATION: &str = include_str!("../fixtures/application.sql");
 pub const MIGRATIONS: &str = include_str!("../fixtures/migrations.sql");
@@ -52,10 +54,14 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
 
 impl Server {
     fn connect(&self, database: &str, notices: Notices) -> Client {
+        self.connect_as(&self.user, database, notices)
+    }
+
+    fn connect_as(&self, user: &str, database: &str, notices: Notices) -> Client {
         postgres::Config::new()
             .host("localhost")
             .port(self.port)
-            .user(&self.user)
+            .user(user)
             .dbname(database)
             .notice_callback(move |notice| notices.lock().expect("not poisoned").push(notice))
             .connect(NoTls)
@@ -108,14 +114,48 @@ impl Database {
         Database { name }
     }
 
+    /// Empty, made with options of CREATE DATABASE; without the extension.
+    pub fn empty(options: &str) -> Database {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("empty_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut client = SERVER.connect("postgres", Arc::default());
+        let statement = format!("CREATE DATABASE {name} TEMPLATE template0 {options}");
+        client.batch_execute(&statement).expect(&statement);
+        Database { name }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A role of this test alone, as roles are the whole server's.
+    pub fn role(&self, name: &str, options: &str) -> String {
+        let role = format!("{}_{name}", self.name);
+        self.superuser().run(&format!("CREATE ROLE {role} {options}"));
+        role
+    }
+
+    /// One of PostgreSQL's own programs, from the server's bin directory, told where the server is.
+    pub fn program(&self, name: &str) -> std::process::Command {
+        let bin = "SELECT setting FROM pg_catalog.pg_config() WHERE name = 'BINDIR'";
+        let path = format!("{}/{name}", self.superuser().text(bin));
+        let mut program = std::process::Command::new(path);
+        program.args(["--host", "localhost", "--port", &SERVER.port.to_string()]);
+        program.args(["--username", &SERVER.user, "--dbname", &self.name]);
+        program
     }
 
     /// A session of the superuser.
     pub fn superuser(&self) -> Session {
         let notices = Notices::default();
         Session { client: SERVER.connect(&self.name, Arc::clone(&notices)), notices }
+    }
+
+    /// A session that somebody else logs in to.
+    pub fn session_of(&self, role: &str) -> Session {
+        self.superuser().run(&format!("ALTER ROLE {role} LOGIN"));
+        let notices = Notices::default();
+        Session { client: SERVER.connect_as(role, &self.name, Arc::clone(&notices)), notices }
     }
 
     /// A session as the gateway makes it: role `authenticated` with these claims.

@@ -5,6 +5,16 @@ use pgrx::prelude::*;
 use pgrx::spi::{self, SpiHeapTupleData};
 
 use crate::error::Error;
+use crate::pg;
+
+/// Called before anything is looked at, by what changes the catalog. One such transaction at a time:
+/// the next one sees what the one before has done, and neither waits for the other's table locks.
+pub fn begin() -> Result<(), Error> {
+    pg::lock_extension();
+    // After a statement that may write, every query takes a snapshot of its own. Without, they would
+    // all see the catalog as it was before the wait.
+    execute("SELECT", &[])
+}
 
 /// Every row of a query. Everything in `sql` is qualified; values are parameters.
 pub fn rows<R>(

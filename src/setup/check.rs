@@ -28,13 +28,13 @@ pub fn check() -> Result<Vec<Finding>, Error> {
         findings.extend(policies()?);
         findings.push(index()?);
     } else {
-        findings
-            .push(good("storage", "there is no schema storage, so there are no files to guard"));
+        let detail = format!("{}, so there are no files to guard", files::NO_STORAGE);
+        findings.push(good("storage", detail));
     }
     findings.extend(triggers()?);
     findings.push(relay()?);
-    findings.push(sensitive_events());
-    findings.push(sensitive_readers());
+    findings.push(sensitive_events()?);
+    findings.push(sensitive_readers()?);
     Ok(findings)
 }
 
@@ -54,8 +54,13 @@ fn version() -> Result<Finding, Error> {
 }
 
 fn buckets() -> Result<Vec<Finding>, Error> {
+    let sees_all = files::sees_buckets()?;
     let finding = |id: &str| {
         let component = format!("bucket {id}");
+        if !sees_all {
+            let detail = "hidden from this role: ask as the owner of storage.buckets";
+            return Ok((component, false, detail.to_owned(), None));
+        }
         let seen = catalog::texts(
             "SELECT coalesce(public, false) FROM storage.buckets WHERE id = $1",
             &[id.into()],
@@ -66,7 +71,7 @@ fn buckets() -> Result<Vec<Finding>, Error> {
                 let fix = format!("UPDATE storage.buckets SET public = false WHERE id = '{id}';");
                 bad(component, "public: whoever knows a file's address reads it", fix)
             }
-            None => bad(component, "absent, or hidden from this role by row security", SETUP),
+            None => bad(component, "absent", SETUP),
         })
     };
     ALL.iter().map(|bucket| finding(bucket.id())).collect()
@@ -87,18 +92,26 @@ fn row_security() -> Result<Vec<Finding>, Error> {
         if !files::has_role(role)? {
             continue;
         }
-        let passes = catalog::holds(
-            "SELECT r.rolsuper OR r.rolbypassrls OR pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE')
-             FROM pg_catalog.pg_roles r, pg_catalog.pg_class c
-             WHERE r.rolname = $1 AND c.oid = pg_catalog.to_regclass('storage.objects')",
+        // Membership counts whether inherited or not: SET ROLE is one statement away.
+        let fixes = catalog::texts(
+            "SELECT pg_catalog.format('ALTER ROLE %I NOSUPERUSER NOBYPASSRLS;', rolname)
+             FROM pg_catalog.pg_roles WHERE rolname = $1 AND (rolsuper OR rolbypassrls)
+             UNION ALL
+             SELECT CASE WHEN r.oid = c.relowner
+                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO CURRENT_USER;', c.relname)
+                         ELSE pg_catalog.format('REVOKE %I FROM %I;', o.rolname, r.rolname) END
+             FROM pg_catalog.pg_roles r, pg_catalog.pg_class c, pg_catalog.pg_namespace n,
+                  pg_catalog.pg_roles o
+             WHERE r.rolname = $1 AND NOT r.rolsuper AND n.nspname = 'storage'
+               AND c.relnamespace = n.oid AND c.relname = 'objects' AND o.oid = c.relowner
+               AND pg_catalog.pg_has_role(r.oid, c.relowner, 'MEMBER')",
             &[role.into()],
         )?;
         let component = format!("role {role}");
-        findings.push(if passes {
-            let fix = format!("ALTER ROLE {role} NOSUPERUSER NOBYPASSRLS;");
-            bad(component, "passes row security, or owns storage.objects", fix)
-        } else {
+        findings.push(if fixes.is_empty() {
             good(component, "is held by row security")
+        } else {
+            bad(component, "passes row security, or owns storage.objects", fixes.join(" "))
         });
     }
     Ok(findings)
@@ -106,7 +119,12 @@ fn row_security() -> Result<Vec<Finding>, Error> {
 
 fn policies() -> Result<Vec<Finding>, Error> {
     let mut findings = vec![];
+    let has_authenticated = files::has_role(policy::AUTHENTICATED)?;
     for policy in &POLICIES {
+        if policy.role == policy::AUTHENTICATED && !has_authenticated {
+            findings.push(good(policy.component(), "there is no role authenticated to need it"));
+            continue;
+        }
         findings.push(match policy.state()? {
             State::Installed => good(policy.component(), "as pg_civic makes it"),
             State::Missing => bad(policy.component(), "missing", SETUP),
@@ -124,6 +142,9 @@ fn index() -> Result<Finding, Error> {
     let component = "index on (bucket_id, name COLLATE \"C\")";
     Ok(match files::range_index()? {
         Some(index) => good(component, index),
+        None if files::has_own_index()? => {
+            bad(component, format!("{} is invalid, or another", files::INDEX), SETUP)
+        }
         None => {
             let fix = format!(
                 "CREATE INDEX CONCURRENTLY {} ON storage.objects (bucket_id, name COLLATE \"C\");",
@@ -138,8 +159,12 @@ fn triggers() -> Result<Vec<Finding>, Error> {
     let mut findings = vec![];
     for trigger in tickets::triggers()? {
         let component = format!("trigger {} on {}", trigger.name, trigger.table);
-        findings.push(if trigger.is_enabled {
+        findings.push(if trigger.is_enabled && trigger.is_as_made {
             good(component, "enabled")
+        } else if trigger.is_enabled {
+            let fix =
+                format!("SELECT * FROM civic.setup({});", pgrx::spi::quote_literal(&trigger.table));
+            bad(component, "not as pg_civic makes it", fix)
         } else {
             let name = pgrx::spi::quote_identifier(&trigger.name);
             let fix = format!("ALTER TABLE {} ENABLE TRIGGER {name};", trigger.table);
@@ -153,8 +178,9 @@ fn triggers() -> Result<Vec<Finding>, Error> {
     let left = catalog::texts(
         "SELECT pg_catalog.format('DROP TRIGGER %I ON %s;', t.tgname, t.tgrelid::pg_catalog.regclass)
          FROM pg_catalog.pg_trigger t
-         WHERE t.tgfoid = pg_catalog.to_regprocedure('public.notify_ticket_update()')
-           AND NOT t.tgisinternal AND t.tgparentid = 0",
+         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.proname = 'notify_ticket_update'
+         JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'public'
+         WHERE NOT t.tgisinternal AND t.tgparentid = 0",
         &[],
     )?;
     for fix in left {
@@ -171,19 +197,21 @@ fn relay() -> Result<Finding, Error> {
     let Some(shared) = shared::shared() else {
         let detail = "the library is not preloaded: at its commit each change of a ticket waits for \
                       the cluster's one lock of NOTIFY, and wakes every listener";
-        let others = catalog::texts(
-            "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'",
+        // Hidden from a role that could not add a library either.
+        let fix = catalog::texts(
+            "SELECT pg_catalog.format(
+                 'ALTER SYSTEM SET shared_preload_libraries = %s; ALTER SYSTEM SET civic.database = %L;'
+                 ' -- and restart the server',
+                 (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(library), ', ')
+                  FROM pg_catalog.unnest(pg_catalog.array_append(
+                           pg_catalog.regexp_split_to_array(NULLIF(setting, ''), '\\s*,\\s*'),
+                           'pg_civic'))
+                       AS library),
+                 pg_catalog.current_database())
+             FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'",
             &[],
         )?;
-        let libraries: Vec<_> =
-            others.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
-        let libraries = [libraries, vec!["pg_civic"]].concat().join(", ");
-        let fix = format!(
-            "ALTER SYSTEM SET shared_preload_libraries = {libraries}; \
-             ALTER SYSTEM SET civic.database = {}; -- and restart the server",
-            catalog::texts("SELECT pg_catalog.quote_ident(current_database())", &[])?.concat()
-        );
-        return Ok((component.to_owned(), true, detail.to_owned(), Some(fix)));
+        return Ok((component.to_owned(), true, detail.to_owned(), fix.into_iter().next()));
     };
     Ok(match shared.is_this_database() {
         Some(false) => {
@@ -204,24 +232,44 @@ fn relay() -> Result<Finding, Error> {
     })
 }
 
-fn sensitive_events() -> Finding {
+fn sensitive_events() -> Result<Finding, Error> {
     let component = "civic.sensitive_events";
-    match settings::sensitive_events() {
+    Ok(match settings::sensitive_events() {
         SensitiveEvents::Redacted => good(component, "redacted"),
         SensitiveEvents::Restricted => good(component, "restricted"),
         SensitiveEvents::Full => {
             let detail = "full: every listener of the municipality hears of each sensitive ticket";
-            bad(component, detail, "ALTER SYSTEM SET civic.sensitive_events = 'redacted';")
+            bad(component, detail, default_of(component)?)
         }
-    }
+    })
 }
 
-fn sensitive_readers() -> Finding {
+fn sensitive_readers() -> Result<Finding, Error> {
     let component = "civic.sensitive_readers";
     let readers = settings::access().sensitive_readers.join(", ");
-    if readers.is_empty() {
-        let fix = "ALTER SYSTEM RESET civic.sensitive_readers;";
-        return bad(component, "empty: nobody reads GBV evidence", fix);
-    }
-    good(component, readers)
+    Ok(if readers.is_empty() {
+        bad(component, "empty: nobody reads GBV evidence", default_of(component)?)
+    } else {
+        good(component, readers)
+    })
+}
+
+/// The statement that takes a setting back to its default, there where it was set.
+fn default_of(setting: &str) -> Result<String, Error> {
+    let statement = catalog::texts(
+        "SELECT CASE source
+                WHEN 'session' THEN pg_catalog.format('RESET %s;', name)
+                WHEN 'global' THEN pg_catalog.format('ALTER ROLE ALL RESET %s;', name)
+                WHEN 'database' THEN pg_catalog.format('ALTER DATABASE %I RESET %s;',
+                    pg_catalog.current_database(), name)
+                WHEN 'user' THEN pg_catalog.format('ALTER ROLE %I RESET %s;', session_user, name)
+                WHEN 'database user' THEN pg_catalog.format('ALTER ROLE %I IN DATABASE %I RESET %s;',
+                    session_user, pg_catalog.current_database(), name)
+                ELSE pg_catalog.format('ALTER SYSTEM SET %s = %L; SELECT pg_reload_conf();',
+                    name, boot_val)
+                END
+         FROM pg_catalog.pg_settings WHERE name = $1",
+        &[setting.into()],
+    )?;
+    Ok(statement.concat())
 }

@@ -8,14 +8,20 @@ use crate::storage::bucket::{ALL, Bucket};
 /// The index that setup makes where Storage has none of the kind.
 pub const INDEX: &str = "civic_objects_bucket_id_name";
 
-const NO_STORAGE: &str = "there is no schema storage with tables buckets and objects";
+pub const NO_STORAGE: &str = "there is no schema storage with tables buckets and objects";
+
+/// Storage's two tables, each with its owner. By the catalog and not by name: a role without USAGE
+/// on the schema shall be told what it lacks, not meet the server's own error.
+macro_rules! storage_tables {
+    () => {
+        "pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'storage'
+              AND c.relname IN ('buckets', 'objects') AND c.relkind IN ('r', 'p')"
+    };
+}
 
 pub fn has_storage() -> Result<bool, Error> {
-    catalog::holds(
-        "SELECT pg_catalog.to_regclass('storage.objects') IS NOT NULL
-            AND pg_catalog.to_regclass('storage.buckets') IS NOT NULL",
-        &[],
-    )
+    catalog::holds(concat!("SELECT count(*) = 2 FROM ", storage_tables!()), &[])
 }
 
 pub fn has_role(role: &str) -> Result<bool, Error> {
@@ -25,20 +31,84 @@ pub fn has_role(role: &str) -> Result<bool, Error> {
     )
 }
 
-/// What the caller lacks to change Storage's tables. They are asked for together, so that nobody
-/// mends one and meets the next.
-pub fn missing_privileges() -> Result<Vec<String>, Error> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    SetUp,
+    TearDown,
+}
+
+/// What the caller lacks to change Storage's tables. It is asked for together, so that nobody mends
+/// one and meets the next: ownership, and what he would still lack as an owner.
+pub fn missing_privileges(purpose: Purpose) -> Result<Vec<String>, Error> {
     if !has_storage()? {
         return Ok(vec![]);
     }
-    catalog::texts(
-        "SELECT pg_catalog.format('ownership of table storage.%I (its owner is %s)', relname,
-                                  pg_catalog.pg_get_userbyid(relowner))
-         FROM pg_catalog.pg_class
-         WHERE oid IN (pg_catalog.to_regclass('storage.objects'),
-                       pg_catalog.to_regclass('storage.buckets'))
-           AND NOT pg_catalog.pg_has_role(current_user, relowner, 'USAGE')
-         ORDER BY relname",
+    let mut missing = catalog::texts(
+        concat!(
+            "SELECT pg_catalog.format('ownership of table storage.%I (its owner is %s)', c.relname,
+                                      pg_catalog.pg_get_userbyid(c.relowner))
+             FROM ",
+            storage_tables!(),
+            " WHERE NOT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
+             ORDER BY c.relname"
+        ),
+        &[],
+    )?;
+    missing.extend(catalog::texts(
+        concat!(
+            "SELECT DISTINCT 'USAGE on schema storage' FROM ",
+            storage_tables!(),
+            " WHERE NOT pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
+                AND NOT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE')"
+        ),
+        &[],
+    )?);
+    let privileges: &[&str] = match purpose {
+        Purpose::SetUp => &["SELECT on buckets", "INSERT on buckets", "UPDATE on buckets"],
+        Purpose::TearDown => &["SELECT on buckets", "DELETE on buckets", "SELECT on objects"],
+    };
+    missing.extend(catalog::texts(
+        concat!(
+            "SELECT p.privilege || ' on table storage.' || p.relname
+             FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY w (wanted, place)
+             CROSS JOIN LATERAL (SELECT pg_catalog.split_part(w.wanted, ' on ', 1),
+                                        pg_catalog.split_part(w.wanted, ' on ', 2))
+                        p (privilege, relname)
+             JOIN ",
+            storage_tables!(),
+            " ON c.relname = p.relname
+             WHERE NOT pg_catalog.has_table_privilege(current_user, c.oid, p.privilege)
+               AND NOT pg_catalog.has_table_privilege(c.relowner, c.oid, p.privilege)
+             ORDER BY w.place"
+        ),
+        &[privileges.iter().map(|privilege| privilege.to_string()).collect::<Vec<_>>().into()],
+    )?);
+    missing.extend(catalog::texts(
+        concat!(
+            "SELECT DISTINCT 'BYPASSRLS, as row security is forced on storage.' || c.relname
+             FROM ",
+            storage_tables!(),
+            " JOIN pg_catalog.pg_roles r
+                   ON r.rolname = current_user AND NOT r.rolsuper AND NOT r.rolbypassrls
+             WHERE c.relrowsecurity AND c.relforcerowsecurity
+             ORDER BY 1"
+        ),
+        &[],
+    )?);
+    Ok(missing)
+}
+
+/// Whether the caller sees every row of storage.buckets.
+pub fn sees_buckets() -> Result<bool, Error> {
+    catalog::holds(
+        concat!(
+            "SELECT pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
+                AND pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT')
+                AND NOT pg_catalog.row_security_active(c.oid)
+             FROM ",
+            storage_tables!(),
+            " WHERE c.relname = 'buckets'"
+        ),
         &[],
     )
 }
@@ -111,8 +181,7 @@ fn set_up_bucket(bucket: Bucket) -> Result<Step, Error> {
 
 pub fn has_row_security(table: &str) -> Result<bool, Error> {
     catalog::holds(
-        "SELECT relrowsecurity FROM pg_catalog.pg_class
-         WHERE oid = pg_catalog.to_regclass('storage.' || $1)",
+        concat!("SELECT c.relrowsecurity FROM ", storage_tables!(), " WHERE c.relname = $1"),
         &[table.into()],
     )
 }
@@ -126,30 +195,63 @@ fn enable_row_security(table: &str) -> Result<Step, Error> {
     Ok(step(component, DONE, "enabled"))
 }
 
-/// A valid index whose first columns are bucket_id and name in byte order: what makes a folder a
-/// range.
+/// A valid index whose first columns are bucket_id and name in byte order, under the operators of
+/// the read rule (text_pattern_ops has others): what makes a folder a range.
 pub fn range_index() -> Result<Option<String>, Error> {
     let found = catalog::texts(
-        "SELECT i.indexrelid::pg_catalog.regclass
-         FROM pg_catalog.pg_index i
-         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-         JOIN pg_catalog.pg_am a ON a.oid = c.relam AND a.amname = 'btree'
-         JOIN pg_catalog.pg_attribute b ON b.attrelid = i.indrelid AND b.attname = 'bucket_id'
-         JOIN pg_catalog.pg_attribute n ON n.attrelid = i.indrelid AND n.attname = 'name'
-         WHERE i.indrelid = pg_catalog.to_regclass('storage.objects')
-           AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts >= 2
-           AND i.indkey[0] = b.attnum AND i.indkey[1] = n.attnum
-           AND i.indcollation[1] = 'pg_catalog.\"C\"'::pg_catalog.regcollation
-         ORDER BY c.relname",
+        concat!(
+            "SELECT i.indexrelid::pg_catalog.regclass
+             FROM ",
+            storage_tables!(),
+            " JOIN pg_catalog.pg_index i ON i.indrelid = c.oid
+             JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+             JOIN pg_catalog.pg_am a ON a.oid = x.relam AND a.amname = 'btree'
+             JOIN pg_catalog.pg_opfamily f ON f.opfmethod = a.oid AND f.opfname = 'text_ops'
+                  AND f.opfnamespace = 'pg_catalog'::pg_catalog.regnamespace
+             JOIN pg_catalog.pg_opclass o0 ON o0.oid = i.indclass[0] AND o0.opcfamily = f.oid
+             JOIN pg_catalog.pg_opclass o1 ON o1.oid = i.indclass[1] AND o1.opcfamily = f.oid
+             JOIN pg_catalog.pg_attribute a0 ON a0.attrelid = c.oid AND a0.attname = 'bucket_id'
+             JOIN pg_catalog.pg_attribute a1 ON a1.attrelid = c.oid AND a1.attname = 'name'
+             WHERE c.relname = 'objects'
+               AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts >= 2
+               AND i.indkey[0] = a0.attnum AND i.indkey[1] = a1.attnum
+               AND i.indcollation[0] = a0.attcollation
+               AND i.indcollation[1] = 'pg_catalog.\"C\"'::pg_catalog.regcollation
+             ORDER BY x.relname"
+        ),
         &[],
     )?;
     Ok(found.into_iter().next())
+}
+
+/// Whether there is an index of the name that setup gives to its own.
+pub fn has_own_index() -> Result<bool, Error> {
+    catalog::holds(
+        concat!(
+            "SELECT EXISTS (SELECT FROM ",
+            storage_tables!(),
+            " JOIN pg_catalog.pg_index i ON i.indrelid = c.oid
+             JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+             WHERE c.relname = 'objects' AND x.relname = $1)"
+        ),
+        &[INDEX.into()],
+    )
 }
 
 fn set_up_index() -> Result<Step, Error> {
     let component = "index on (bucket_id, name COLLATE \"C\")";
     if let Some(index) = range_index()? {
         return Ok(step(component, ALREADY, index));
+    }
+    let may_create = "SELECT pg_catalog.has_schema_privilege(current_user, 'storage', 'CREATE')";
+    if !catalog::holds(may_create, &[])? {
+        let detail = "this Storage lacks it, and this role lacks CREATE on schema storage to make \
+                      it: every read scans every tenant's objects";
+        return Ok(step(component, SKIPPED, detail));
+    }
+    // What CREATE INDEX CONCURRENTLY left where it failed is invalid, and holds the name.
+    if has_own_index()? {
+        catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
     }
     catalog::execute(
         &format!(
@@ -173,8 +275,7 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
             steps.push(step(policy.component(), REMOVED, "dropped"));
         }
     }
-    let has_index = "SELECT pg_catalog.to_regclass('storage.' || $1) IS NOT NULL";
-    if catalog::holds(has_index, &[INDEX.into()])? {
+    if has_own_index()? {
         catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
         steps.push(step(format!("index storage.{INDEX}"), REMOVED, "dropped"));
     }

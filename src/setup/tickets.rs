@@ -3,12 +3,24 @@
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 
+use super::policy::State;
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
 use crate::events::payload::Column;
 
 /// The name that the application's migration gave its trigger: ours takes its place.
 const TRIGGER: &str = "ticket_update_notify";
+
+/// Whether a trigger `t` is one that setup makes, and fires: AFTER (no bit) INSERT (4) OR UPDATE
+/// (16) FOR EACH ROW (1), with no column list, condition or argument. ENABLE ALWAYS is the owner's
+/// choice.
+macro_rules! is_as_made {
+    () => {
+        "(t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
+          AND t.tgtype = 21 AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL
+          AND t.tgattr::pg_catalog.text = '' AND t.tgnargs = 0 AND t.tgconstraint = 0)"
+    };
+}
 
 /// A table whose tickets are to be heard.
 pub struct Table {
@@ -40,7 +52,9 @@ impl Table {
                 ))
             },
         )?;
-        let (name, kind, owner, columns) = found.into_iter().next().unwrap_or_default();
+        let Some((name, kind, owner, columns)) = found.into_iter().next() else {
+            return Err(Error::NoRelation { oid: oid.to_u32() });
+        };
         let kind = match kind.as_str() {
             "r" | "p" => None,
             "v" => Some("a view"),
@@ -48,6 +62,7 @@ impl Table {
             "f" => Some("a foreign table"),
             "S" => Some("a sequence"),
             "i" | "I" => Some("an index"),
+            "c" => Some("a composite type"),
             _ => Some("of another kind"),
         };
         if let Some(kind) = kind {
@@ -64,51 +79,125 @@ impl Table {
         Ok(Table { oid, name, owner, missing })
     }
 
+    /// Those of its partitions that setup has something to do with: where the caller may not make
+    /// the trigger, and where one of its name stands that is not the table's own.
+    fn partitions(&self) -> Result<Vec<Partition>, Error> {
+        let partitions = catalog::rows(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
+                    pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
+                    pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
+                    pg_catalog.has_table_privilege(current_user, c.oid, 'TRIGGER'),
+                    EXISTS (SELECT FROM pg_catalog.pg_trigger
+                            WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0)
+             FROM pg_catalog.pg_partition_tree($1) p
+             JOIN pg_catalog.pg_class c ON c.oid = p.relid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid <> $1
+             ORDER BY p.level, 1",
+            &[self.oid.into(), TRIGGER.into()],
+            |row| {
+                Ok(Partition {
+                    name: row.get(1)?.unwrap_or_default(),
+                    owner: row.get(2)?.unwrap_or_default(),
+                    is_owned: row.get(3)?.unwrap_or_default(),
+                    takes_triggers: row.get(4)?.unwrap_or_default(),
+                    has_own_trigger: row.get(5)?.unwrap_or_default(),
+                })
+            },
+        )?;
+        let matters =
+            |partition: &Partition| !partition.takes_triggers || partition.has_own_trigger;
+        Ok(partitions.into_iter().filter(matters).collect())
+    }
+
+    /// Ownership, and what he would still lack as an owner.
     pub fn missing_privileges(&self) -> Result<Vec<String>, Error> {
-        let mut missing = vec![];
-        let owns = "SELECT pg_catalog.pg_has_role(current_user, relowner, 'USAGE')
-                    FROM pg_catalog.pg_class WHERE oid = $1";
-        if !catalog::holds(owns, &[self.oid.into()])? {
-            missing.push(format!("ownership of table {} (its owner is {})", self.name, self.owner));
-        }
-        let may_call = "SELECT pg_catalog.has_function_privilege(
-                            'civic.notify_ticket_update()', 'EXECUTE')";
-        if !catalog::holds(may_call, &[])? {
-            missing.push("EXECUTE on function civic.notify_ticket_update()".to_owned());
+        let mut missing = catalog::texts(
+            "SELECT p.lacks
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             CROSS JOIN LATERAL (VALUES
+                 (1, pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
+                  pg_catalog.format('ownership of table %s (its owner is %s)', $2, $3)),
+                 (2, pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
+                     OR pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
+                  pg_catalog.format('USAGE on schema %I', n.nspname)),
+                 (3, pg_catalog.has_table_privilege(current_user, c.oid, 'TRIGGER')
+                     OR pg_catalog.has_table_privilege(c.relowner, c.oid, 'TRIGGER'),
+                  pg_catalog.format('TRIGGER on table %s', $2)),
+                 (4, pg_catalog.has_function_privilege('civic.notify_ticket_update()', 'EXECUTE'),
+                  'EXECUTE on function civic.notify_ticket_update()')
+             ) p (place, has, lacks)
+             WHERE c.oid = $1 AND NOT p.has
+             ORDER BY p.place",
+            &[self.oid.into(), self.name.as_str().into(), self.owner.as_str().into()],
+        )?;
+        for Partition { name, owner, is_owned, takes_triggers, has_own_trigger } in
+            self.partitions()?
+        {
+            if has_own_trigger && !is_owned {
+                missing.push(format!("ownership of table {name} (its owner is {owner})"));
+            } else if !takes_triggers {
+                missing.push(format!("TRIGGER on table {name}"));
+            }
         }
         Ok(missing)
     }
 
-    /// What there is under the trigger's name, as text to compare.
-    fn trigger(&self) -> Result<Option<String>, Error> {
+    /// Whether there is a trigger of the name, and whether it is as setup makes it, on every
+    /// partition too.
+    fn trigger(&self) -> Result<State, Error> {
         let found = catalog::texts(
-            "SELECT pg_catalog.pg_get_triggerdef(oid) || ' ' || tgenabled::pg_catalog.text
-             FROM pg_catalog.pg_trigger
-             WHERE tgrelid = $1 AND tgname = $2 AND NOT tgisinternal",
+            concat!(
+                "SELECT ",
+                is_as_made!(),
+                " AND NOT EXISTS (
+                      SELECT FROM pg_catalog.pg_partition_tree(t.tgrelid) p
+                      JOIN pg_catalog.pg_trigger o ON o.tgrelid = p.relid AND o.tgname = t.tgname
+                      WHERE o.tgenabled NOT IN ('O', 'A'))
+                 FROM pg_catalog.pg_trigger t
+                 WHERE t.tgrelid = $1 AND t.tgname = $2
+                   AND (NOT t.tgisinternal OR t.tgparentid <> 0)"
+            ),
             &[self.oid.into(), TRIGGER.into()],
         )?;
-        Ok(found.into_iter().next())
+        Ok(match found.first().map(String::as_str) {
+            None => State::Missing,
+            Some("true") => State::Installed,
+            Some(_) => State::Different,
+        })
     }
 
     pub fn set_up(&self) -> Result<Vec<Step>, Error> {
         let component = format!("trigger {TRIGGER} on {}", self.name);
-        let before = self.trigger()?;
-        if before.is_some() {
-            catalog::execute(&format!("DROP TRIGGER {TRIGGER} ON {}", self.name), &[])?;
+        let state = self.trigger()?;
+        let mut steps = vec![];
+        if state == State::Different {
+            drop_trigger(TRIGGER, &self.name)?;
         }
-        catalog::execute(
-            &format!(
-                "CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE ON {} FOR EACH ROW
-                 EXECUTE FUNCTION civic.notify_ticket_update()",
-                self.name
-            ),
-            &[],
-        )?;
-        let mut steps = vec![match before {
-            None => step(component, DONE, "created"),
-            before if before == self.trigger()? => step(component, ALREADY, "as pg_civic makes it"),
-            Some(_) => step(component, DONE, "took the place of another of this name"),
-        }];
+        if state != State::Installed {
+            for partition in self.partitions()? {
+                if partition.has_own_trigger {
+                    drop_trigger(TRIGGER, &partition.name)?;
+                    let component = format!("trigger {TRIGGER} on {}", partition.name);
+                    let detail = "the partition gets that of the whole table";
+                    steps.push(step(component, REMOVED, detail));
+                }
+            }
+            catalog::execute(
+                &format!(
+                    "CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE ON {} FOR EACH ROW
+                     EXECUTE FUNCTION civic.notify_ticket_update()",
+                    self.name
+                ),
+                &[],
+            )?;
+        }
+        steps.push(match state {
+            State::Missing => step(component, DONE, "created"),
+            State::Installed => step(component, ALREADY, "as pg_civic makes it"),
+            State::Different => step(component, DONE, "took the place of another of this name"),
+        });
         if !self.missing.is_empty() {
             let detail =
                 format!("null in every event, the table lacks them: {}", self.missing.join(", "));
@@ -118,21 +207,39 @@ impl Table {
     }
 }
 
-/// Every trigger in the database that calls the trigger function: its name, table, the table's
-/// owner, whether the caller is one, and whether it fires.
+struct Partition {
+    /// Qualified and quoted.
+    name: String,
+    owner: String,
+    is_owned: bool,
+    takes_triggers: bool,
+    /// Of the name of ours.
+    has_own_trigger: bool,
+}
+
+fn drop_trigger(name: &str, table: &str) -> Result<(), Error> {
+    catalog::execute(&format!("DROP TRIGGER {} ON {table}", quote_identifier(name)), &[])
+}
+
+/// Every trigger in the database that calls the trigger function, those that a partition has from
+/// its table only where they do not fire.
 pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
     catalog::rows(
-        "SELECT t.tgname::pg_catalog.text, pg_catalog.format('%I.%I', n.nspname, c.relname),
-                pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
-                pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
-                t.tgenabled IN ('O', 'A')
-         FROM pg_catalog.pg_trigger t
-         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
-           AND NOT t.tgisinternal AND t.tgparentid = 0
-         ORDER BY 2, 1",
-        &[],
+        concat!(
+            "SELECT t.tgname::pg_catalog.text, pg_catalog.format('%I.%I', n.nspname, c.relname),
+                    pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
+                    pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
+                    t.tgenabled IN ('O', 'A'), t.tgparentid <> 0, t.tgname <> $1 OR ",
+            is_as_made!(),
+            " FROM pg_catalog.pg_trigger t
+             JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
+               AND (t.tgparentid = 0 AND NOT t.tgisinternal
+                    OR t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A'))
+             ORDER BY 2, 1"
+        ),
+        &[TRIGGER.into()],
         |row| {
             Ok(InstalledTrigger {
                 name: row.get(1)?.unwrap_or_default(),
@@ -140,6 +247,8 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
                 owner: row.get(3)?.unwrap_or_default(),
                 is_owned: row.get(4)?.unwrap_or_default(),
                 is_enabled: row.get(5)?.unwrap_or_default(),
+                is_inherited: row.get(6)?.unwrap_or_default(),
+                is_as_made: row.get(7)?.unwrap_or_default(),
             })
         },
     )
@@ -147,14 +256,21 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
 
 pub struct InstalledTrigger {
     pub name: String,
+    /// Qualified and quoted.
     pub table: String,
     pub owner: String,
+    /// Whether the caller owns the table.
     pub is_owned: bool,
     pub is_enabled: bool,
+    /// Whether a partition has it from its table.
+    pub is_inherited: bool,
+    /// Whether it is as setup makes it. True for one under another name: whoever made it knows.
+    pub is_as_made: bool,
 }
 
 pub fn missing_privileges_to_remove() -> Result<Vec<String>, Error> {
-    let foreign = triggers()?.into_iter().filter(|trigger| !trigger.is_owned);
+    let is_foreign = |trigger: &InstalledTrigger| !trigger.is_owned && !trigger.is_inherited;
+    let foreign = triggers()?.into_iter().filter(is_foreign);
     Ok(foreign
         .map(|trigger| {
             format!("ownership of table {} (its owner is {})", trigger.table, trigger.owner)
@@ -163,13 +279,14 @@ pub fn missing_privileges_to_remove() -> Result<Vec<String>, Error> {
 }
 
 pub fn tear_down() -> Result<Vec<Step>, Error> {
-    let triggers = triggers()?;
+    let mut triggers = triggers()?;
+    triggers.retain(|trigger| !trigger.is_inherited);
     if triggers.is_empty() {
         return Ok(vec![step("trigger", SKIPPED, "there is none")]);
     }
     let remove = |trigger: InstalledTrigger| {
         let InstalledTrigger { name, table, .. } = trigger;
-        catalog::execute(&format!("DROP TRIGGER {} ON {table}", quote_identifier(&name)), &[])?;
+        drop_trigger(&name, &table)?;
         Ok(step(format!("trigger {name} on {table}"), REMOVED, "dropped"))
     };
     triggers.into_iter().map(remove).collect()

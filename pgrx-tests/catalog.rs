@@ -1,0 +1,271 @@
+//! What the extension puts into the catalog. All of it stands here, so that nothing gets in, and
+//! nobody gets at it, without being declared.
+
+use super::support::{Database, Session};
+
+/// Schema of test builds, which holds what starts the server.
+const OF_TESTS: &str = "tests";
+
+/// How a function may be called: volatility and parallel safety as pg_proc has them, then whether
+/// it is STRICT, LEAKPROOF, its cost.
+type Call = (char, char, bool, bool, u32);
+
+#[derive(Clone, Copy)]
+enum Callers {
+    Everybody,
+    /// Whom the server's side of the application is.
+    ServiceRole,
+    /// Superusers, and whoever one of them grants it to.
+    Nobody,
+}
+
+use Callers::*;
+
+/// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
+const FUNCTIONS: [(&str, &str, Call, Callers); 22] = [
+    ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
+    ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
+    // Inlined into the policy, so neither STRICT nor with a setting.
+    (
+        "can_read_object(bucket_id text, name text)",
+        "boolean",
+        ('s', 's', false, false, 10),
+        Everybody,
+    ),
+    (
+        "can_upload_object(bucket_id text, name text)",
+        "boolean",
+        ('s', 's', true, false, 5),
+        Everybody,
+    ),
+    (
+        "check()",
+        "TABLE(component text, ok boolean, detail text, fix text)",
+        ('s', 'u', true, false, 10000),
+        Everybody,
+    ),
+    ("file_extension(content_type text)", "text", ('i', 's', true, false, 1), Everybody),
+    (
+        "generate_upload_url(purpose text, tenant_id text, file_id text, filename text, content_type text)",
+        "jsonb",
+        ('i', 's', true, false, 10),
+        Everybody,
+    ),
+    ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1), Everybody),
+    ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1), Nobody),
+    (
+        "object_path(tenant_id text, folder text, filename text)",
+        "text",
+        ('i', 's', true, false, 5),
+        Everybody,
+    ),
+    ("passes_firewall(bucket_id text, name text)", "boolean", ('s', 's', true, true, 1), Everybody),
+    // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
+    (
+        "publish(municipality_id text, event jsonb, sensitive boolean DEFAULT false)",
+        "void",
+        ('v', 'r', false, false, 50),
+        ServiceRole,
+    ),
+    ("readable_buckets()", "text[]", ('s', 's', true, true, 1), Everybody),
+    (
+        "setup(tickets regclass DEFAULT NULL::regclass)",
+        "TABLE(component text, action text, detail text)",
+        ('v', 'u', false, false, 10000),
+        Everybody,
+    ),
+    (
+        "teardown()",
+        "TABLE(component text, action text, detail text)",
+        ('v', 'u', true, false, 10000),
+        Everybody,
+    ),
+    ("tenant_folder_end()", "text", ('s', 's', true, true, 1), Everybody),
+    ("tenant_folder_start()", "text", ('s', 's', true, true, 1), Everybody),
+    ("tenant_id()", "text", ('s', 's', true, false, 1), Everybody),
+    ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1), Everybody),
+    // The transaction's time stands in for a ticket's own.
+    (
+        "ticket_payload(operation text, ticket jsonb)",
+        "jsonb",
+        ('s', 's', true, false, 50),
+        Everybody,
+    ),
+    ("user_id()", "text", ('s', 's', true, false, 1), Everybody),
+    ("user_role()", "text", ('s', 's', true, false, 1), Everybody),
+];
+
+const WITH_A_SEARCH_PATH: [&str; 3] = ["check()", "setup(regclass)", "teardown()"];
+
+const SETTINGS: [(&str, &str); 6] = [
+    ("civic.claims_setting", "request.jwt.claims"),
+    ("civic.role_claim", "app_metadata.role"),
+    ("civic.sensitive_events", "redacted"),
+    ("civic.sensitive_readers", "saps_liaison, admin"),
+    ("civic.sensitive_uploaders", "manager, saps_liaison, admin"),
+    ("civic.tenant_claim", "app_metadata.tenant_id"),
+];
+
+/// A session in which the library is loaded.
+fn loaded(database: &Database) -> Session {
+    let mut session = database.superuser();
+    session.run("SELECT civic.tenant_id()");
+    session
+}
+
+#[test]
+fn every_function_is_as_it_is_listed_here() {
+    let mut session = Database::supabase().superuser();
+    let found = session.column(
+        "SELECT format('%s(%s) -> %s %s %s %s %s %s', proname, pg_get_function_arguments(oid),
+                       pg_get_function_result(oid), provolatile, proparallel, proisstrict,
+                       proleakproof, procost)
+         FROM pg_proc WHERE pronamespace = 'civic'::regnamespace ORDER BY proname, oid",
+    );
+    let letter = |yes: bool| if yes { 't' } else { 'f' };
+    let listed = FUNCTIONS.map(|(signature, result, call, _)| {
+        let (volatility, parallel, is_strict, is_leakproof, cost) = call;
+        let (is_strict, is_leakproof) = (letter(is_strict), letter(is_leakproof));
+        format!("{signature} -> {result} {volatility} {parallel} {is_strict} {is_leakproof} {cost}")
+    });
+    assert_eq!(found, listed);
+}
+
+#[test]
+fn every_function_is_called_by_those_who_are_listed_here() {
+    let database = Database::supabase();
+    let mut session = database.superuser();
+    let plain = database.role("plain", "");
+    let found = session.column(&format!(
+        "SELECT concat_ws(' ', proname,
+                          CASE WHEN has_function_privilege('{plain}', oid, 'EXECUTE')
+                                    OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)
+                               THEN 'everybody' END,
+                          (SELECT string_agg(grantee::regrole::text, ' ' ORDER BY 1)
+                           FROM aclexplode(proacl) WHERE grantee NOT IN (0, proowner)))
+         FROM pg_proc WHERE pronamespace = 'civic'::regnamespace ORDER BY proname, oid"
+    ));
+    let listed = FUNCTIONS.map(|(signature, _, _, callers)| {
+        let name = signature.split('(').next().unwrap();
+        match callers {
+            Everybody => format!("{name} everybody"),
+            ServiceRole => format!("{name} service_role"),
+            Nobody => name.to_owned(),
+        }
+    });
+    assert_eq!(found, listed);
+    let grants =
+        "SELECT grantee::regrole || ' ' || privilege_type FROM pg_namespace, aclexplode(nspacl)
+                  WHERE nspname = 'civic' AND grantee <> nspowner";
+    assert_eq!(
+        session.column(grants),
+        ["- USAGE"],
+        "PUBLIC uses the schema and makes nothing in it"
+    );
+}
+
+#[test]
+fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_path() {
+    let mut session = Database::plain().superuser();
+    let definers = "SELECT oid::regprocedure FROM pg_proc
+                    WHERE pronamespace = 'civic'::regnamespace AND prosecdef";
+    assert_eq!(session.column(definers), Vec::<String>::new());
+    let configured = session.rows(
+        "SELECT proname || '(' || oidvectortypes(proargtypes) || ')', proconfig FROM pg_proc
+         WHERE pronamespace = 'civic'::regnamespace AND proconfig IS NOT NULL ORDER BY 1",
+    );
+    let found: Vec<_> = configured.iter().map(|row| row[0].as_deref().unwrap()).collect();
+    assert_eq!(found, WITH_A_SEARCH_PATH);
+    for row in configured {
+        assert_eq!(row[1].as_deref(), Some("{\"search_path=pg_catalog, pg_temp\"}"), "{row:?}");
+    }
+}
+
+#[test]
+fn the_extension_owns_its_schema_and_its_functions_and_nothing_else() {
+    let mut session = Database::plain().superuser();
+    let owned = session.column(&format!(
+        "SELECT object.type || ' ' || object.identity
+         FROM pg_depend, pg_identify_object(classid, objid, objsubid) object
+         WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+           AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_civic')
+           AND object.identity <> '{OF_TESTS}' AND object.schema IS DISTINCT FROM '{OF_TESTS}'
+         ORDER BY object.type, object.identity"
+    ));
+    let mut listed = session.column(
+        "SELECT 'function ' || object.identity
+         FROM pg_proc, pg_identify_object('pg_proc'::regclass, oid, 0) object
+         WHERE pronamespace = 'civic'::regnamespace ORDER BY object.identity",
+    );
+    listed.push("schema civic".to_owned());
+    assert_eq!(owned, listed);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 1);
+    let inside = "SELECT classid::regclass FROM pg_depend
+                  WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
+                    AND classid <> 'pg_proc'::regclass";
+    assert_eq!(session.column(inside), Vec::<String>::new(), "functions alone are in the schema");
+}
+
+#[test]
+fn every_function_and_the_schema_have_a_comment() {
+    let mut session = Database::plain().superuser();
+    let silent = "SELECT oid::regprocedure FROM pg_proc
+                  WHERE pronamespace = 'civic'::regnamespace
+                    AND coalesce(obj_description(oid, 'pg_proc'), '') = ''";
+    assert_eq!(session.column(silent), Vec::<String>::new());
+    session.text("SELECT obj_description('civic'::regnamespace, 'pg_namespace')");
+    session.text(
+        "SELECT obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'pg_civic'",
+    );
+}
+
+#[test]
+fn every_setting_is_listed_here_described_and_a_superusers() {
+    let mut session = loaded(&Database::plain());
+    let found = session.rows(
+        "SELECT name, boot_val, context, short_desc, extra_desc FROM pg_settings
+         WHERE name LIKE 'civic.%' ORDER BY name",
+    );
+    let listed: Vec<_> =
+        found.iter().map(|row| (row[0].as_deref().unwrap(), row[1].as_deref().unwrap())).collect();
+    assert_eq!(listed, SETTINGS);
+    for row in found {
+        assert_eq!(row[2].as_deref(), Some("superuser"), "{row:?}");
+        for description in &row[3..] {
+            let description = description.as_deref().unwrap_or_default();
+            assert!(description.len() > 10 && description.ends_with('.'), "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_but_a_superuser_changes_who_reads_evidence() {
+    let database = Database::supabase();
+    for (name, _) in SETTINGS {
+        let mut session = loaded(&database);
+        session.run("SET ROLE authenticated");
+        assert_eq!(session.sqlstate(&format!("SET {name} = 'full'")), "42501", "{name}");
+        let set_config = format!("SELECT set_config('{name}', 'full', true)");
+        assert_eq!(session.sqlstate(&set_config), "42501", "{name}");
+    }
+}
+
+#[test]
+fn a_value_that_a_person_set_before_the_library_was_loaded_is_not_taken() {
+    let database = Database::supabase();
+    let role = database.role("person", "");
+    for (name, default) in SETTINGS {
+        let mut session = database.session_of(&role);
+        session.run(&format!("SET {name} = 'full'; SELECT civic.tenant_id()"));
+        assert_eq!(session.text(&format!("SHOW {name}")), default, "{name}");
+    }
+}
+
+#[cfg(not(feature = "pg14"))]
+#[test]
+fn an_unknown_setting_is_refused_once_the_library_is_loaded() {
+    let mut session = loaded(&Database::plain());
+    for name in ["civic.sensitive_reader", "civic.unknown"] {
+        assert_eq!(session.sqlstate(&format!("SET {name} = 'x'")), "42602", "{name}");
+    }
+}

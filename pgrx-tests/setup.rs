@@ -1,0 +1,337 @@
+//! civic.setup(): what it makes, of what, and what it says.
+
+use super::support::installation::{SETUP, action_of, actions};
+use super::support::{Database, MIGRATIONS, Session, TENANT};
+
+const POLICIES: [&str; 8] = [
+    "policy \"civic read\" on storage.objects",
+    "policy \"civic upload\" on storage.objects",
+    "policy \"civic firewall\" on storage.objects",
+    "policy \"civic deadbolt\" on storage.objects",
+    "policy \"civic no update\" on storage.objects",
+    "policy \"civic no delete\" on storage.objects",
+    "policy \"civic no update\" on storage.buckets",
+    "policy \"civic no delete\" on storage.buckets",
+];
+
+#[test]
+fn from_nothing_each_step_is_told_and_done() {
+    let mut session = Database::supabase().superuser();
+    let steps = session.steps(SETUP);
+    let components: Vec<_> = steps.iter().map(|(component, ..)| component.as_str()).collect();
+    let mut expected = vec!["bucket evidence", "bucket documents", "bucket gbv-evidence"];
+    expected.extend(["row security of storage.buckets", "row security of storage.objects"]);
+    expected.extend(POLICIES);
+    expected.push("index on (bucket_id, name COLLATE \"C\")");
+    expected.push("trigger ticket_update_notify on public.tickets");
+    expected.push("columns of public.tickets");
+    assert_eq!(components, expected);
+    for component in POLICIES.iter().chain(&expected[..3]).chain(&expected[14..15]) {
+        assert_eq!(action_of(&steps, component), "done", "{component}");
+    }
+    let columns = steps.last().unwrap();
+    assert_eq!(columns.1, "skipped");
+    assert_eq!(columns.2, "null in every event, the table lacks them: ward_id");
+    assert_eq!(
+        session.column("SELECT id FROM storage.buckets WHERE NOT public ORDER BY id"),
+        ["documents", "evidence", "gbv-evidence"]
+    );
+    assert_eq!(session.wrong(), []);
+}
+
+#[test]
+fn a_second_run_changes_nothing_and_says_so() {
+    let mut session = Database::guarded().superuser();
+    let before = session.traces();
+    let steps = session.steps(SETUP);
+    assert_eq!(actions(&steps), ["already there", "skipped"], "{steps:?}");
+    assert_eq!(session.traces(), before);
+}
+
+#[test]
+fn the_application_is_heard_after_setup_and_not_before() {
+    let mut session = Database::supabase().superuser();
+    hears(&mut session, "public.tickets", 0);
+    session.run(SETUP);
+    hears(&mut session, "public.tickets", 1);
+}
+
+#[track_caller]
+fn hears(session: &mut Session, table: &str, expected: usize) {
+    session.run(&format!("LISTEN \"ticket_updates:{TENANT}\""));
+    session.run(&format!("INSERT INTO {table} (tenant_id) VALUES ('{TENANT}')"));
+    assert_eq!(session.heard().len(), expected, "{table}");
+}
+
+#[test]
+fn without_a_table_the_files_are_guarded_all_the_same() {
+    let mut session = Database::supabase().superuser();
+    let steps = session.steps("SELECT * FROM civic.setup()");
+    assert_eq!(action_of(&steps, "trigger"), "skipped");
+    assert_eq!(action_of(&steps, POLICIES[2]), "done");
+    assert_eq!(session.wrong_components(), ["trigger"]);
+}
+
+#[test]
+fn without_storage_the_tickets_are_heard_and_the_files_are_skipped() {
+    let mut session = Database::plain().superuser();
+    session.run("CREATE TABLE tickets (tenant_id text)");
+    let steps = session.steps(SETUP);
+    assert_eq!(action_of(&steps, "storage"), "skipped");
+    assert_eq!(action_of(&steps, "trigger ticket_update_notify on public.tickets"), "done");
+    hears(&mut session, "public.tickets", 1);
+    assert_eq!(session.wrong(), []);
+}
+
+#[test]
+fn storage_with_one_of_its_two_tables_is_no_storage() {
+    for (case, sql) in [
+        ("no objects", "DROP TABLE storage.objects"),
+        ("no buckets", "DROP TABLE storage.buckets CASCADE"),
+        (
+            "a view for objects",
+            "ALTER TABLE storage.objects RENAME TO other;
+             CREATE VIEW storage.objects AS SELECT * FROM storage.other",
+        ),
+    ] {
+        let mut session = Database::supabase().superuser();
+        session.run(sql);
+        let steps = session.steps(SETUP);
+        assert_eq!(action_of(&steps, "storage"), "skipped", "{case}");
+        assert_eq!(session.wrong(), [], "{case}");
+        let steps = session.steps("SELECT * FROM civic.teardown()");
+        assert_eq!(action_of(&steps, "storage"), "skipped", "{case}");
+    }
+}
+
+#[test]
+fn without_the_role_authenticated_the_firewall_stands_and_its_policies_are_skipped() {
+    let mut session = Database::supabase().superuser();
+    // Rolled back: roles are the whole server's.
+    session.run("BEGIN; ALTER ROLE authenticated RENAME TO somebody_else");
+    let steps = session.steps(SETUP);
+    for policy in POLICIES {
+        let expected = if POLICIES[..2].contains(&policy) { "skipped" } else { "done" };
+        assert_eq!(action_of(&steps, policy), expected, "{policy}");
+    }
+    assert_eq!(session.wrong(), []);
+    session.run("ROLLBACK");
+}
+
+#[test]
+fn public_buckets_are_made_private_and_row_security_is_enabled() {
+    let mut session = Database::supabase().superuser();
+    session.run(
+        "INSERT INTO storage.buckets (id, name, public)
+         VALUES ('evidence', 'evidence', true), ('gbv-evidence', 'gbv-evidence', true);
+         ALTER TABLE storage.buckets DISABLE ROW LEVEL SECURITY;
+         ALTER TABLE storage.objects DISABLE ROW LEVEL SECURITY",
+    );
+    let steps = session.steps(SETUP);
+    for component in
+        ["bucket evidence", "row security of storage.buckets", "row security of storage.objects"]
+    {
+        assert_eq!(action_of(&steps, component), "done", "{component}");
+    }
+    assert_eq!(session.text("SELECT count(*) FROM storage.buckets WHERE public"), "0");
+    assert_eq!(session.wrong(), []);
+}
+
+#[test]
+fn the_migrations_policies_and_trigger_are_taken_over() {
+    let mut session = Database::supabase().superuser();
+    session.run(MIGRATIONS);
+    let steps = session.steps(SETUP);
+    let removed: Vec<_> = steps.iter().filter(|step| step.1 == "removed").collect();
+    assert_eq!(removed.len(), 6, "{removed:?}");
+    assert_eq!(
+        session.column("SELECT policyname FROM pg_policies WHERE policyname !~ '^civic '"),
+        Vec::<String>::new()
+    );
+    assert_eq!(action_of(&steps, "bucket evidence"), "already there");
+    assert_eq!(
+        steps.iter().find(|step| step.0.starts_with("trigger")).unwrap().2,
+        "took the place of another of this name"
+    );
+    assert_eq!(
+        session.column(
+            "SELECT tgname || ' ' || tgfoid::regprocedure FROM pg_trigger
+             WHERE tgrelid = 'tickets'::regclass AND NOT tgisinternal"
+        ),
+        ["ticket_update_notify civic.notify_ticket_update()"]
+    );
+    hears(&mut session, "public.tickets", 1);
+    assert_eq!(session.wrong(), []);
+}
+
+#[test]
+fn what_is_no_table_is_refused() {
+    let mut session = Database::plain().superuser();
+    session.run(
+        "CREATE TABLE kept (id int PRIMARY KEY, tenant_id text);
+         CREATE VIEW a_view AS SELECT * FROM kept;
+         CREATE MATERIALIZED VIEW a_materialized_view AS SELECT * FROM kept;
+         CREATE SEQUENCE a_sequence;
+         CREATE TYPE a_composite_type AS (tenant_id text);
+         CREATE FOREIGN DATA WRAPPER wrapper;
+         CREATE SERVER server FOREIGN DATA WRAPPER wrapper;
+         CREATE FOREIGN TABLE a_foreign_table (tenant_id text) SERVER server;
+         CREATE TABLE parted (tenant_id text) PARTITION BY LIST (tenant_id);
+         CREATE INDEX parted_index ON parted (tenant_id)",
+    );
+    let before = session.traces();
+    for (relation, kind) in [
+        ("a_view", "a view"),
+        ("a_materialized_view", "a materialized view"),
+        ("a_sequence", "a sequence"),
+        ("a_composite_type", "a composite type"),
+        ("a_foreign_table", "a foreign table"),
+        ("kept_pkey", "an index"),
+        ("parted_index", "an index"),
+    ] {
+        let error = session.error(&format!("SELECT civic.setup('{relation}')"));
+        assert_eq!(error.code().code(), "42809", "{relation}");
+        assert_eq!(error.message(), format!("public.{relation} is {kind}, not a table"));
+    }
+    for oid in ["4000000000", "0"] {
+        let error = session.error(&format!("SELECT civic.setup({oid}::oid)"));
+        assert_eq!(error.code().code(), "42P01", "{oid}");
+        assert_eq!(error.message(), format!("there is no relation with OID {oid}"));
+    }
+    assert_eq!(session.traces(), before);
+}
+
+#[test]
+fn a_table_without_tenant_id_is_refused_with_the_columns_that_are_looked_for() {
+    let mut session = Database::supabase().superuser();
+    session.run(
+        "CREATE TABLE without (id int, \"TENANT_ID\" text);
+         CREATE TABLE dropped (id int, tenant_id text);
+         ALTER TABLE dropped DROP COLUMN tenant_id",
+    );
+    let before = session.traces();
+    for table in ["without", "dropped", "pg_catalog.pg_class"] {
+        let error = session.error(&format!("SELECT civic.setup('{table}')"));
+        assert_eq!(error.code().code(), "42703", "{table}");
+        assert!(error.message().ends_with(" has no column tenant_id"), "{}", error.message());
+        let hint = error.hint().expect("a hint");
+        for column in [
+            "id",
+            "tracking_number",
+            "status",
+            "category",
+            "tenant_id",
+            "ward_id",
+            "is_sensitive",
+            "updated_at",
+            "created_at",
+        ] {
+            assert!(hint.contains(column), "{column} in {hint}");
+        }
+    }
+    assert_eq!(session.traces(), before);
+}
+
+#[test]
+fn any_table_with_a_tenant_is_heard() {
+    let mut session = Database::plain().superuser();
+    session.run(
+        "CREATE SCHEMA \"My Schema\";
+         CREATE TABLE \"My Schema\".\"Weird \"\"Table'\" (tenant_id text);
+         CREATE TEMP TABLE temporary (tenant_id text);
+         CREATE UNLOGGED TABLE unlogged (tenant_id text);
+         CREATE TABLE parted (tenant_id text) PARTITION BY LIST (tenant_id);
+         CREATE TABLE part PARTITION OF parted DEFAULT;
+         CREATE TABLE alone (tenant_id text) PARTITION BY LIST (tenant_id);
+         CREATE TABLE alone_part PARTITION OF alone DEFAULT",
+    );
+    for table in [
+        "\"My Schema\".\"Weird \"\"Table'\"",
+        "pg_temp.temporary",
+        "unlogged",
+        "parted",
+        "part",
+        "alone_part",
+    ] {
+        let setup = format!("SELECT * FROM civic.setup('{}')", table.replace('\'', "''"));
+        session.run(&setup);
+        hears(&mut session, table, 1);
+        let before = session.traces();
+        let again = session.steps(&setup);
+        assert_eq!(again[1].1, "already there", "{again:?}");
+        assert_eq!(session.traces(), before, "{table}");
+    }
+    assert_eq!(session.wrong(), []);
+}
+
+#[test]
+fn a_partition_that_was_heard_alone_is_heard_once_with_its_table() {
+    let mut session = Database::plain().superuser();
+    session.run(
+        "CREATE TABLE tickets (tenant_id text) PARTITION BY LIST (tenant_id);
+         CREATE TABLE part PARTITION OF tickets DEFAULT;
+         SELECT civic.setup('part')",
+    );
+    let steps = session.steps(SETUP);
+    assert_eq!(action_of(&steps, "trigger ticket_update_notify on public.part"), "removed");
+    assert_eq!(action_of(&steps, "trigger ticket_update_notify on public.tickets"), "done");
+    hears(&mut session, "public.tickets", 1);
+    hears(&mut session, "public.part", 1);
+}
+
+#[test]
+fn a_trigger_that_differs_in_anything_is_made_anew() {
+    let database = Database::guarded();
+    let mut session = database.superuser();
+    let create = |clauses: &str, call: &str| {
+        format!(
+            "DROP TRIGGER ticket_update_notify ON tickets;
+             CREATE TRIGGER ticket_update_notify {clauses} ON tickets
+             {call} EXECUTE FUNCTION civic.notify_ticket_update()"
+        )
+    };
+    let row = "FOR EACH ROW";
+    for tampered in [
+        "ALTER TABLE tickets DISABLE TRIGGER ticket_update_notify".to_owned(),
+        "ALTER TABLE tickets ENABLE REPLICA TRIGGER ticket_update_notify".to_owned(),
+        create("AFTER INSERT", row),
+        create("AFTER UPDATE", row),
+        create("BEFORE INSERT OR UPDATE", row),
+        create("AFTER INSERT OR UPDATE OF status", row),
+        create("AFTER INSERT OR UPDATE", "FOR EACH STATEMENT"),
+        create("AFTER INSERT OR UPDATE", "FOR EACH ROW WHEN (NEW.status = 'open')"),
+        create("AFTER INSERT OR UPDATE", row).replace("update()", "update('argument')"),
+        create("AFTER INSERT OR UPDATE", row).replace("CREATE", "CREATE CONSTRAINT"),
+    ] {
+        session.run(&tampered);
+        let steps = session.steps(SETUP);
+        let action = action_of(&steps, "trigger ticket_update_notify on public.tickets");
+        assert_eq!(action, "done", "{tampered}");
+        assert_eq!(actions(&session.steps(SETUP)), ["already there", "skipped"], "{tampered}");
+    }
+    session.run("ALTER TABLE tickets ENABLE ALWAYS TRIGGER ticket_update_notify");
+    let before = session.traces();
+    session.run(SETUP);
+    assert_eq!(session.traces(), before, "ENABLE ALWAYS is the owner's choice");
+}
+
+#[test]
+fn storage_without_the_byte_order_index_gets_one_where_that_may_be() {
+    let database = Database::supabase();
+    let mut session = database.superuser();
+    session.run("DROP INDEX storage.idx_objects_bucket_id_name");
+    let component = "index on (bucket_id, name COLLATE \"C\")";
+    let role = database.role("storage", "");
+    session.run(&format!(
+        "ALTER SCHEMA storage OWNER TO CURRENT_USER;
+         GRANT USAGE ON SCHEMA storage TO supabase_storage_admin;
+         GRANT supabase_storage_admin TO {role};
+         SET ROLE {role}"
+    ));
+    let steps = session.steps("SELECT * FROM civic.setup()");
+    assert_eq!(action_of(&steps, component), "skipped", "no CREATE on the schema");
+    session.reset_role();
+    assert_eq!(action_of(&session.steps(SETUP), component), "done");
+    assert_eq!(action_of(&session.steps(SETUP), component), "already there");
+    assert_eq!(session.wrong(), []);
+}

@@ -1,0 +1,96 @@
+//! What an installation has left in the catalogs, and what it says of itself.
+
+use std::time::{Duration, Instant};
+
+use super::{Database, Session};
+
+pub const SETUP: &str = "SELECT * FROM civic.setup('public.tickets')";
+pub const TEARDOWN: &str = "SELECT * FROM civic.teardown()";
+
+/// Component, action and detail of each step.
+pub type Step = (String, String, String);
+
+/// What a `check()` finds wrong: component, detail, fix.
+pub type Wrong = (String, String, Option<String>);
+
+impl Session {
+    /// The steps of `setup` or `teardown`.
+    #[track_caller]
+    pub fn steps(&mut self, sql: &str) -> Vec<Step> {
+        let text = |value: &Option<String>| value.clone().expect("no column is NULL");
+        self.rows(sql).iter().map(|row| (text(&row[0]), text(&row[1]), text(&row[2]))).collect()
+    }
+
+    #[track_caller]
+    pub fn wrong(&mut self) -> Vec<Wrong> {
+        let rows = self.rows("SELECT component, detail, fix FROM civic.check() WHERE NOT ok");
+        let text = |value: &Option<String>| value.clone().expect("not NULL");
+        rows.iter().map(|row| (text(&row[0]), text(&row[1]), row[2].clone())).collect()
+    }
+
+    /// The components that `check()` finds wrong.
+    #[track_caller]
+    pub fn wrong_components(&mut self) -> Vec<String> {
+        self.wrong().into_iter().map(|(component, ..)| component).collect()
+    }
+
+    /// Everything that `setup` and `teardown` may touch, with OIDs and row versions: the same list
+    /// means that nothing was changed, nor dropped and made anew.
+    pub fn traces(&mut self) -> Vec<String> {
+        let mut traces = self.column(
+            "SELECT format('policy %s %s %s %s %s %s %s %s', oid, polname, polrelid::regclass, polcmd,
+                           polpermissive, polroles, pg_get_expr(polqual, polrelid),
+                           pg_get_expr(polwithcheck, polrelid))
+             FROM pg_policy
+             UNION ALL
+             SELECT format('trigger %s %s %s', oid, tgenabled, pg_get_triggerdef(oid))
+             FROM pg_trigger
+             UNION ALL
+             SELECT format('relation %s %s %s %s %s %s', oid, oid::regclass, relrowsecurity,
+                           relforcerowsecurity, relowner, relacl)
+             FROM pg_class
+             WHERE relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
+             UNION ALL
+             SELECT format('schema %s %s %s', nspname, nspowner, nspacl) FROM pg_namespace
+             ORDER BY 1",
+        );
+        if self.text("SELECT to_regclass('storage.buckets') IS NOT NULL") == "t" {
+            traces.extend(self.column(
+                "SELECT format('bucket %s %s %s', xmin, ctid, b) FROM storage.buckets b ORDER BY id",
+            ));
+        }
+        traces
+    }
+
+    pub fn process(&mut self) -> String {
+        self.text("SELECT pg_backend_pid()")
+    }
+}
+
+/// Waits until a process of the server waits for a lock.
+#[track_caller]
+pub fn wait_until_blocked(database: &Database, process: &str) {
+    let mut session = database.superuser();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let is_blocked = format!(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = {process} AND NOT granted) FROM pg_sleep(0.01)"
+    );
+    while session.text(&is_blocked) != "t" {
+        assert!(Instant::now() < deadline, "process {process} never waited");
+    }
+}
+
+/// The actions of some steps, each once.
+pub fn actions(steps: &[Step]) -> Vec<&str> {
+    let mut actions: Vec<_> = steps.iter().map(|(_, action, _)| action.as_str()).collect();
+    actions.sort();
+    actions.dedup();
+    actions
+}
+
+/// The action of the step about a component.
+#[track_caller]
+pub fn action_of<'a>(steps: &'a [Step], component: &str) -> &'a str {
+    let step = steps.iter().find(|(name, ..)| name == component);
+    &step.unwrap_or_else(|| panic!("no step about {component}: {steps:?}")).1
+}
