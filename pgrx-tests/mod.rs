@@ -25,4 +25,6 @@ mod claims;
 #[cfg(test)]
 mod documentation;
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod support;
