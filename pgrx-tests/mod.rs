@@ -38,6 +38,7 @@ mod setup_attacks;
 mod setup_rights;
 #[cfg(test)]
 mod setup_sessions;
+mod relay;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Databases and sessions for tests.
 
+pub mod cluster;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};

@@ -190,7 +190,9 @@ impl<'a> Queue<'a> {
     pub fn oldest(&self) -> Option<u64> {
         let tail = self.tail();
         let is_written = self.word(tail).load(Ordering::Acquire) != 0;
-        is_written.then(|| self.word(tail + 1).load(Ordering::Relaxed))
+        // The reader may be giving it back just now: then its time is wiped, or the tail moves.
+        let time = self.word(tail + 1).load(Ordering::Acquire);
+        (is_written && time != 0 && self.tail() == tail).then_some(time)
     }
 
     /// Gives back everything before a place. For the one reader, after it is done with it.

@@ -67,9 +67,16 @@ pub fn notify_if_room(channel: &CStr, payload: &CStr) -> bool {
     has_room
 }
 
-/// Whether the server's queue takes notifications.
-pub fn has_room() -> bool {
-    queue_usage() < QUEUE_SHARE
+/// Bytes of events, about, that the server's queue takes now. A notification never crosses a page of
+/// that queue, so that pages may be no more than half full.
+pub fn room() -> usize {
+    free_bytes() / 2
+}
+
+/// Bytes of events that one transaction may send and still find the room for, once the server's
+/// queue is empty.
+pub fn longest() -> usize {
+    queue_size() / 4
 }
 
 fn take_room(size: usize) -> bool {

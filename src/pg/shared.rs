@@ -43,10 +43,11 @@ pub struct Shared {
     database: AtomicU32,
     /// The address of its latch.
     latch: AtomicUsize,
-    /// Up to where transactions have waited in vain for the queue to be told.
+    /// Where the queue stood still while a transaction waited in vain for it to be told, plus one.
     pub given_up: AtomicU64,
-    /// Transactions that wait for the queue to be empty.
-    pub waiting: AtomicU32,
+    /// Up to where transactions wait, or have waited, for the queue to be told. A place and no count:
+    /// a session that is ended while it waits leaves nothing behind.
+    pub awaited: AtomicU64,
     /// Events that committed transactions have put into the queue, and those of them told.
     pub accepted: AtomicU64,
     pub delivered: AtomicU64,
@@ -101,7 +102,16 @@ impl Shared {
         // SAFETY: reads variables of this process, and registers a function that lives as long.
         unsafe {
             pg_sys::before_shmem_exit(Some(relay_ends), pg_sys::Datum::null());
-            self.database.store(pg_sys::MyDatabaseId.to_u32(), Ordering::Relaxed);
+            let own = pg_sys::MyDatabaseId.to_u32();
+            let served = self.database.load(Ordering::Relaxed);
+            if served != 0 && served != own {
+                // That database was dropped, so all of its transactions have ended. What they left
+                // is not for the listeners of the one that has its name now.
+                self.queue().release(self.queue().head());
+                self.delivered.store(self.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            self.given_up.store(0, Ordering::Relaxed);
+            self.database.store(own, Ordering::Relaxed);
             self.latch.store(pg_sys::MyLatch as usize, Ordering::Release);
             self.pid.store(pg_sys::MyProcPid as u32, Ordering::Release);
         }

@@ -66,7 +66,9 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Sleeps until this process's latch is set or the time is over. Ends with the postmaster.
+/// Sleeps until this process's latch is set or the time is over, and then does what the server asks
+/// of a process at such a point: it may end here, by an error or altogether. Other sessions wait for
+/// that, DROP DATABASE for one. So the caller has nothing borrowed that the end of a transaction needs.
 pub fn wait(time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: this process's own latch.
@@ -79,4 +81,11 @@ pub fn wait(time: Duration) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
+    pg_sys::check_for_interrupts!();
+}
+
+/// Whether this background worker has been asked to end, now or at any time before.
+pub fn is_asked_to_end() -> bool {
+    // SAFETY: reads a variable of this process that a signal sets.
+    unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
 }

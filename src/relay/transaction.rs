@@ -65,7 +65,8 @@ fn refusal(shared: &Shared) -> Option<FellBack> {
 /// Takes an event for the queue. `false` where it has to go to NOTIFY, at once.
 pub fn accept(channel: &CStr, payload: &CStr) -> bool {
     let Some(shared) = shared::shared() else { return false };
-    STATE.with_borrow_mut(|State { route, pending }| {
+    let mut moves_over = Pending::default();
+    let accepted = STATE.with_borrow_mut(|State { route, pending }| {
         match route {
             Route::Direct(_) | Route::Reserved(..) => return false,
             Route::Kept => {}
@@ -81,41 +82,68 @@ pub fn accept(channel: &CStr, payload: &CStr) -> bool {
         // Past what the queue holds nothing is gained by keeping more. NOTIFY undoes with a
         // savepoint what was sent in it, so what is kept can move over when it is all of this one.
         if pending.len() > shared.queue().longest() && pending.is_all_of(level) {
-            notify(pending);
+            moves_over = std::mem::take(pending);
             *route = Route::Direct(FellBack::TooLarge);
             return false;
         }
         pending.push(level, channel, payload);
         true
-    })
+    });
+    notify(&mut moves_over);
+    accepted
 }
 
-/// Waits, within bounds, until the relay has told all that was queued before now.
+/// Waits, within bounds, until the relay has told all that was queued before now. Where another has
+/// waited in vain and the queue has not moved since, it is no use.
 fn wait_for_queue(shared: &'static Shared) {
     let queue = shared.queue();
     let (place, deadline) = (queue.head(), Instant::now() + PATIENCE);
-    let in_vain = shared.pid().is_none() && shared.given_up.load(Ordering::Relaxed) == place;
-    if queue.tail() >= place || shared.is_this_database() != Some(true) || in_vain {
+    if queue.tail() >= place || shared.is_this_database() != Some(true) {
         return;
     }
-    shared.waiting.fetch_add(1, Ordering::Relaxed);
+    shared.awaited.fetch_max(place, Ordering::Relaxed);
     shared.wake();
-    while queue.tail() < place && Instant::now() < deadline {
+    loop {
+        let tail = queue.tail();
+        if tail >= place || shared.given_up.load(Ordering::Relaxed) == tail + 1 {
+            return;
+        }
+        if Instant::now() >= deadline {
+            return shared.given_up.store(tail + 1, Ordering::Relaxed);
+        }
         pg::transaction::wait(LOOK);
-    }
-    shared.waiting.fetch_sub(1, Ordering::Relaxed);
-    if queue.tail() < place {
-        shared.given_up.store(place, Ordering::Relaxed);
     }
 }
 
-fn fall_back(shared: &'static Shared, reason: FellBack, pending: &mut Pending) {
+fn fall_back(shared: &'static Shared, reason: FellBack, pending: &mut Pending) -> Route {
     shared.fell_back[reason as usize].fetch_add(1, Ordering::Relaxed);
     wait_for_queue(shared);
     notify(pending);
+    Route::Open
+}
+
+/// Puts what is kept into the queue, or else hands it to NOTIFY.
+fn hand_over(shared: &'static Shared, pending: &mut Pending) -> Route {
+    if let Some(reason) = refusal(shared) {
+        return fall_back(shared, reason, pending);
+    }
+    let queue = shared.queue();
+    let events = pending.folded();
+    if events.len() > queue.longest().min(pg::notify::longest()) {
+        return fall_back(shared, FellBack::TooLarge, pending);
+    }
+    let count = super::pending::events(&events).count() as u64;
+    match queue.reserve(&events, pg::transaction::now() as u64) {
+        Some(reservation) => {
+            pending.clear();
+            Route::Reserved(reservation, count)
+        }
+        None => fall_back(shared, FellBack::QueueFull, pending),
+    }
 }
 
 /// Hands what is kept to NOTIFY. Where the server's own queue has no room it is lost, and told.
+/// What it calls may be interrupted: nothing is borrowed meanwhile.
 fn notify(pending: &mut Pending) {
     let events = pending.events();
     let lost = events.filter(|(channel, payload)| !pg::notify::notify_if_room(channel, payload));
@@ -135,35 +163,20 @@ pub struct Relayed;
 impl Observer for Relayed {
     fn before_commit() {
         let Some(shared) = shared::shared() else { return };
-        STATE.with_borrow_mut(|State { route, pending }| match std::mem::take(route) {
-            Route::Open | Route::Reserved(..) => {}
-            Route::Direct(reason) => fall_back(shared, reason, pending),
-            Route::Kept if pending.is_empty() => {}
-            Route::Kept => {
-                if let Some(reason) = refusal(shared) {
-                    return fall_back(shared, reason, pending);
-                }
-                let events = pending.folded();
-                let count = super::pending::events(&events).count() as u64;
-                match shared.queue().reserve(&events, pg::transaction::now() as u64) {
-                    Some(reservation) => {
-                        *route = Route::Reserved(reservation, count);
-                        pending.clear();
-                    }
-                    None if events.len() > shared.queue().longest() => {
-                        fall_back(shared, FellBack::TooLarge, pending);
-                    }
-                    None => fall_back(shared, FellBack::QueueFull, pending),
-                }
-            }
-        });
+        // To fall back is to wait and perhaps to warn, and there the session may be ended, which
+        // comes back as `aborted`: nothing stays borrowed.
+        let State { route, mut pending } = STATE.take();
+        let route = match route {
+            Route::Kept if !pending.is_empty() => hand_over(shared, &mut pending),
+            Route::Direct(reason) => fall_back(shared, reason, &mut pending),
+            Route::Open | Route::Kept | Route::Reserved(..) => Route::Open,
+        };
+        STATE.set(State { route, pending });
     }
 
     /// NOTIFY itself refuses a transaction that is prepared, in its own words.
     fn before_prepare() {
-        STATE.with_borrow_mut(|State { pending, .. }| {
-            notify(pending);
-        });
+        notify(&mut STATE.take().pending);
     }
 
     fn committed() {

@@ -50,11 +50,11 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 }
 
 fn run(shared: &'static Shared) {
-    while !BackgroundWorker::sigterm_received() {
+    while !pg::transaction::is_asked_to_end() {
         if BackgroundWorker::sighup_received() {
             pg::reload_settings();
         }
-        let transactions = if pg::notify::has_room() { deliver(shared) } else { 0 };
+        let transactions = deliver(shared);
         let time = match transactions {
             0 if shared.queue().used() == 0 => IDLE,
             // Its transaction has not ended yet, and will wake us; or the server's queue is full.
@@ -65,20 +65,21 @@ fn run(shared: &'static Shared) {
         };
         pause(shared, transactions, time);
     }
-    // Of what has been committed nothing is left behind.
-    while pg::notify::has_room() && deliver(shared) > 0 {}
+    // Of what has been committed by now nothing is left behind.
+    let end = shared.queue().head();
+    while shared.queue().tail() < end && deliver(shared) > 0 {}
 }
 
 /// After a batch it gathers for the whole time; with nothing to do whatever comes wakes it.
-fn pause(shared: &Shared, transactions: u64, time: Duration) {
+fn pause(shared: &'static Shared, transactions: u64, time: Duration) {
     if transactions == 0 {
         return pg::transaction::wait(time);
     }
     let end = std::time::Instant::now() + time;
     while let Some(left) = end.checked_duration_since(std::time::Instant::now())
         && !left.is_zero()
-        && shared.waiting.load(Ordering::Relaxed) == 0
-        && !BackgroundWorker::sigterm_received()
+        && shared.awaited.load(Ordering::Relaxed) <= shared.queue().tail()
+        && !pg::transaction::is_asked_to_end()
     {
         std::thread::sleep(left.min(Duration::from_millis(1)));
     }
@@ -93,13 +94,16 @@ fn deliver(shared: &'static Shared) -> u64 {
     let (mut place, mut frame) = (queue.tail(), Vec::new());
     let mut batch: Vec<Vec<u8>> = vec![];
     let (mut told, mut bytes, mut count) = (HashSet::new(), 0, 0);
+    // Beyond it the server would refuse the batch, which is then left for later.
+    let room = pg::notify::room();
     while bytes < BATCH {
         match queue.read(place, &mut frame) {
             Next::Nothing => break,
             Next::Cancelled { after } => place = after,
             Next::Events { after, .. } => {
                 let hashes: Vec<u64> = events(&frame).map(hash).collect();
-                if hashes.iter().any(|hash| told.contains(hash)) {
+                let is_too_much = bytes + frame.len() > room;
+                if is_too_much || hashes.iter().any(|hash| told.contains(hash)) {
                     break;
                 }
                 (bytes, count) = (bytes + frame.len(), count + hashes.len() as u64);

@@ -1,0 +1,138 @@
+//! The relay, on clusters that preload the library: what these tests share.
+
+mod crash;
+mod fallback;
+mod fuzz;
+mod order;
+mod reservation;
+mod unserved;
+mod worker;
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use postgres::fallible_iterator::FallibleIterator;
+
+use super::support::Session;
+use super::support::cluster::Cluster;
+
+const TICKETS: &str = "
+    CREATE EXTENSION IF NOT EXISTS pg_civic;
+    CREATE TABLE tickets (id bigint PRIMARY KEY, tenant_id text, status text);
+    CREATE TRIGGER heard AFTER INSERT OR UPDATE ON tickets
+        FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()";
+
+/// A cluster of this test's own, with a relay for the database `postgres` and a table of tickets.
+fn relayed(settings: &[&str]) -> Cluster {
+    let cluster = Cluster::start(&[&["shared_preload_libraries=pg_civic"], settings].concat());
+    let mut session = cluster.superuser();
+    session.run(TICKETS);
+    wait_for_relay(&mut session);
+    cluster
+}
+
+/// The smallest queue there is.
+const TINY: &str = "civic.relay_queue_size=4";
+
+/// One for the tests that disturb nobody: each has a municipality of its own in it.
+fn shared() -> Arc<Cluster> {
+    static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    shared.upgrade().unwrap_or_else(|| {
+        let cluster = Arc::new(relayed(&[]));
+        *shared = Arc::downgrade(&cluster);
+        cluster
+    })
+}
+
+/// Waits for a condition, and fails where it does not come.
+#[track_caller]
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A column of `civic.relay_stats()`, as text.
+#[track_caller]
+fn stats(session: &mut Session, column: &str) -> String {
+    let value = session.value(&format!("SELECT {column} FROM civic.relay_stats()"));
+    value.unwrap_or("NULL".to_owned())
+}
+
+/// How often transactions fell back for this reason.
+#[track_caller]
+fn fell_back(session: &mut Session, reason: &str) -> u64 {
+    stats(session, &format!("fell_back ->> '{reason}'")).parse().expect("a number")
+}
+
+/// Gives the relay's process once it takes events.
+#[track_caller]
+fn wait_for_relay(session: &mut Session) -> String {
+    wait_until("the relay runs", || stats(session, "running") == "t");
+    stats(session, "pid")
+}
+
+/// Every reservation has been settled and told.
+#[track_caller]
+fn assert_queue_empties(session: &mut Session) {
+    wait_until("the queue is empty", || stats(session, "queue_bytes_used") == "0");
+    wait_until("nothing is queued", || stats(session, "queued") == "0");
+}
+
+/// Waits until some session but the asking one waits for this.
+#[track_caller]
+fn wait_for_event(session: &mut Session, pid: &str, event: &str) {
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = '{event}'"
+    );
+    wait_until(event, || session.text(&sql) == "1");
+}
+
+fn pid(session: &mut Session) -> String {
+    session.text("SELECT pg_backend_pid()")
+}
+
+/// Adds a ticket, told as one event.
+fn insert(id: i64, tenant: &str, status: &str) -> String {
+    format!("INSERT INTO tickets VALUES ({id}, '{tenant}', '{status}')")
+}
+
+/// Who hears a municipality, and what came: the statuses, and the processes that notified.
+struct Listener {
+    session: Session,
+    statuses: Vec<String>,
+    notifiers: Vec<String>,
+}
+
+impl Listener {
+    fn of(mut session: Session, tenant: &str) -> Listener {
+        session.run(&format!("LISTEN \"ticket_updates:{tenant}\""));
+        Listener { session, statuses: vec![], notifiers: vec![] }
+    }
+
+    /// Takes what has come, waiting a little for more.
+    fn listen(&mut self) {
+        let mut notifications = self.session.client().notifications();
+        let mut come = notifications.timeout_iter(Duration::from_millis(20));
+        while let Some(notification) = come.next().expect("the connection is open") {
+            let event: serde_json::Value =
+                serde_json::from_str(notification.payload()).expect("JSON");
+            self.statuses.push(event["status"].as_str().unwrap_or("?").to_owned());
+            self.notifiers.push(notification.process_id().to_string());
+        }
+    }
+
+    /// Waits for an event with this status, and gives all that came up to then.
+    #[track_caller]
+    fn hears(&mut self, status: &str) -> Vec<String> {
+        wait_until(&format!("'{status}' is heard"), || {
+            self.listen();
+            self.statuses.iter().any(|heard| heard == status)
+        });
+        self.notifiers.clear();
+        std::mem::take(&mut self.statuses)
+    }
+}

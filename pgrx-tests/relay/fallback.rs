@@ -1,0 +1,203 @@
+//! Where the relay cannot take a transaction, it is heard by ordinary NOTIFY, in its order.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Listener, TICKETS, TINY, assert_queue_empties, fell_back, insert, pid, relayed, shared,
+    wait_for_event, wait_for_relay,
+};
+
+/// More than the smallest queue holds.
+fn many(first: i64, tenant: &str) -> String {
+    format!("INSERT INTO tickets SELECT {first} + i, '{tenant}', i FROM generate_series(0, 99) i")
+}
+
+#[test]
+fn every_way_around_the_relay_is_heard_and_counted() {
+    let cluster = relayed(&[TINY]);
+    let mut session = cluster.superuser();
+    session.run("CREATE DATABASE other");
+    let mut other = cluster.superuser_of("other");
+    other.run(TICKETS);
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    let mut elsewhere = Listener::of(cluster.superuser_of("other"), "t");
+
+    session.run(&format!("SET civic.relay = off; {}; RESET civic.relay", insert(1, "t", "off")));
+    assert_eq!(listener.hears("off"), ["off"]);
+    assert_eq!(fell_back(&mut session, "off"), 1);
+
+    session.run(&many(100, "t"));
+    assert_eq!(listener.hears("99"), (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
+    assert_eq!(fell_back(&mut session, "too_large"), 1);
+
+    other.run(&insert(1, "t", "other"));
+    assert_eq!(elsewhere.hears("other"), ["other"]);
+    assert_eq!(fell_back(&mut session, "other_database"), 1);
+    assert!(listener.statuses.is_empty());
+
+    let relay = wait_for_relay(&mut session);
+    cluster.signal("STOP", &relay);
+    let mut id = 1000;
+    while fell_back(&mut session, "queue_full") == 0 {
+        id += 1;
+        session.run(&insert(id, "t", &id.to_string()));
+    }
+    cluster.signal("CONT", &relay);
+    session.run(&insert(id + 1, "t", "end"));
+    let mut heard = listener.hears("end");
+    // The relay stood still for longer than a transaction waits.
+    heard.sort();
+    let mut expected: Vec<_> = (1001..=id).map(|id| id.to_string()).collect();
+    expected.push("end".to_owned());
+    assert_eq!(heard, expected);
+    assert_queue_empties(&mut session);
+}
+
+/// A transaction that waits in its commit for what a stopped relay has in its queue.
+struct Waiting {
+    process: String,
+    commit: std::thread::JoinHandle<Result<(), postgres::Error>>,
+}
+
+fn fall_back_behind_the_queue(
+    cluster: &crate::pg_tests::support::cluster::Cluster,
+    admin: &mut crate::pg_tests::support::Session,
+) -> Waiting {
+    let mut writer = cluster.superuser();
+    writer.run("SET civic.relay = off");
+    let process = pid(&mut writer);
+    let commit = std::thread::spawn(move || {
+        writer.client().batch_execute("UPDATE tickets SET status = 'second' WHERE id = 1")
+    });
+    wait_for_event(admin, &process, "Extension");
+    Waiting { process, commit }
+}
+
+#[test]
+fn a_fallback_does_not_overtake_what_is_queued() {
+    let cluster = relayed(&[]);
+    let mut admin = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    let relay = wait_for_relay(&mut admin);
+    cluster.signal("STOP", &relay);
+    admin.run(&insert(1, "t", "first"));
+    let waiting = fall_back_behind_the_queue(&cluster, &mut admin);
+    cluster.signal("CONT", &relay);
+    assert_eq!(listener.hears("second"), ["first", "second"]);
+    waiting.commit.join().expect("no panic").expect("it commits");
+}
+
+#[test]
+fn who_waits_behind_the_queue_can_be_cancelled_and_ended() {
+    let cluster = relayed(&[]);
+    let mut admin = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    let relay = wait_for_relay(&mut admin);
+    cluster.signal("STOP", &relay);
+    admin.run(&insert(1, "t", "first"));
+    for (function, sqlstate) in [("pg_cancel_backend", "57014"), ("pg_terminate_backend", "57P01")]
+    {
+        let waiting = fall_back_behind_the_queue(&cluster, &mut admin);
+        admin.run(&format!("SELECT {function}({})", waiting.process));
+        let error = waiting.commit.join().expect("no panic").expect_err(function);
+        let error = error.as_db_error().expect("the server says why");
+        assert_eq!(error.code().code(), sqlstate, "{function}: {error}");
+        // Whatever it held is free again, and it has left no other trace.
+        admin.run("SET lock_timeout = '5s'; UPDATE tickets SET status = 'first' WHERE id = 1");
+    }
+    cluster.signal("CONT", &relay);
+    admin.run(&insert(2, "t", "end"));
+    assert_eq!(listener.hears("end"), ["first", "first", "first", "end"]);
+    assert_queue_empties(&mut admin);
+    let log = cluster.log();
+    assert!(!log.contains("borrowed") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn a_relay_that_stands_still_delays_one_write_and_not_each() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    let relay = wait_for_relay(&mut session);
+    cluster.signal("STOP", &relay);
+    session.run(&insert(1, "t", "queued"));
+    session.run("SET civic.relay = off");
+    session.run(&insert(2, "t", "waits"));
+    let start = Instant::now();
+    for id in 3..8 {
+        session.run(&insert(id, "t", "does not"));
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    cluster.signal("CONT", &relay);
+    assert_queue_empties(&mut session);
+}
+
+#[test]
+fn a_ticket_is_heard_in_commit_order_by_whichever_way_each_change_goes() {
+    let cluster = relayed(&[TINY]);
+    let mut admin = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    admin.run("INSERT INTO tickets VALUES (1, 'quiet', '0')");
+    std::thread::scope(|scope| {
+        for (relay, large) in [("on", false), ("off", false), ("on", true)] {
+            let mut session = cluster.superuser();
+            scope.spawn(move || {
+                session.run(&format!("SET civic.relay = {relay}"));
+                for round in 0..100 {
+                    let filling = if large && round % 4 == 0 { many(10_000 + round * 100, "quiet") } else { String::new() };
+                    session.run(&format!(
+                        "BEGIN; UPDATE tickets SET tenant_id = 't', status = status::int + 1 WHERE id = 1;
+                         {filling}; COMMIT"
+                    ));
+                }
+            });
+        }
+    });
+    assert_eq!(listener.hears("300"), (1..=300).map(|i| i.to_string()).collect::<Vec<_>>());
+    for reason in ["off", "too_large"] {
+        assert!(fell_back(&mut admin, reason) > 0, "{reason}");
+    }
+    assert!(super::stats(&mut admin, "delivered").parse::<u64>().expect("a number") > 100);
+}
+
+#[test]
+fn a_prepared_transaction_is_refused_as_with_notify() {
+    let cluster = relayed(&["max_prepared_transactions=2"]);
+    let mut session = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    let plain = session.error("BEGIN; NOTIFY t; PREPARE TRANSACTION 'p'");
+    session.run("ROLLBACK");
+    for setting in ["on", "off"] {
+        let ours = session.error(&format!(
+            "SET civic.relay = {setting}; BEGIN; {}; PREPARE TRANSACTION 'p'",
+            insert(1, "t", "never")
+        ));
+        session.run("ROLLBACK");
+        assert_eq!((ours.code(), ours.message()), (plain.code(), plain.message()), "{setting}");
+        // Of one that is prepared, having nothing to tell, nothing is left to the next.
+        session.run(&format!(
+            "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; PREPARE TRANSACTION 'p'",
+            insert(1, "t", "never")
+        ));
+        session.run("COMMIT PREPARED 'p'");
+        session.run("SELECT 1");
+        assert_eq!(fell_back(&mut session, "off"), 0, "{setting}");
+    }
+    session.run(&format!("RESET civic.relay; {}", insert(2, "t", "end")));
+    assert_eq!(listener.hears("end"), ["end"]);
+    assert_queue_empties(&mut session);
+}
+
+#[test]
+fn a_transaction_that_also_notifies_by_itself_is_heard_whole() {
+    let cluster = shared();
+    let mut session = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "mixed");
+    session.run(&format!(
+        "BEGIN; SELECT pg_notify('ticket_updates:mixed', '{{\"status\": \"own\"}}'); {}; COMMIT",
+        insert(50_000, "mixed", "ours")
+    ));
+    session.run(&insert(50_001, "mixed", "end"));
+    let mut heard = listener.hears("end");
+    heard.sort();
+    assert_eq!(heard, ["end", "ours", "own"]);
+}

@@ -1,0 +1,175 @@
+//! Writers that do anything at once, against a listener whose record must be what they committed.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{Listener, TINY, assert_queue_empties, fell_back, relayed};
+use crate::pg_tests::support::Session;
+
+const WRITERS: u64 = 4;
+const TICKETS_CHANGED: u64 = 5;
+const SEED: u64 = 0x00c1_71c5_eed0;
+
+/// Numbers that are the same for the same seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ bits >> 31) % limit
+    }
+}
+
+/// Sends events `transaction/first` to `transaction/last`, each unlike any other.
+fn publish(transaction: &str, first: u64, last: u64) -> String {
+    format!(
+        "SELECT count(civic.publish('t', jsonb_build_object('type', 'x', 'status', '{transaction}/' || i)))
+         FROM generate_series({first}, {last}) i"
+    )
+}
+
+/// One random transaction. Gives its statements, and the statuses of its own events if it commits.
+fn transaction(random: &mut Random, name: &str) -> (Vec<String>, Option<Vec<String>>) {
+    let mut statements = vec!["BEGIN".to_owned()];
+    let mut kept: Vec<String> = vec![];
+    // Two tickets at most, in rising order, so that no two writers wait for each other.
+    let first = random.below(TICKETS_CHANGED);
+    let tickets = [first, first + 1 + random.below(TICKETS_CHANGED)];
+    let changed = random.below(3) as usize;
+    for id in tickets.iter().take(changed).filter(|id| **id < TICKETS_CHANGED) {
+        statements.push(format!(
+            "UPDATE tickets SET status = 'ticket {id}/' || split_part(status, '/', 2)::int + 1 || '/{name}'
+             WHERE id = {id}"
+        ));
+        kept.push(format!("ticket {id}"));
+    }
+    let mut number = 0;
+    for _ in 0..1 + random.below(3) {
+        let size = match random.below(400) {
+            0 => 10_000,
+            1..20 => 1 + random.below(500),
+            _ => 1 + random.below(8),
+        };
+        let (from, to) = (number, number + size - 1);
+        number += size;
+        let events = publish(name, from, to);
+        match random.below(6) {
+            0 => statements.push(format!("SAVEPOINT s; {events}; ROLLBACK TO s")),
+            1 => statements.push(format!(
+                "DO $$ BEGIN PERFORM * FROM ({events}) e; PERFORM 1/0;
+                 EXCEPTION WHEN division_by_zero THEN NULL; END $$"
+            )),
+            two_or_more => {
+                statements.push(if two_or_more == 2 {
+                    format!("SAVEPOINT s; {events}; RELEASE s")
+                } else {
+                    events
+                });
+                kept.extend((from..=to).map(|event| format!("{name}/{event}")));
+            }
+        }
+    }
+    match random.below(8) {
+        0 => statements.push("ROLLBACK".to_owned()),
+        1 => statements.push("SELECT 1/0".to_owned()),
+        _ => {
+            statements.push("COMMIT".to_owned());
+            return (statements, Some(kept));
+        }
+    }
+    (statements, None)
+}
+
+/// Runs random transactions for a time. Gives the events of each that committed.
+fn write(mut session: Session, writer: u64, time: Duration) -> Vec<(String, Vec<String>)> {
+    let mut random = Random(SEED + writer);
+    let mut committed = vec![];
+    let end = Instant::now() + time;
+    let mut number = 0;
+    while Instant::now() < end {
+        let name = format!("{writer}.{number}");
+        number += 1;
+        let (statements, events) = transaction(&mut random, &name);
+        session.run(&format!(
+            "SET civic.relay = {}",
+            if random.below(20) == 0 { "off" } else { "on" }
+        ));
+        let result = session.client().batch_execute(&statements.join("; "));
+        match events {
+            Some(events) => {
+                result.expect("it commits");
+                committed.push((name, events));
+            }
+            None => session.run("ROLLBACK"),
+        }
+    }
+    committed
+}
+
+#[test]
+fn what_is_heard_is_what_was_committed_whole_and_in_order() {
+    let cluster = relayed(&[TINY]);
+    let mut admin = cluster.superuser();
+    admin.run(&format!(
+        "INSERT INTO tickets SELECT id, 't', 'ticket ' || id || '/0/start' FROM generate_series(0, {}) id",
+        TICKETS_CHANGED - 1
+    ));
+    assert_queue_empties(&mut admin);
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    let committed: Vec<(String, Vec<String>)> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let session = cluster.superuser();
+                scope.spawn(move || write(session, writer, Duration::from_secs(15)))
+            })
+            .collect();
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            listener.listen();
+        }
+        writers.into_iter().flat_map(|writer| writer.join().expect("no write fails")).collect()
+    });
+    admin.run("SELECT civic.publish('t', '{\"type\": \"x\", \"status\": \"end\"}')");
+    let mut heard = listener.hears("end");
+    assert_eq!(heard.pop().as_deref(), Some("end"));
+
+    // Each ticket's changes are heard in the order of their numbers, none left out.
+    let mut versions: HashMap<String, u64> = HashMap::new();
+    // An event names its transaction: of a ticket's it is the last part, of another's the first.
+    let parts = heard.iter().map(|status| match status.split('/').collect::<Vec<_>>()[..] {
+        [ticket, version, name] => {
+            let last = versions.entry(ticket.to_owned()).or_default();
+            *last += 1;
+            assert_eq!(version, last.to_string(), "{ticket} is heard in the order of commits");
+            (name.to_owned(), ticket.to_owned())
+        }
+        [name, _] => (name.to_owned(), status.clone()),
+        _ => panic!("invented: {status}"),
+    });
+    let mut transactions: Vec<(String, Vec<String>)> = vec![];
+    for (name, event) in parts {
+        match transactions.last_mut() {
+            Some((last, events)) if *last == name => events.push(event),
+            _ => transactions.push((name, vec![event])),
+        }
+    }
+    let mut expected: HashMap<_, _> =
+        committed.into_iter().filter(|(_, events)| !events.is_empty()).collect();
+    let count = expected.len();
+    for (name, events) in transactions {
+        let own = expected.remove(&name);
+        let own = own.unwrap_or_else(|| panic!("{name} is heard in one piece, having committed"));
+        assert!(events == own, "{name}: {events:?} for {own:?}");
+    }
+    assert!(expected.is_empty(), "not heard: {:?}", expected.keys());
+
+    let reasons = ["queue_full", "too_large", "off"].map(|reason| fell_back(&mut admin, reason));
+    let delivered = super::stats(&mut admin, "delivered");
+    eprintln!(
+        "seed {SEED}: {count} transactions, fell back {reasons:?}, the relay told {delivered}"
+    );
+    assert!(reasons.iter().all(|count| *count > 0), "{reasons:?}");
+    assert_queue_empties(&mut admin);
+}

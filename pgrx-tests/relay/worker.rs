@@ -1,0 +1,177 @@
+//! The worker: it rests when there is nothing to do, gives way to the server, and comes back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{
+    Listener, TICKETS, TINY, assert_queue_empties, insert, pid, relayed, stats, wait_for_relay,
+    wait_until,
+};
+use crate::pg_tests::support::cluster::Cluster;
+
+/// Two writers add tickets, numbered each by itself, while something happens. Everything that they
+/// committed is heard, once, in the order of each, and no write failed.
+fn nothing_is_lost_while(cluster: &Cluster, tenant: &str, mut happens: impl FnMut()) {
+    let mut listener = Listener::of(cluster.superuser(), tenant);
+    let over = AtomicBool::new(false);
+    let written: Vec<i64> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..2)
+            .map(|writer| {
+                let (mut session, over) = (cluster.superuser(), &over);
+                scope.spawn(move || {
+                    let mut number = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let id = (writer + 1) * 1_000_000 + number;
+                        session.run(&insert(id, tenant, &format!("{writer}:{number}")));
+                        number += 1;
+                    }
+                    number
+                })
+            })
+            .collect();
+        happens();
+        over.store(true, Ordering::Relaxed);
+        writers.into_iter().map(|writer| writer.join().expect("no write fails")).collect()
+    });
+    cluster.superuser().run(&insert(1, tenant, "end"));
+    let heard = listener.hears("end");
+    for (writer, written) in written.iter().enumerate() {
+        let own = heard.iter().filter(|status| status.starts_with(&format!("{writer}:")));
+        let expected: Vec<_> = (0..*written).map(|number| format!("{writer}:{number}")).collect();
+        assert!(own.eq(&expected), "of writer {writer} all {written} are heard in order");
+    }
+    assert_queue_empties(&mut cluster.superuser());
+    cluster.superuser().run("TRUNCATE tickets");
+}
+
+#[test]
+fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
+    let cluster = relayed(&[]);
+    let mut admin = cluster.superuser();
+    nothing_is_lost_while(&cluster, "t", || {
+        for function in ["pg_terminate_backend", "pg_cancel_backend", "pg_terminate_backend"] {
+            let relay = wait_for_relay(&mut admin);
+            let delivered = stats(&mut admin, "delivered");
+            wait_until("it works", || stats(&mut admin, "delivered") != delivered);
+            admin.run(&format!("SELECT {function}({relay})"));
+            wait_until(&format!("{function}: another runs"), || {
+                wait_for_relay(&mut admin) != relay
+            });
+        }
+    });
+    assert!(super::fell_back(&mut admin, "not_running") > 0);
+    let log = cluster.log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn the_relay_can_be_switched_off_and_on_under_load() {
+    let cluster = relayed(&[TINY]);
+    let mut admin = cluster.superuser();
+    nothing_is_lost_while(&cluster, "t", || {
+        for setting in ["off", "on"].repeat(4) {
+            admin.run(&format!("ALTER SYSTEM SET civic.relay = {setting}"));
+            admin.run("SELECT pg_reload_conf()");
+            let counter = if setting == "off" { "fell_back ->> 'off'" } else { "delivered" };
+            let before = stats(&mut admin, counter);
+            wait_until(counter, || stats(&mut admin, counter) != before);
+        }
+    });
+}
+
+#[test]
+fn an_idle_relay_sleeps_with_no_transaction_open() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    session.run(&insert(1, "t", "one"));
+    assert_eq!(listener.hears("one"), ["one"]);
+    assert_queue_empties(&mut session);
+    let relay = wait_for_relay(&mut session);
+    let idle = format!(
+        "SELECT xact_start IS NULL AND backend_xmin IS NULL AND backend_xid IS NULL AND datname = 'postgres'
+         FROM pg_stat_activity WHERE pid = {relay} AND backend_type = 'pg_civic relay'"
+    );
+    wait_until("no transaction is open", || session.text(&idle) == "t");
+    // Each time that it wakes, it goes to sleep again, which the system counts.
+    let slept = || {
+        let status = std::fs::read_to_string(format!("/proc/{relay}/status")).expect("Linux");
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).expect("a count")
+    };
+    let before = slept();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(slept() - before <= 3, "it woke {} times in 3 s", slept() - before);
+}
+
+#[test]
+fn a_relay_with_a_transaction_that_does_not_end_does_not_spin() {
+    let cluster = relayed(&[]);
+    let mut admin = cluster.superuser();
+    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    admin.run("SELECT pg_reload_conf(); SET synchronous_commit = local");
+    let mut writer = cluster.superuser();
+    wait_until("it counts", || writer.text("SHOW synchronous_standby_names") == "absent");
+    let process = pid(&mut writer);
+    let commit = std::thread::spawn(move || writer.client().batch_execute(&insert(1, "t", "one")));
+    super::wait_for_event(&mut admin, &process, "SyncRep");
+    let relay = wait_for_relay(&mut admin);
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{relay}/stat")).expect("Linux");
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let fields: Vec<u64> = fields.split_whitespace().filter_map(|f| f.parse().ok()).collect();
+        // What is left are numbers only, without the state: times are the fields 14 and 15.
+        fields[10] + fields[11]
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(ticks() - before < 20, "{} ticks of 200", ticks() - before);
+    admin.run(&format!("SELECT pg_cancel_backend({process})"));
+    commit.join().expect("no panic").expect("it commits, with a warning");
+    assert_queue_empties(&mut admin);
+}
+
+#[test]
+fn another_database_can_be_dropped_while_the_relay_is_idle() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    session.run("SET statement_timeout = '15s'");
+    for round in 0..3 {
+        session.run("CREATE DATABASE other");
+        let mut other = cluster.superuser_of("other");
+        other.run(TICKETS);
+        other.run(&insert(1, "t", "other"));
+        drop(other);
+        wait_until("its session is gone", || {
+            session.text("SELECT count(*) FROM pg_stat_activity WHERE datname = 'other'") == "0"
+        });
+        session.run("DROP DATABASE other");
+        assert_eq!(stats(&mut session, "running"), "t", "round {round}");
+    }
+}
+
+#[test]
+fn the_relays_own_database_can_be_dropped_by_force_and_made_anew() {
+    let cluster = Cluster::start(&["shared_preload_libraries=pg_civic", "civic.database=town"]);
+    let mut admin = cluster.superuser();
+    for round in 0..2 {
+        admin.run("CREATE DATABASE town");
+        let mut town = cluster.superuser_of("town");
+        town.run(TICKETS);
+        wait_for_relay(&mut town);
+        let mut listener = Listener::of(cluster.superuser_of("town"), "t");
+        // The new relay serves the new database.
+        wait_until("it serves this database", || {
+            let before = stats(&mut town, "delivered");
+            town.run("UPDATE tickets SET status = 'more'; INSERT INTO tickets SELECT coalesce(max(id), 0) + 1, 't', 'some' FROM tickets");
+            town.run(&format!(
+                "SELECT civic.publish('t', '{{\"type\": \"x\", \"status\": \"end {round}\"}}')"
+            ));
+            let end = format!("end {round}");
+            assert_eq!(listener.hears(&end).last(), Some(&end));
+            stats(&mut town, "delivered") != before
+        });
+        admin.run("SET statement_timeout = '15s'");
+        admin.run("DROP DATABASE town WITH (FORCE)");
+    }
+}

@@ -1,0 +1,181 @@
+//! A server of a test's own, for what would disturb the others: full queues, crashes, settings.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postgres::NoTls;
+
+use super::{Notices, SERVER, Session};
+
+/// A private cluster: it listens on its own socket alone, and is gone with this value.
+pub struct Cluster {
+    /// Holds the data, the socket and the log.
+    directory: PathBuf,
+    bin: PathBuf,
+    options: String,
+}
+
+impl Cluster {
+    /// Makes and starts one, with these settings, from the programs of the server that runs.
+    pub fn start(settings: &[&str]) -> Cluster {
+        let mut running = SERVER.connect("postgres", Arc::default());
+        let bin = running
+            .query_one("SELECT setting FROM pg_config WHERE name = 'BINDIR'", &[])
+            .expect("the server knows where it is installed");
+        let mktemp = output(server_user("mktemp").args(["-d", "/tmp/pg_civic.XXXXXX"]));
+        let mut cluster = Cluster {
+            directory: PathBuf::from(mktemp.trim()),
+            bin: PathBuf::from(bin.get::<_, String>(0)),
+            options: String::new(),
+        };
+        let data = cluster.directory.join("data");
+        output(
+            server_user(cluster.bin.join("initdb"))
+                .args(["-N", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", &SERVER.user])
+                .arg("-D")
+                .arg(&data),
+        );
+        let directory = cluster.directory.display();
+        let mut options =
+            format!("-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off");
+        for setting in settings {
+            options.push_str(&format!(" -c {setting}"));
+        }
+        cluster.options = options;
+        cluster.start_again();
+        cluster
+    }
+
+    /// Starts what has been stopped, with the settings of the first time.
+    pub fn start_again(&self) {
+        output(
+            server_user(self.bin.join("pg_ctl"))
+                .args(["-w", "-s", "-o", &self.options, "start", "-D"])
+                .arg(self.directory.join("data"))
+                .arg("-l")
+                .arg(self.directory.join("log")),
+        );
+    }
+
+    /// Stops it: smart, fast or immediate.
+    pub fn stop(&self, mode: &str) {
+        output(
+            server_user(self.bin.join("pg_ctl"))
+                .args(["-m", mode, "-w", "-s", "stop", "-D"])
+                .arg(self.directory.join("data")),
+        );
+    }
+
+    /// Sends a signal to one of its processes.
+    pub fn signal(&self, signal: &str, pid: &str) {
+        output(server_user("kill").args(["-s", signal, pid]));
+    }
+
+    /// Runs statements, one a line, in the stopped cluster, without any other process.
+    pub fn single_user(&self, sql: &str) -> String {
+        use std::io::Write;
+        let mut process = server_user(self.bin.join("postgres"))
+            .args(["--single", "-D"])
+            .arg(self.directory.join("data"))
+            .args(self.options.split_whitespace())
+            .arg("postgres")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("it can be run");
+        let mut stdin = process.stdin.take().expect("a pipe");
+        stdin.write_all(sql.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = process.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        output(server_user("cat").arg(self.directory.join("log")))
+    }
+
+    /// A session of the superuser in the database `postgres`.
+    pub fn superuser(&self) -> Session {
+        self.connect("postgres").expect("the cluster takes connections")
+    }
+
+    /// A session of the superuser, as soon as the cluster, which may be recovering, takes one.
+    pub fn superuser_of(&self, database: &str) -> Session {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.connect(database) {
+                Ok(session) => return session,
+                Err(error) => assert!(Instant::now() < deadline, "{database}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn connect(&self, database: &str) -> Result<Session, postgres::Error> {
+        let notices = Notices::default();
+        let heard = Arc::clone(&notices);
+        let client = postgres::Config::new()
+            .host_path(&self.directory)
+            .user(&SERVER.user)
+            .dbname(database)
+            .notice_callback(move |notice| heard.lock().expect("not poisoned").push(notice))
+            .connect(NoTls)?;
+        Ok(Session { client, notices })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let is_running = server_user("test")
+            .arg("-e")
+            .arg(self.directory.join("data/postmaster.pid"))
+            .status()
+            .is_ok_and(|status| status.success());
+        if !is_running {
+            let _ = server_user("rm").arg("-rf").arg(&self.directory).status();
+            return;
+        }
+        let stop = server_user(self.bin.join("pg_ctl"))
+            .args(["-m", "immediate", "-w", "-s", "stop", "-D"])
+            .arg(self.directory.join("data"))
+            .status();
+        let remove = server_user("rm").arg("-rf").arg(&self.directory).status();
+        for (action, status) in [("stop", stop), ("remove", remove)] {
+            if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
+                eprintln!(
+                    "could not {action} the cluster {}: {status:?}",
+                    self.directory.display()
+                );
+            }
+        }
+    }
+}
+
+/// A command as the user that the servers run as: PostgreSQL refuses to run as root.
+fn server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = match std::env::var_os("CARGO_PGRX_TEST_RUNAS") {
+        Some(user) => {
+            let mut sudo = Command::new("sudo");
+            sudo.arg("-u").arg(user).arg(program);
+            sudo
+        }
+        None => Command::new(program),
+    };
+    command.current_dir("/");
+    command
+}
+
+/// What a command that succeeds prints.
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    // Inherited pipes would stay open with the server that pg_ctl leaves behind.
+    let output = command.stdin(std::process::Stdio::null()).output().expect("it can be run");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
