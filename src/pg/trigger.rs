@@ -359,28 +359,38 @@ fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
 /// Calls an output function that may raise an error, in a subtransaction, so that the error costs
 /// the value and not the row.
 fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): context and
-    // resource owner are put back on both ways out. A cancelled query stays cancelled.
+    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): it is ended,
+    // and context and resource owner are put back, on every way out.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
+        let put_back = move || {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+        };
+        let roll_back = move || {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            put_back();
+        };
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let start = out.len();
         let has_text = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
             append_output(output, datum, out);
             pg_sys::ReleaseCurrentSubTransaction();
+            put_back();
             true
         }))
-        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |error| error.rethrow())
-        .catch_when(PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN, |error| error.rethrow())
-        .catch_others(|_| {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        // A cancelled query stays cancelled.
+        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
+            roll_back();
+            error.rethrow()
+        })
+        .catch_others(move |_| {
+            roll_back();
             false
         })
         .execute();
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
         if has_text {
             return Form::Text;
         }
