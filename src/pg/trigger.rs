@@ -61,6 +61,8 @@ struct Source {
     type_oid: pg_sys::Oid,
     reader: Reader,
     output: pg_sys::Oid,
+    /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
+    limit: Option<usize>,
 }
 
 /// Where a table has the columns that were asked for.
@@ -69,8 +71,11 @@ pub struct Columns<const N: usize> {
     last: i32,
 }
 
-/// A value longer than this is not read: it could not be sent.
-const READ_LIMIT: usize = 8000;
+/// A text longer than this is not read: it could not be sent.
+const TEXT_LIMIT: usize = 8000;
+/// The same for types whose text may be much shorter than the value: of the zeros in an array or a
+/// document each takes 12 bytes or more, and two in the text.
+const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
@@ -123,7 +128,12 @@ impl Source {
             _ if is_builtin => Reader::Output,
             _ => Reader::ForeignOutput,
         };
-        Source { index, type_oid, reader, output }
+        let limit = match reader {
+            Reader::Varlena => TEXT_LIMIT,
+            _ => PACKED_LIMIT,
+        };
+        let limit = is_varlena.then_some(limit);
+        Source { index, type_oid, reader, output, limit }
     }
 }
 
@@ -269,6 +279,10 @@ impl<const N: usize> Row<'_, N> {
     pub fn append(&self, column: usize, out: &mut Vec<u8>) -> Form {
         use std::io::Write;
         let Some((source, datum)) = self.value(column) else { return Form::Null };
+        // SAFETY: a type with a limit is a varlena, and this is a value of the row.
+        if source.limit.is_some_and(|limit| unsafe { raw_size(datum) } > limit) {
+            return Form::Unreadable;
+        }
         let integer = |out: &mut Vec<u8>, value: i64| {
             write!(out, "{value}").expect("writing to memory does not fail");
             Form::Number
@@ -289,7 +303,6 @@ impl<const N: usize> Row<'_, N> {
                 append_output(source.output, datum, out);
                 if is_json_number(&out[start..]) { Form::Number } else { Form::Text }
             }
-            Reader::Json if is_too_long(datum) => Form::Unreadable,
             Reader::Json => {
                 append_output(source.output, datum, out);
                 Form::Json
@@ -308,21 +321,25 @@ fn is_json_number(text: &[u8]) -> bool {
     text.strip_prefix(b"-").unwrap_or(text).first().is_some_and(u8::is_ascii_digit)
 }
 
-/// Whether a varlena is longer than what is read. Asks its header, and unpacks nothing.
-fn is_too_long(datum: pg_sys::Datum) -> bool {
+/// Size of a varlena once it is unpacked. Asks its header, and unpacks nothing.
+///
+/// # Safety
+///
+/// The datum is a varlena.
+unsafe fn raw_size(datum: pg_sys::Datum) -> usize {
     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: called for the varlena types of `Source::of` alone, with a value of the row. A value
-    // with a header of one byte has at most 126.
+    // SAFETY: the caller's promise. A value with a header of one byte has at most 126 and is asked
+    // without a detour through the server, as nearly all are.
     unsafe {
-        !(pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena))
-            && pg_sys::toast_raw_datum_size(datum) as usize > READ_LIMIT
+        if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
+            pgrx::varsize_1b(varlena)
+        } else {
+            pg_sys::toast_raw_datum_size(datum) as usize
+        }
     }
 }
 
 fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    if is_too_long(datum) {
-        return Form::Unreadable;
-    }
     // SAFETY: a text, varchar or char of the row; what unpacking allocates goes with the context of
     // this trigger's call.
     out.extend_from_slice(unsafe { super::varlena_bytes(datum) });
