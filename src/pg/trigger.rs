@@ -63,6 +63,8 @@ struct Source {
     output: pg_sys::Oid,
     /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
     limit: Option<usize>,
+    /// A generated column whose value the row does not hold yet, or never.
+    is_uncomputed: bool,
 }
 
 /// Where a table has the columns that were asked for.
@@ -77,17 +79,28 @@ const TEXT_LIMIT: usize = 8000;
 /// document each takes 12 bytes or more, and two in the text.
 const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
 
+/// What pg_attribute.attgenerated is for a stored column.
+const STORED: u8 = b's';
+
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 impl<const N: usize> Columns<N> {
-    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N]) -> Self {
+    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N], is_before: bool) -> Self {
         let mut sources = [None; N];
         for (index, attribute) in tuple_desc.iter().enumerate() {
             if attribute.is_dropped() {
                 continue;
             }
             if let Some(wanted) = names.iter().position(|name| *name == attribute.name()) {
-                sources[wanted] = Some(Source::of(index, attribute.atttypid));
+                let is_uncomputed = match attribute.attgenerated as u8 {
+                    0 => false,
+                    // A stored one is computed after the BEFORE triggers; until then the row holds
+                    // what it was.
+                    STORED => is_before,
+                    _ => true,
+                };
+                let source = Source::of(index, attribute.atttypid);
+                sources[wanted] = Some(Source { is_uncomputed, ..source });
             }
         }
         let last = sources.iter().flatten().map(|source| source.index as i32 + 1).max();
@@ -133,7 +146,7 @@ impl Source {
             _ => PACKED_LIMIT,
         };
         let limit = is_varlena.then_some(limit);
-        Source { index, type_oid, reader, output, limit }
+        Source { index, type_oid, reader, output, limit, is_uncomputed: false }
     }
 }
 
@@ -219,7 +232,8 @@ impl<'a> TriggerCall<'a> {
             // SAFETY: the relation, and with it the descriptor, is open during the call.
             let tuple_desc =
                 unsafe { PgTupleDesc::from_pg_unchecked((*self.data.tg_relation).rd_att) };
-            Ok::<_, Infallible>(Columns::of(&tuple_desc, names))
+            let is_before = pgrx::trigger_support::trigger_fired_before(self.data.tg_event);
+            Ok::<_, Infallible>(Columns::of(&tuple_desc, names, is_before))
         });
         match found {
             Ok(columns) => columns,
@@ -252,7 +266,7 @@ pub struct Row<'a, const N: usize> {
 
 impl<const N: usize> Row<'_, N> {
     fn value(&self, column: usize) -> Option<(Source, pg_sys::Datum)> {
-        let source = self.columns.sources[column]?;
+        let source = self.columns.sources[column].filter(|source| !source.is_uncomputed)?;
         // SAFETY: the slot is deformed up to the last of these columns.
         unsafe {
             (!*self.slot.tts_isnull.add(source.index))
