@@ -110,6 +110,11 @@ impl<const N: usize> Columns<N> {
     pub fn has(&self, column: usize) -> bool {
         self.sources[column].is_some()
     }
+
+    /// Whether the column is a `char(n)`, whose trailing blanks mean nothing.
+    pub fn is_padded(&self, column: usize) -> bool {
+        self.sources[column].is_some_and(|source| source.type_oid == pg_sys::BPCHAROID)
+    }
 }
 
 impl Source {
