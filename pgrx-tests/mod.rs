@@ -23,4 +23,18 @@ pub const CONFIGURATION: [&str; 3] =
 #[cfg(test)]
 mod claims;
 #[cfg(test)]
+mod notify_queue;
+#[cfg(test)]
+mod publish;
+#[cfg(test)]
+mod sensitive;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod ticket;
+#[cfg(test)]
+mod ticket_hazards;
+#[cfg(test)]
+mod ticket_triggers;
+#[cfg(test)]
+mod ticket_types;
