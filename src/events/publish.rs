@@ -15,20 +15,34 @@ use crate::{pg, settings};
 const QUEUE_SHARE: f64 = 0.9;
 /// How long a look at the queue holds, in microseconds: the look takes a lock of all backends.
 const LOOK_HOLDS: u64 = 1_000_000;
+/// How much of the queue, one part in so many, this backend sends between two looks. A hundred
+/// others that do the same, unseen, stay within what [`QUEUE_SHARE`] leaves free.
+const LOOK_SHARE: usize = 1000;
 /// What the server stores beside an event's own bytes: header, terminators, alignment.
 const ENTRY_OVERHEAD: usize = 32;
 
-/// How much this backend may still send.
-#[derive(Clone, Copy)]
-struct Budget {
-    bytes: usize,
-    /// When the transaction that looked began, and the one that sent last.
+/// What this backend knows of the queue.
+#[derive(Default)]
+struct Room {
+    /// Free bytes at the last look.
+    free: usize,
+    /// When the transaction that looked began.
     looked: i64,
-    sent: i64,
+    /// Bytes that this backend may send before the next, and those that it has.
+    allowance: usize,
+    sent: usize,
+    /// Bytes that it has sent, and that the look did not see: a transaction's events come into the
+    /// queue at its commit.
+    unseen: usize,
+    /// The current transaction, and the bytes that it has sent.
+    transaction: u32,
+    pending: usize,
+    /// Whether there was no room for the last event: the next transaction looks again.
+    was_refused: bool,
 }
 
 thread_local! {
-    static BUDGET: RefCell<Option<Budget>> = const { RefCell::new(None) };
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
 /// Sends an event on a channel, when the transaction commits. The buffer is left as it was.
@@ -48,29 +62,36 @@ pub fn send(channel: &str, event: &mut Vec<u8>) -> Result<(), Error> {
 }
 
 fn take_room(size: usize) -> bool {
-    BUDGET.with_borrow_mut(|budget| {
+    // An event that does not fit what is left of a page starts the next one: it may take its size
+    // twice.
+    let size = 2 * size;
+    ROOM.with_borrow_mut(|room| {
         let now = pg::transaction_start();
-        // What a transaction has sent is not in the queue before it commits: one look for each.
-        let is_current = |budget: &Budget| {
-            budget.sent == now || (size <= budget.bytes && now.abs_diff(budget.looked) < LOOK_HOLDS)
-        };
-        let mut current = budget.filter(is_current).unwrap_or_else(|| Budget {
-            bytes: free_bytes(),
-            looked: now,
-            sent: now,
-        });
-        let has_room = size <= current.bytes;
-        if has_room {
-            current.bytes -= size;
+        let mut is_stale =
+            now.abs_diff(room.looked) >= LOOK_HOLDS || room.sent + size > room.allowance;
+        if room.transaction != pg::transaction_number() {
+            room.transaction = pg::transaction_number();
+            room.pending = 0;
+            is_stale |= room.was_refused;
         }
-        *budget = Some(Budget { sent: now, ..current });
+        if is_stale {
+            let queue = pg::notify::queue_size();
+            let free_share = (QUEUE_SHARE - pg::notify::queue_usage()).max(0.0);
+            room.free = (free_share * queue as f64) as usize;
+            room.allowance = queue / LOOK_SHARE;
+            room.looked = now;
+            room.sent = 0;
+            room.unseen = room.pending;
+        }
+        let has_room = room.unseen + size <= room.free;
+        if has_room {
+            room.sent += size;
+            room.unseen += size;
+            room.pending += size;
+        }
+        room.was_refused = !has_room;
         has_room
     })
-}
-
-fn free_bytes() -> usize {
-    let free_share = (QUEUE_SHARE - pg::notify::queue_usage()).max(0.0);
-    (free_share * pg::notify::queue_size() as f64) as usize
 }
 
 /// An event of the application's own goes to its municipality. A sensitive one goes where

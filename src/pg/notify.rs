@@ -38,12 +38,12 @@ pub fn queue_size() -> usize {
 }
 
 thread_local! {
-    static WARNED: Cell<Option<i64>> = const { Cell::new(None) };
+    static WARNED: Cell<Option<pg_sys::LocalTransactionId>> = const { Cell::new(None) };
 }
 
 /// Whether this is the first time in this transaction: a COPY of a million rows that cannot be
 /// heard is one warning, not a million.
 pub fn first_warning_of_transaction() -> bool {
-    let transaction = Some(super::transaction_start());
+    let transaction = Some(super::transaction_number());
     WARNED.replace(transaction) != transaction
 }

@@ -31,6 +31,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
         findings.push(good("storage", detail));
     }
     findings.extend(triggers()?);
+    findings.extend(service_role()?);
     findings.push(sensitive_events()?);
     findings.push(sensitive_readers()?);
     Ok(findings)
@@ -187,6 +188,24 @@ fn triggers() -> Result<Vec<Finding>, Error> {
         findings.push(bad("trigger of public.notify_ticket_update()", detail, fix));
     }
     Ok(findings)
+}
+
+/// The role may have been made after the extension, which then granted it nothing.
+fn service_role() -> Result<Option<Finding>, Error> {
+    let component = "civic.publish() for service_role";
+    let may_publish = catalog::texts(
+        "SELECT pg_catalog.has_function_privilege(oid, 'civic.publish(text, jsonb, boolean)', 'EXECUTE')
+         FROM pg_catalog.pg_roles WHERE rolname = 'service_role'",
+        &[],
+    )?;
+    Ok(may_publish.first().map(|may_publish| match may_publish.as_str() {
+        "true" => good(component, "granted"),
+        _ => {
+            let fix =
+                "GRANT EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) TO service_role;";
+            bad(component, "not granted: the application's server side sends no events", fix)
+        }
+    }))
 }
 
 fn sensitive_events() -> Result<Finding, Error> {
