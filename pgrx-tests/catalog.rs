@@ -22,7 +22,7 @@ enum Callers {
 use Callers::*;
 
 /// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
-const FUNCTIONS: [(&str, &str, Call, Callers); 22] = [
+const FUNCTIONS: [(&str, &str, Call, Callers); 23] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
     // Inlined into the policy, so neither STRICT nor with a setting.
@@ -69,6 +69,14 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 22] = [
     ),
     ("readable_buckets()", "text[]", ('s', 's', true, true, 1), Everybody),
     (
+        "relay_stats()",
+        "TABLE(running boolean, pid integer, queued bigint, delivered bigint, batches bigint, \
+         fell_back jsonb, queue_bytes_used bigint, queue_bytes_highest bigint, queue_bytes bigint, \
+         oldest_waiting_ms bigint)",
+        ('v', 's', true, false, 10),
+        Everybody,
+    ),
+    (
         "setup(tickets regclass DEFAULT NULL::regclass)",
         "TABLE(component text, action text, detail text)",
         ('v', 'u', false, false, 10000),
@@ -97,14 +105,20 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 22] = [
 
 const WITH_A_SEARCH_PATH: [&str; 3] = ["check()", "setup(regclass)", "teardown()"];
 
-const SETTINGS: [(&str, &str); 6] = [
+/// Settings that a superuser sets.
+const SETTINGS: [(&str, &str); 7] = [
     ("civic.claims_setting", "request.jwt.claims"),
+    ("civic.relay", "on"),
     ("civic.role_claim", "app_metadata.role"),
     ("civic.sensitive_events", "redacted"),
     ("civic.sensitive_readers", "saps_liaison, admin"),
     ("civic.sensitive_uploaders", "manager, saps_liaison, admin"),
     ("civic.tenant_claim", "app_metadata.tenant_id"),
 ];
+
+/// Settings of the server: in a preloaded library of its start.
+const OF_THE_SERVER: [(&str, &str); 2] =
+    [("civic.database", "postgres"), ("civic.relay_queue_size", "8192")];
 
 /// A session in which the library is loaded.
 fn loaded(database: &Database) -> Session {
@@ -228,9 +242,14 @@ fn every_setting_is_listed_here_described_and_a_superusers() {
     );
     let listed: Vec<_> =
         found.iter().map(|row| (row[0].as_deref().unwrap(), row[1].as_deref().unwrap())).collect();
-    assert_eq!(listed, SETTINGS);
+    let mut expected = [&SETTINGS[..], &OF_THE_SERVER].concat();
+    expected.sort();
+    assert_eq!(listed, expected);
     for row in found {
-        assert_eq!(row[2].as_deref(), Some("superuser"), "{row:?}");
+        let is_of_the_server =
+            OF_THE_SERVER.iter().any(|(name, _)| row[0].as_deref() == Some(name));
+        let context = if is_of_the_server { "sighup" } else { "superuser" };
+        assert_eq!(row[2].as_deref(), Some(context), "{row:?}");
         for description in &row[3..] {
             let description = description.as_deref().unwrap_or_default();
             assert!(description.len() > 10 && description.ends_with('.'), "{row:?}");

@@ -2,44 +2,26 @@
 //!
 //! Rules without PostgreSQL are tested beside their code; what is here needs a server.
 
-mod boot {
-    use pgrx::prelude::*;
-
-    #[pg_schema]
-    mod tests {
-        use super::*;
-
-        /// Starting the server is what a `#[pg_test]` does first: the tests below ask for this one.
-        #[pg_test]
-        fn boot() {}
-    }
-}
-
 /// Settings of the test server.
-#[cfg(test)]
 pub const CONFIGURATION: [&str; 3] =
     ["fsync = off", "max_connections = 200", "max_prepared_transactions = 10"];
 
-#[cfg(test)]
 mod catalog;
-#[cfg(test)]
 mod check;
-#[cfg(test)]
 mod claims;
-#[cfg(test)]
 mod documentation;
-#[cfg(test)]
 mod extension;
-#[cfg(test)]
-mod setup;
-#[cfg(test)]
-mod setup_attacks;
-#[cfg(test)]
-mod setup_rights;
-#[cfg(test)]
-mod setup_sessions;
+mod notify_queue;
+mod publish;
 mod relay;
-#[cfg(test)]
+mod sensitive;
+mod setup;
+mod setup_attacks;
+mod setup_rights;
+mod setup_sessions;
 mod support;
-#[cfg(test)]
 mod teardown;
+mod ticket;
+mod ticket_hazards;
+mod ticket_triggers;
+mod ticket_types;

@@ -136,6 +136,12 @@ fn hostile_names_inject_nothing() {
         session.run(&fix.expect("a fix"));
         assert_eq!(session.wrong(), [], "{name}");
     }
+    for name in hostile.map(quoted) {
+        session.run(&format!(
+            "CREATE TRIGGER {name} AFTER DELETE ON {name}.{name}
+             FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()"
+        ));
+    }
     session.run(TEARDOWN);
     assert_eq!(session.text("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgfoid = 'civic.notify_ticket_update'::regproc"), "0");
     assert_eq!(session.text("SELECT to_regclass('public.canary') IS NOT NULL"), "t");

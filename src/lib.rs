@@ -34,6 +34,10 @@ pub extern "C-unwind" fn _PG_init() {
 }
 
 #[cfg(any(test, feature = "pg_test"))]
+#[path = "../pgrx-tests/boot.rs"]
+mod boot;
+
+#[cfg(test)]
 #[path = "../pgrx-tests/mod.rs"]
 mod pg_tests;
 

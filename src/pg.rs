@@ -297,3 +297,16 @@ pub fn transaction_start() -> i64 {
     // SAFETY: reads a variable of this backend.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() + UNIX_EPOCH_OFFSET }
 }
+
+/// A number that each transaction of this backend has to itself. Its time is no such thing: several
+/// transactions in one message of the client begin at the same.
+pub fn transaction_number() -> pg_sys::LocalTransactionId {
+    // SAFETY: reads this backend's own entry, which it has for as long as it lives.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        let number = (*pg_sys::MyProc).lxid;
+        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        let number = (*pg_sys::MyProc).vxid.lxid;
+        number
+    }
+}

@@ -74,8 +74,8 @@ mod civic {
 
     /// Guards the buckets and makes the tickets of a table heard.
     ///
-    /// Errors: 42P01 for an OID of nothing, 42809 for what is no table, 42703 for a table without `tenant_id`, 42501 for a role
-    /// that lacks a right that some step needs. Nothing is half done.
+    /// Errors: 42P01 for an OID of nothing, 42809 for what is no table, 42703 for a table without
+    /// `tenant_id`, 42501 for a role that lacks a right that some step needs. Nothing is half done.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
     fn setup(
@@ -106,6 +106,8 @@ mod civic {
     /// What is right, what is not, and the statement that mends it.
     #[pg_extern(stable, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
+    // pgrx reads the columns' names from the type as it stands here.
+    #[allow(clippy::type_complexity)]
     fn check() -> Result<
         TableIterator<
             'static,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use postgres::error::DbError;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, NoTls, SimpleQueryMessage};
+use serde_json::Value;
 
 pub mod installation;
 
@@ -285,6 +286,30 @@ impl Session {
             .map(|heard| Ok((heard.channel().to_owned(), heard.payload().to_owned())))
             .collect()
             .expect("the connection is open")
+    }
+
+    /// The events that have come, whatever the channel.
+    pub fn events(&mut self) -> Vec<Value> {
+        let parse = |(_, payload): (String, String)| {
+            serde_json::from_str(&payload).unwrap_or_else(|_| panic!("{payload} is JSON"))
+        };
+        self.heard().into_iter().map(parse).collect()
+    }
+
+    /// Hears a municipality's two channels.
+    pub fn listens_to(&mut self, tenant_id: &str) {
+        for suffix in ["", ":sensitive"] {
+            self.run(&format!("LISTEN \"ticket_updates:{tenant_id}{suffix}\""));
+        }
+    }
+
+    /// Makes the table `ticket` with these columns, whose every change is told.
+    pub fn makes_ticket_table(&mut self, columns: &str) {
+        self.run(&format!(
+            "CREATE TABLE ticket ({columns});
+             CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON ticket
+                 FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()"
+        ));
     }
 
     /// Opens the connection to the driver's own calls.

@@ -81,6 +81,11 @@ impl Column {
     const fn is_identifier(self) -> bool {
         matches!(self, Column::Id | Column::TenantId | Column::WardId)
     }
+
+    /// Whether it tells which ticket changed and nothing of it.
+    pub const fn is_identifying(self) -> bool {
+        matches!(self, Column::Id | Column::TenantId | Column::IsSensitive)
+    }
 }
 
 /// What the JSON of a value is.
@@ -157,9 +162,10 @@ impl Ticket {
         &self.text[self.values[column as usize].1.clone()]
     }
 
-    /// The municipality, where there is one.
+    /// The municipality, where there is one. JSON can hold a NUL, a channel cannot.
     pub fn municipality_id(&self) -> Option<&str> {
-        std::str::from_utf8(self.text(Column::TenantId)).ok().filter(|id| !id.is_empty())
+        let id = std::str::from_utf8(self.text(Column::TenantId)).ok()?;
+        (!id.is_empty() && !id.contains('\0')).then_some(id)
     }
 
     /// Whether the ticket is sensitive. What is not plainly "no" is a yes, and so is NULL in a
@@ -223,21 +229,21 @@ pub fn write(
     changed_at: ChangedAt,
     detail: Detail,
 ) {
-    const KEYS: [(&[u8], Column, bool); 7] = [
-        (b",\"ticket_id\":", Column::Id, true),
-        (b",\"tracking_number\":", Column::TrackingNumber, false),
-        (b",\"status\":", Column::Status, false),
-        (b",\"category\":", Column::Category, false),
-        (b",\"municipality_id\":", Column::TenantId, true),
-        (b",\"ward_id\":", Column::WardId, false),
-        (b",\"is_sensitive\":", Column::IsSensitive, true),
+    const KEYS: [(&[u8], Column); 7] = [
+        (b",\"ticket_id\":", Column::Id),
+        (b",\"tracking_number\":", Column::TrackingNumber),
+        (b",\"status\":", Column::Status),
+        (b",\"category\":", Column::Category),
+        (b",\"municipality_id\":", Column::TenantId),
+        (b",\"ward_id\":", Column::WardId),
+        (b",\"is_sensitive\":", Column::IsSensitive),
     ];
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(operation.name().as_bytes());
     out.push(b'"');
-    for (key, column, identifying) in KEYS {
+    for (key, column) in KEYS {
         out.extend_from_slice(key);
-        if identifying || detail == Detail::Whole {
+        if column.is_identifying() || detail == Detail::Whole {
             ticket.write_value(column, out);
         } else {
             out.extend_from_slice(b"null");

@@ -45,7 +45,11 @@ pub fn notify(call: &TriggerCall<'_>) {
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
         read_row(&row, ticket);
         let changed_at = changed_at(ticket, |column| row.micros(column as usize));
-        let Some(municipality_id) = ticket.municipality_id() else {
+        let municipality_id = ticket.municipality_id().map(|id| {
+            let is_padded = columns.is_padded(Column::TenantId as usize);
+            if is_padded { id.trim_end_matches(' ') } else { id }
+        });
+        let Some(municipality_id) = municipality_id.filter(|id| !id.is_empty()) else {
             let hint = "Give every ticket its municipality in the column tenant_id.";
             return warn(call, "a ticket has no municipality", hint);
         };
@@ -78,8 +82,9 @@ fn write_fitting(
     detail: Detail,
 ) -> Result<(), Error> {
     buffer.clear();
-    let is_readable = |column: &Column| ticket.kind(*column) != Kind::Unreadable;
-    if Column::ALL.iter().all(is_readable) {
+    let is_told = |column: Column| detail == Detail::Whole || column.is_identifying();
+    let is_readable = |column: Column| ticket.kind(column) != Kind::Unreadable;
+    if Column::ALL.into_iter().filter(|column| is_told(*column)).all(is_readable) {
         payload::write(buffer, operation, ticket, changed_at, detail);
         if buffer.len() <= PAYLOAD_LIMIT {
             return Ok(());

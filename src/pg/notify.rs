@@ -42,20 +42,34 @@ fn queue_size() -> usize {
 const QUEUE_SHARE: f64 = 0.9;
 /// How long a look at the queue holds, in microseconds: the look takes a lock of all backends.
 const LOOK_HOLDS: u64 = 1_000_000;
+/// How much of the queue, one part in so many, this backend sends between two looks. A hundred
+/// others that do the same, unseen, stay within what [`QUEUE_SHARE`] leaves free.
+const LOOK_SHARE: usize = 1000;
 /// What the server stores beside an event's own bytes: header, terminators, alignment.
 const ENTRY_OVERHEAD: usize = 32;
 
-/// How much this backend may still send.
-#[derive(Clone, Copy)]
-struct Budget {
-    bytes: usize,
-    /// When the transaction that looked began, and the one that sent last.
+/// What this backend knows of the queue.
+#[derive(Default)]
+struct Room {
+    /// Free bytes at the last look.
+    free: usize,
+    /// When the transaction that looked began.
     looked: i64,
-    sent: i64,
+    /// Bytes that this backend may send before the next, and those that it has.
+    allowance: usize,
+    sent: usize,
+    /// Bytes that it has sent, and that the look did not see: a transaction's events come into the
+    /// queue at its commit.
+    unseen: usize,
+    /// The current transaction, and the bytes that it has sent.
+    transaction: u32,
+    pending: usize,
+    /// Whether there was no room for the last event: the next transaction looks again.
+    was_refused: bool,
 }
 
 thread_local! {
-    static BUDGET: RefCell<Option<Budget>> = const { RefCell::new(None) };
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
 /// Queues a notification where the server's queue has room for it; else gives `false`.
@@ -80,22 +94,32 @@ pub fn longest() -> usize {
 }
 
 fn take_room(size: usize) -> bool {
-    BUDGET.with_borrow_mut(|budget| {
+    // An event that does not fit what is left of a page starts the next one: it may take its size
+    // twice.
+    let size = 2 * size;
+    ROOM.with_borrow_mut(|room| {
         let now = super::transaction_start();
-        // What a transaction has sent is not in the queue before it commits: one look for each.
-        let is_current = |budget: &Budget| {
-            budget.sent == now || (size <= budget.bytes && now.abs_diff(budget.looked) < LOOK_HOLDS)
-        };
-        let mut current = budget.filter(is_current).unwrap_or_else(|| Budget {
-            bytes: free_bytes(),
-            looked: now,
-            sent: now,
-        });
-        let has_room = size <= current.bytes;
-        if has_room {
-            current.bytes -= size;
+        let mut is_stale =
+            now.abs_diff(room.looked) >= LOOK_HOLDS || room.sent + size > room.allowance;
+        if room.transaction != super::transaction_number() {
+            room.transaction = super::transaction_number();
+            room.pending = 0;
+            is_stale |= room.was_refused;
         }
-        *budget = Some(Budget { sent: now, ..current });
+        if is_stale {
+            room.free = free_bytes();
+            room.allowance = queue_size() / LOOK_SHARE;
+            room.looked = now;
+            room.sent = 0;
+            room.unseen = room.pending;
+        }
+        let has_room = room.unseen + size <= room.free;
+        if has_room {
+            room.sent += size;
+            room.unseen += size;
+            room.pending += size;
+        }
+        room.was_refused = !has_room;
         has_room
     })
 }
@@ -106,12 +130,12 @@ fn free_bytes() -> usize {
 }
 
 thread_local! {
-    static WARNED: Cell<Option<i64>> = const { Cell::new(None) };
+    static WARNED: Cell<Option<pg_sys::LocalTransactionId>> = const { Cell::new(None) };
 }
 
 /// Whether this is the first time in this transaction: a COPY of a million rows that cannot be
 /// heard is one warning, not a million.
 pub fn first_warning_of_transaction() -> bool {
-    let transaction = Some(super::transaction_start());
+    let transaction = Some(super::transaction_number());
     WARNED.replace(transaction) != transaction
 }

@@ -61,6 +61,10 @@ struct Source {
     type_oid: pg_sys::Oid,
     reader: Reader,
     output: pg_sys::Oid,
+    /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
+    limit: Option<usize>,
+    /// A generated column whose value the row does not hold yet, or never.
+    is_uncomputed: bool,
 }
 
 /// Where a table has the columns that were asked for.
@@ -69,20 +73,34 @@ pub struct Columns<const N: usize> {
     last: i32,
 }
 
-/// A value longer than this is not read: it could not be sent.
-const READ_LIMIT: usize = 8000;
+/// A text longer than this is not read: it could not be sent.
+const TEXT_LIMIT: usize = 8000;
+/// The same for types whose text may be much shorter than the value: of the zeros in an array or a
+/// document each takes 12 bytes or more, and two in the text.
+const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
+
+/// What pg_attribute.attgenerated is for a stored column.
+const STORED: u8 = b's';
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 impl<const N: usize> Columns<N> {
-    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N]) -> Self {
+    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N], is_before: bool) -> Self {
         let mut sources = [None; N];
         for (index, attribute) in tuple_desc.iter().enumerate() {
             if attribute.is_dropped() {
                 continue;
             }
             if let Some(wanted) = names.iter().position(|name| *name == attribute.name()) {
-                sources[wanted] = Some(Source::of(index, attribute.atttypid));
+                let is_uncomputed = match attribute.attgenerated as u8 {
+                    0 => false,
+                    // A stored one is computed after the BEFORE triggers; until then the row holds
+                    // what it was.
+                    STORED => is_before,
+                    _ => true,
+                };
+                let source = Source::of(index, attribute.atttypid);
+                sources[wanted] = Some(Source { is_uncomputed, ..source });
             }
         }
         let last = sources.iter().flatten().map(|source| source.index as i32 + 1).max();
@@ -91,6 +109,11 @@ impl<const N: usize> Columns<N> {
 
     pub fn has(&self, column: usize) -> bool {
         self.sources[column].is_some()
+    }
+
+    /// Whether the column is a `char(n)`, whose trailing blanks mean nothing.
+    pub fn is_padded(&self, column: usize) -> bool {
+        self.sources[column].is_some_and(|source| source.type_oid == pg_sys::BPCHAROID)
     }
 }
 
@@ -123,7 +146,12 @@ impl Source {
             _ if is_builtin => Reader::Output,
             _ => Reader::ForeignOutput,
         };
-        Source { index, type_oid, reader, output }
+        let limit = match reader {
+            Reader::Varlena => TEXT_LIMIT,
+            _ => PACKED_LIMIT,
+        };
+        let limit = is_varlena.then_some(limit);
+        Source { index, type_oid, reader, output, limit, is_uncomputed: false }
     }
 }
 
@@ -209,7 +237,8 @@ impl<'a> TriggerCall<'a> {
             // SAFETY: the relation, and with it the descriptor, is open during the call.
             let tuple_desc =
                 unsafe { PgTupleDesc::from_pg_unchecked((*self.data.tg_relation).rd_att) };
-            Ok::<_, Infallible>(Columns::of(&tuple_desc, names))
+            let is_before = pgrx::trigger_support::trigger_fired_before(self.data.tg_event);
+            Ok::<_, Infallible>(Columns::of(&tuple_desc, names, is_before))
         });
         match found {
             Ok(columns) => columns,
@@ -242,7 +271,7 @@ pub struct Row<'a, const N: usize> {
 
 impl<const N: usize> Row<'_, N> {
     fn value(&self, column: usize) -> Option<(Source, pg_sys::Datum)> {
-        let source = self.columns.sources[column]?;
+        let source = self.columns.sources[column].filter(|source| !source.is_uncomputed)?;
         // SAFETY: the slot is deformed up to the last of these columns.
         unsafe {
             (!*self.slot.tts_isnull.add(source.index))
@@ -269,6 +298,10 @@ impl<const N: usize> Row<'_, N> {
     pub fn append(&self, column: usize, out: &mut Vec<u8>) -> Form {
         use std::io::Write;
         let Some((source, datum)) = self.value(column) else { return Form::Null };
+        // SAFETY: a type with a limit is a varlena, and this is a value of the row.
+        if source.limit.is_some_and(|limit| unsafe { raw_size(datum) } > limit) {
+            return Form::Unreadable;
+        }
         let integer = |out: &mut Vec<u8>, value: i64| {
             write!(out, "{value}").expect("writing to memory does not fail");
             Form::Number
@@ -289,7 +322,6 @@ impl<const N: usize> Row<'_, N> {
                 append_output(source.output, datum, out);
                 if is_json_number(&out[start..]) { Form::Number } else { Form::Text }
             }
-            Reader::Json if is_too_long(datum) => Form::Unreadable,
             Reader::Json => {
                 append_output(source.output, datum, out);
                 Form::Json
@@ -308,21 +340,25 @@ fn is_json_number(text: &[u8]) -> bool {
     text.strip_prefix(b"-").unwrap_or(text).first().is_some_and(u8::is_ascii_digit)
 }
 
-/// Whether a varlena is longer than what is read. Asks its header, and unpacks nothing.
-fn is_too_long(datum: pg_sys::Datum) -> bool {
+/// Size of a varlena once it is unpacked. Asks its header, and unpacks nothing.
+///
+/// # Safety
+///
+/// The datum is a varlena.
+unsafe fn raw_size(datum: pg_sys::Datum) -> usize {
     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: called for the varlena types of `Source::of` alone, with a value of the row. A value
-    // with a header of one byte has at most 126.
+    // SAFETY: the caller's promise. A value with a header of one byte has at most 126 and is asked
+    // without a detour through the server, as nearly all are.
     unsafe {
-        !(pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena))
-            && pg_sys::toast_raw_datum_size(datum) as usize > READ_LIMIT
+        if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
+            pgrx::varsize_1b(varlena)
+        } else {
+            pg_sys::toast_raw_datum_size(datum) as usize
+        }
     }
 }
 
 fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    if is_too_long(datum) {
-        return Form::Unreadable;
-    }
     // SAFETY: a text, varchar or char of the row; what unpacking allocates goes with the context of
     // this trigger's call.
     out.extend_from_slice(unsafe { super::varlena_bytes(datum) });
@@ -359,28 +395,38 @@ fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
 /// Calls an output function that may raise an error, in a subtransaction, so that the error costs
 /// the value and not the row.
 fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): context and
-    // resource owner are put back on both ways out. A cancelled query stays cancelled.
+    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): it is ended,
+    // and context and resource owner are put back, on every way out.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
+        let put_back = move || {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+        };
+        let roll_back = move || {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            put_back();
+        };
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let start = out.len();
         let has_text = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
             append_output(output, datum, out);
             pg_sys::ReleaseCurrentSubTransaction();
+            put_back();
             true
         }))
-        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |error| error.rethrow())
-        .catch_when(PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN, |error| error.rethrow())
-        .catch_others(|_| {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        // A cancelled query stays cancelled.
+        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
+            roll_back();
+            error.rethrow()
+        })
+        .catch_others(move |_| {
+            roll_back();
             false
         })
         .execute();
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
         if has_text {
             return Form::Text;
         }

@@ -33,6 +33,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     }
     findings.extend(triggers()?);
     findings.push(relay()?);
+    findings.extend(service_role()?);
     findings.push(sensitive_events()?);
     findings.push(sensitive_readers()?);
     Ok(findings)
@@ -230,6 +231,24 @@ fn relay() -> Result<Finding, Error> {
             bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")
         }
     })
+}
+
+/// The role may have been made after the extension, which then granted it nothing.
+fn service_role() -> Result<Option<Finding>, Error> {
+    let component = "civic.publish() for service_role";
+    let may_publish = catalog::texts(
+        "SELECT pg_catalog.has_function_privilege(oid, 'civic.publish(text, jsonb, boolean)', 'EXECUTE')
+         FROM pg_catalog.pg_roles WHERE rolname = 'service_role'",
+        &[],
+    )?;
+    Ok(may_publish.first().map(|may_publish| match may_publish.as_str() {
+        "true" => good(component, "granted"),
+        _ => {
+            let fix =
+                "GRANT EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) TO service_role;";
+            bad(component, "not granted: the application's server side sends no events", fix)
+        }
+    }))
 }
 
 fn sensitive_events() -> Result<Finding, Error> {
