@@ -100,8 +100,12 @@ fn who_waits_behind_the_queue_can_be_cancelled_and_ended() {
         let waiting = fall_back_behind_the_queue(&cluster, &mut admin);
         admin.run(&format!("SELECT {function}({})", waiting.process));
         let error = waiting.commit.join().expect("no panic").expect_err(function);
-        let error = error.as_db_error().expect("the server says why");
-        assert_eq!(error.code().code(), sqlstate, "{function}: {error}");
+        // The driver may see the closed connection before the message.
+        if let Some(error) = error.as_db_error() {
+            assert_eq!(error.code().code(), sqlstate, "{function}: {error}");
+        } else {
+            assert_eq!(function, "pg_terminate_backend", "{error}");
+        }
         // Whatever it held is free again, and it has left no other trace.
         admin.run("SET lock_timeout = '5s'; UPDATE tickets SET status = 'first' WHERE id = 1");
     }
