@@ -171,10 +171,9 @@ fn a_prepared_transaction_is_refused_as_with_notify() {
     let plain = session.error("BEGIN; NOTIFY t; PREPARE TRANSACTION 'p'");
     session.run("ROLLBACK");
     for setting in ["on", "off"] {
-        let ours = session.error(&format!(
-            "SET civic.relay = {setting}; BEGIN; {}; PREPARE TRANSACTION 'p'",
-            insert(1, "t", "never")
-        ));
+        session.run(&format!("SET civic.relay = {setting}"));
+        let never = insert(1, "t", "never");
+        let ours = session.error(&format!("BEGIN; {never}; PREPARE TRANSACTION 'p'"));
         session.run("ROLLBACK");
         assert_eq!((ours.code(), ours.message()), (plain.code(), plain.message()), "{setting}");
         // Of one that is prepared, having nothing to tell, nothing is left to the next.

@@ -65,6 +65,28 @@ fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
 }
 
 #[test]
+fn a_relay_that_lets_transactions_gather_can_be_ended() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    for round in 0..5 {
+        let relay = wait_for_relay(&mut session);
+        let delivered = stats(&mut session, "delivered");
+        // After a batch of many transactions it waits for more to come.
+        cluster.signal("STOP", &relay);
+        for id in 0..60 {
+            session.run(&insert(round * 100 + id, "t", "some"));
+        }
+        cluster.signal("CONT", &relay);
+        wait_until("it tells them", || stats(&mut session, "delivered") != delivered);
+        session.run(&format!("SELECT pg_terminate_backend({relay})"));
+        wait_until("another runs", || wait_for_relay(&mut session) != relay);
+    }
+    session.run(&insert(999, "t", "end"));
+    assert_eq!(listener.hears("end").len(), 5 * 60 + 1);
+}
+
+#[test]
 fn the_relay_can_be_switched_off_and_on_under_load() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
