@@ -100,8 +100,12 @@ fn who_waits_behind_the_queue_can_be_cancelled_and_ended() {
         let waiting = fall_back_behind_the_queue(&cluster, &mut admin);
         admin.run(&format!("SELECT {function}({})", waiting.process));
         let error = waiting.commit.join().expect("no panic").expect_err(function);
-        let error = error.as_db_error().expect("the server says why");
-        assert_eq!(error.code().code(), sqlstate, "{function}: {error}");
+        // The driver may see the closed connection before the message.
+        if let Some(error) = error.as_db_error() {
+            assert_eq!(error.code().code(), sqlstate, "{function}: {error}");
+        } else {
+            assert_eq!(function, "pg_terminate_backend", "{error}");
+        }
         // Whatever it held is free again, and it has left no other trace.
         admin.run("SET lock_timeout = '5s'; UPDATE tickets SET status = 'first' WHERE id = 1");
     }
@@ -167,10 +171,9 @@ fn a_prepared_transaction_is_refused_as_with_notify() {
     let plain = session.error("BEGIN; NOTIFY t; PREPARE TRANSACTION 'p'");
     session.run("ROLLBACK");
     for setting in ["on", "off"] {
-        let ours = session.error(&format!(
-            "SET civic.relay = {setting}; BEGIN; {}; PREPARE TRANSACTION 'p'",
-            insert(1, "t", "never")
-        ));
+        session.run(&format!("SET civic.relay = {setting}"));
+        let never = insert(1, "t", "never");
+        let ours = session.error(&format!("BEGIN; {never}; PREPARE TRANSACTION 'p'"));
         session.run("ROLLBACK");
         assert_eq!((ours.code(), ours.message()), (plain.code(), plain.message()), "{setting}");
         // Of one that is prepared, having nothing to tell, nothing is left to the next.

@@ -1,12 +1,16 @@
 //! Writers that do anything at once, against a listener whose record must be what they committed.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Listener, TINY, assert_queue_empties, fell_back, relayed};
 use crate::pg_tests::support::Session;
 
-const WRITERS: u64 = 4;
+const WRITERS: u64 = 6;
+/// It goes on until transactions have fallen back so often, or for so long.
+const FALLEN_BACK: u64 = 2500;
+const LONGEST: Duration = Duration::from_secs(35);
 const TICKETS_CHANGED: u64 = 5;
 const SEED: u64 = 0x00c1_71c5_eed0;
 
@@ -51,7 +55,7 @@ fn transaction(random: &mut Random, name: &str) -> (Vec<String>, Option<Vec<Stri
         let size = match random.below(400) {
             0 => 10_000,
             1..20 => 1 + random.below(500),
-            _ => 1 + random.below(8),
+            _ => 1 + random.below(20),
         };
         let (from, to) = (number, number + size - 1);
         number += size;
@@ -83,20 +87,17 @@ fn transaction(random: &mut Random, name: &str) -> (Vec<String>, Option<Vec<Stri
     (statements, None)
 }
 
-/// Runs random transactions for a time. Gives the events of each that committed.
-fn write(mut session: Session, writer: u64, time: Duration) -> Vec<(String, Vec<String>)> {
+/// Runs random transactions until told to stop. Gives the events of each that committed.
+fn write(mut session: Session, writer: u64, over: &AtomicBool) -> Vec<(String, Vec<String>)> {
     let mut random = Random(SEED + writer);
     let mut committed = vec![];
-    let end = Instant::now() + time;
     let mut number = 0;
-    while Instant::now() < end {
+    while !over.load(Ordering::Relaxed) {
         let name = format!("{writer}.{number}");
         number += 1;
         let (statements, events) = transaction(&mut random, &name);
-        session.run(&format!(
-            "SET civic.relay = {}",
-            if random.below(20) == 0 { "off" } else { "on" }
-        ));
+        session
+            .run(&format!("SET civic.relay = {}", if random.below(8) == 0 { "off" } else { "on" }));
         let result = session.client().batch_execute(&statements.join("; "));
         match events {
             Some(events) => {
@@ -119,15 +120,22 @@ fn what_is_heard_is_what_was_committed_whole_and_in_order() {
     ));
     assert_queue_empties(&mut admin);
     let mut listener = Listener::of(cluster.superuser(), "t");
+    let reasons = ["queue_full", "too_large", "off"];
+    let fallen_back = |admin: &mut Session| reasons.map(|reason| fell_back(admin, reason));
+    let over = AtomicBool::new(false);
     let committed: Vec<(String, Vec<String>)> = std::thread::scope(|scope| {
+        let over = &over;
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let session = cluster.superuser();
-                scope.spawn(move || write(session, writer, Duration::from_secs(15)))
+                scope.spawn(move || write(session, writer, over))
             })
             .collect();
+        let end = Instant::now() + LONGEST;
         while !writers.iter().all(|writer| writer.is_finished()) {
             listener.listen();
+            let enough = fallen_back(&mut admin).iter().sum::<u64>() >= FALLEN_BACK;
+            over.store(enough || Instant::now() > end, Ordering::Relaxed);
         }
         writers.into_iter().flat_map(|writer| writer.join().expect("no write fails")).collect()
     });
@@ -165,7 +173,7 @@ fn what_is_heard_is_what_was_committed_whole_and_in_order() {
     }
     assert!(expected.is_empty(), "not heard: {:?}", expected.keys());
 
-    let reasons = ["queue_full", "too_large", "off"].map(|reason| fell_back(&mut admin, reason));
+    let reasons = fallen_back(&mut admin);
     let delivered = super::stats(&mut admin, "delivered");
     eprintln!(
         "seed {SEED}: {count} transactions, fell back {reasons:?}, the relay told {delivered}"

@@ -188,3 +188,32 @@ fn a_synchronous_commit_is_heard_when_it_is_seen() {
         super::assert_queue_empties(&mut admin);
     }
 }
+
+#[test]
+fn the_relay_itself_never_waits_for_a_standby() {
+    let cluster = relayed(&["autovacuum=off"]);
+    let mut admin = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    // The first transaction of each 32768 stores something: let that be the relay's.
+    let next = |admin: &mut crate::pg_tests::support::Session| -> u64 {
+        admin.text("SELECT pg_snapshot_xmax(pg_current_snapshot())").parse().expect("a number")
+    };
+    admin.run("CREATE UNLOGGED TABLE burnt (i int)");
+    let left = 32768 - next(&mut admin) % 32768;
+    admin.run(&format!(
+        "DO $$ BEGIN FOR i IN 2..{left} LOOP
+            BEGIN INSERT INTO burnt VALUES (i); EXCEPTION WHEN division_by_zero THEN NULL; END;
+         END LOOP; END $$"
+    ));
+    assert_eq!(next(&mut admin) % 32768, 0);
+    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    admin.run("SELECT pg_reload_conf()");
+    super::wait_until("it counts", || admin.text("SHOW synchronous_standby_names") == "absent");
+    // The checkpointer is who makes the processes wait.
+    super::wait_until("the server knows", || {
+        cluster.log().contains("parameter \"synchronous_standby_names\" changed")
+    });
+    admin.run("SELECT civic.publish('t', '{\"type\": \"x\", \"status\": \"end\"}')");
+    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(next(&mut admin) % 32768, 1);
+}

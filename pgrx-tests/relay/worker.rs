@@ -65,6 +65,28 @@ fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
 }
 
 #[test]
+fn a_relay_that_lets_transactions_gather_can_be_ended() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    for round in 0..5 {
+        let relay = wait_for_relay(&mut session);
+        let delivered = stats(&mut session, "delivered");
+        // After a batch of many transactions it waits for more to come.
+        cluster.signal("STOP", &relay);
+        for id in 0..60 {
+            session.run(&insert(round * 100 + id, "t", "some"));
+        }
+        cluster.signal("CONT", &relay);
+        wait_until("it tells them", || stats(&mut session, "delivered") != delivered);
+        session.run(&format!("SELECT pg_terminate_backend({relay})"));
+        wait_until("another runs", || wait_for_relay(&mut session) != relay);
+    }
+    session.run(&insert(999, "t", "end"));
+    assert_eq!(listener.hears("end").len(), 5 * 60 + 1);
+}
+
+#[test]
 fn the_relay_can_be_switched_off_and_on_under_load() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
@@ -174,4 +196,38 @@ fn the_relays_own_database_can_be_dropped_by_force_and_made_anew() {
         admin.run("SET statement_timeout = '15s'");
         admin.run("DROP DATABASE town WITH (FORCE)");
     }
+}
+
+#[test]
+fn what_a_dropped_database_left_is_not_told_in_its_successor() {
+    let cluster = Cluster::start(&["shared_preload_libraries=pg_civic", "civic.database=town"]);
+    let mut admin = cluster.superuser();
+    admin.run("CREATE EXTENSION pg_civic");
+    admin.run("CREATE DATABASE town");
+    let mut town = cluster.superuser_of("town");
+    town.run(TICKETS);
+    let relay = wait_for_relay(&mut town);
+    admin.run("SET synchronous_commit = local");
+    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    admin.run("SELECT pg_reload_conf()");
+    let mut writer = cluster.superuser_of("town");
+    wait_until("it counts", || writer.text("SHOW synchronous_standby_names") == "absent");
+    let process = pid(&mut writer);
+    let commit = std::thread::spawn(move || writer.client().batch_execute(&insert(1, "t", "old")));
+    super::wait_for_event(&mut admin, &process, "SyncRep");
+    // Both transactions end without a relay: the first stands before the second in the queue.
+    town.run(&format!("SET synchronous_commit = local; {}", insert(2, "t", "old")));
+    admin.run(&format!("SELECT pg_terminate_backend({relay})"));
+    wait_until("it is gone", || stats(&mut admin, "running") == "f");
+    admin.run("DROP DATABASE town WITH (FORCE)");
+    let _ = commit.join().expect("no panic");
+    admin.run("CREATE DATABASE town");
+    let mut listener = Listener::of(cluster.superuser_of("town"), "t");
+    assert!(stats(&mut admin, "queue_bytes_used") != "0", "something is left");
+    wait_for_relay(&mut admin);
+    assert_queue_empties(&mut admin);
+    let mut town = cluster.superuser_of("town");
+    town.run("SET synchronous_commit = local; CREATE EXTENSION pg_civic");
+    town.run("SELECT civic.publish('t', '{\"type\": \"x\", \"status\": \"end\"}')");
+    assert_eq!(listener.hears("end"), ["end"]);
 }

@@ -84,6 +84,20 @@ pub fn wait(time: Duration) {
     pg_sys::check_for_interrupts!();
 }
 
+/// From now on this process's commits wait for no disk and no standby: for one that stores nothing.
+/// Its transaction ids do need storage, once in many, and there it would wait for an absent standby.
+pub fn commit_without_waiting() {
+    // SAFETY: a setting and a value that the server knows.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
 /// Whether this background worker has been asked to end, now or at any time before.
 pub fn is_asked_to_end() -> bool {
     // SAFETY: reads a variable of this process that a signal sets.

@@ -43,6 +43,7 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     BackgroundWorker::connect_worker_to_spi(Some(&settings::database()), None);
     let Some(shared) = shared::shared() else { return };
+    pg::transaction::commit_without_waiting();
     shared.take_over();
     run(shared);
     // To be ended by a person or by DROP DATABASE … (FORCE) is no reason to stay away.
