@@ -21,6 +21,8 @@ pub const CONFIGURATION: [&str; 3] =
     ["fsync = off", "max_connections = 200", "max_prepared_transactions = 10"];
 
 #[cfg(test)]
+mod access_settings;
+#[cfg(test)]
 mod claims;
 #[cfg(test)]
 mod support;
