@@ -233,6 +233,9 @@ fn what_was_set_before_the_library_was_loaded_does_not_count() {
         for scope in ["SET", "SET SESSION"] {
             let mut session = database.login("forger_before_load", "");
             session.run(&format!("{scope} {setting} = '{value}'"));
+            session.run("SELECT civic.tenant_id()");
+            let warnings = session.warnings();
+            assert!(warnings.iter().any(|warning| warning.message().contains(setting)));
             assert_held(&mut session, &format!("{scope} {setting}"));
         }
         let mut session = database.login("forger_before_load", "");
@@ -254,7 +257,7 @@ fn options_of_the_start_up_packet_do_not_count() {
         let mut session = database.login("forger_at_start", &format!("-c {setting}={value}"));
         assert_held(&mut session, setting);
         for reset in ["RESET ALL", "DISCARD ALL"] {
-            session.run("RESET ROLE");
+            session.reset_role();
             session.run(reset);
             assert_held(&mut session, &format!("{setting}, after {reset}"));
         }
