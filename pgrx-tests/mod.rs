@@ -25,4 +25,18 @@ mod access_settings;
 #[cfg(test)]
 mod claims;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod firewall;
+#[cfg(test)]
+mod firewall_attacks;
+#[cfg(test)]
+mod firewall_commands;
+#[cfg(test)]
+mod firewall_sessions;
+#[cfg(test)]
+mod paths;
+#[cfg(test)]
+mod ranges;
+#[cfg(test)]
 mod support;
