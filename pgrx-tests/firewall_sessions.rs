@@ -154,3 +154,31 @@ fn a_cursor_gives_nobody_more_than_the_one_who_began_to_read_it() {
         }
     }
 }
+
+#[test]
+fn a_parallel_worker_decides_as_its_leader() {
+    let database = stocked();
+    database.superuser().run(
+        "INSERT INTO storage.objects (bucket_id, name)
+         SELECT bucket_id, replace(name, '/id/', '/' || n || '/')
+         FROM storage.objects, generate_series(1, 500) AS n;
+         CREATE POLICY careless ON storage.objects USING (true)",
+    );
+    let mut session = database.superuser();
+    session.run(
+        "SELECT set_config(name, 'on', false) FROM pg_settings
+         WHERE name IN ('debug_parallel_query', 'force_parallel_mode');
+         SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0;
+         SET parallel_tuple_cost = 0; SET enable_indexscan = off; SET enable_indexonlyscan = off;
+         SET enable_bitmapscan = off; SET civic.sensitive_readers = 'field_worker'",
+    );
+    let query = "SELECT count(*) FROM storage.objects WHERE bucket_id <> 'avatars'";
+    for (tenant_id, role, folders) in
+        [(TENANT, "field_worker", 3), (OTHER_TENANT, "admin", 2), (TENANT, "citizen", 2)]
+    {
+        session.acts_as("authenticated", &claims(tenant_id, role));
+        let plan = session.column(&format!("EXPLAIN {query}")).join("\n");
+        assert!(plan.contains("Gather"), "{plan}");
+        assert_eq!(session.text(query), (folders * 501).to_string(), "{role}");
+    }
+}
