@@ -237,18 +237,22 @@ fn ours_differs_from_the_plain_policies_where_it_is_meant_to_and_nowhere_else() 
 
     assert!(decided > 100_000, "{decided}");
     assert!(allowed_by_both > 500, "{allowed_by_both}");
-    use Command::{Read, Update, Upload, UploadReturning, Upsert, UpsertNew};
-    for (reason, commands) in [
-        (Reason::InvalidClaims, &[Read, Upload, UploadReturning, Upsert, UpsertNew][..]),
-        (Reason::UnusableTenant, &[Read, Upload, UploadReturning, UpsertNew]),
-        (Reason::CaseOfRole, &[Read, Upload, UploadReturning, UpsertNew]),
-        (Reason::MalformedUploadPath, &[Upload, UploadReturning, UpsertNew]),
-    ] {
-        let seen: Vec<_> =
-            differences.keys().filter(|key| key.0 == reason).map(|key| key.1).collect();
-        let mut expected = commands.to_vec();
-        expected.sort_unstable();
-        assert_eq!(seen, expected, "{reason:?}: {differences:?}");
-    }
-    assert!(differences.keys().all(|(_, command)| *command != Update));
+    // No policy lets anybody change or remove: whether the claims are read before that is found is
+    // the planner's affair, and differs from one PostgreSQL to the next.
+    differences.retain(|key, _| {
+        key.0 != Reason::InvalidClaims || !matches!(key.1, Command::Update | Command::Delete)
+    });
+    use Command::{Read, Upload, UploadReturning, Upsert, UpsertNew};
+    let expected = [
+        (Reason::InvalidClaims, &[Read, Upsert, UpsertNew, Upload, UploadReturning][..]),
+        (Reason::UnusableTenant, &[Read, UpsertNew, Upload, UploadReturning]),
+        (Reason::CaseOfRole, &[Read, UpsertNew, Upload, UploadReturning]),
+        (Reason::MalformedUploadPath, &[UpsertNew, Upload, UploadReturning]),
+    ];
+    let expected: BTreeSet<_> = expected
+        .into_iter()
+        .flat_map(|(reason, commands)| commands.iter().map(move |command| (reason, *command)))
+        .collect();
+    let seen: BTreeSet<_> = differences.keys().copied().collect();
+    assert_eq!(seen, expected, "{differences:?}");
 }
