@@ -32,11 +32,12 @@ mod civic {
 
     /// Trigger: tells of each change to a ticket. Whatever the row holds, the write stands.
     #[pg_extern(volatile, parallel_unsafe)]
-    fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> Result<TriggerRow, ErrorReport> {
-        let call = TriggerCall::from_fcinfo(fcinfo)
-            .ok_or(Error::NotATrigger { function: "civic.notify_ticket_update" })?;
+    fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> TriggerRow {
+        let Some(call) = TriggerCall::from_fcinfo(fcinfo) else {
+            Error::NotATrigger { function: "civic.notify_ticket_update" }.raise()
+        };
         ticket::notify(&call);
-        Ok(call.unchanged_row())
+        call.unchanged_row()
     }
 
     /// Sends an event of the application's own. A NULL counts as nothing given, for `sensitive` as
