@@ -20,7 +20,7 @@ mod civic {
     /// The channel on which a municipality's changes are heard.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
     fn ticket_channel(municipality_id: &str) -> Result<String, ErrorReport> {
-        Ok(channel::channel(municipality_id, Audience::Shared)?)
+        Ok(channel::channel(municipality_id, Audience::Shared)?.as_str().to_owned())
     }
 
     /// The event that the trigger sends for a ticket, given as the JSON of its row.
