@@ -1,11 +1,11 @@
 //! The one door through which events leave.
 
 use std::cell::RefCell;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use serde_json::{Map, Value};
 
-use super::channel::channel;
+use super::channel::{Channel, channel};
 use super::payload::{self, Detail, PAYLOAD_LIMIT};
 use crate::error::Error;
 use crate::{pg, settings};
@@ -48,14 +48,14 @@ thread_local! {
 /// Sends an event on a channel, when the transaction commits. The buffer is left as it was.
 ///
 /// Errors: the server's queue has no room.
-pub fn send(channel: &str, event: &mut Vec<u8>) -> Result<(), Error> {
-    if !take_room(channel.len() + event.len() + ENTRY_OVERHEAD) {
+pub fn send(channel: &Channel, event: &mut Vec<u8>) -> Result<(), Error> {
+    if !take_room(channel.as_str().len() + event.len() + ENTRY_OVERHEAD) {
         return Err(Error::NotificationQueueFull);
     }
     event.push(0);
     // Neither holds a NUL: a channel is made of text, and JSON escapes it.
-    if let (Ok(channel), Ok(event)) = (CString::new(channel), CStr::from_bytes_with_nul(event)) {
-        pg::notify::notify(&channel, event);
+    if let (Some(channel), Ok(event)) = (channel.as_c_str(), CStr::from_bytes_with_nul(event)) {
+        pg::notify::notify(channel, event);
     }
     event.pop();
     Ok(())

@@ -1,0 +1,20 @@
+//! What is measured, in order.
+
+mod calls;
+mod reads;
+mod trigger;
+mod uploads;
+
+use crate::Error;
+use crate::measure::Progress;
+use crate::report::Comparison;
+use crate::server::Server;
+
+type Case = fn(&Server, &mut Progress) -> Result<Vec<Comparison>, Error>;
+
+pub const ALL: [(&str, Case); 4] = [
+    ("a claim, row by row", calls::measure),
+    ("the trigger on an INSERT of many tickets", trigger::measure),
+    ("the policies on an INSERT of many objects", uploads::measure),
+    ("reads of a tenant's folder among many", reads::measure),
+];

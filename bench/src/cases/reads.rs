@@ -1,0 +1,201 @@
+//! Reads of one tenant's folder: what the policies make of a query that says nothing of tenants.
+//!
+//! Every database has 1000 objects a tenant; the tenant who reads is in the middle.
+
+use std::time::Duration;
+
+use postgres::{Client, Statement};
+
+use crate::Error;
+use crate::measure::{Progress, each, in_turn, time};
+use crate::report::{Comparison, Figure, Ratio};
+use crate::server::{self, Server, fill};
+
+const OBJECTS_OF_A_TENANT: usize = 1000;
+const MANY: usize = 1000;
+const FEW: usize = 100;
+
+/// A read of ours takes a fraction of a millisecond: so many make a round.
+const READS: usize = 100;
+const ROUNDS: usize = 25;
+/// The migrations' policies take seconds.
+const PLAIN_ROUNDS: usize = 3;
+
+struct Query {
+    name: &'static str,
+    sql: &'static str,
+    by_hand: &'static str,
+    faster_than_plain: f64,
+    share_of_by_hand: f64,
+}
+
+const QUERIES: [Query; 2] = [
+    Query {
+        name: "count(*) of the objects",
+        sql: include_str!("../../sql/count.sql"),
+        by_hand: include_str!("../../sql/count_by_hand.sql"),
+        faster_than_plain: 1000.0,
+        share_of_by_hand: 1.6,
+    },
+    Query {
+        name: "the first 100 names of a folder",
+        sql: include_str!("../../sql/names.sql"),
+        by_hand: include_str!("../../sql/names_by_hand.sql"),
+        faster_than_plain: 500.0,
+        share_of_by_hand: 1.3,
+    },
+];
+
+fn load(
+    server: &Server,
+    progress: &mut Progress,
+    database: &str,
+    tenants: usize,
+) -> Result<(), Error> {
+    let objects = tenants * OBJECTS_OF_A_TENANT;
+    progress.tell(&format!("    loading {objects} objects of {tenants} tenants"));
+    server.create(database, &[server::SUPABASE, server::APPLICATION])?;
+    let mut session = server.session(database)?;
+    // The buckets are made afterwards, by either side's own migration or set-up: until then no
+    // foreign key is looked at.
+    session.batch_execute("SET session_replication_role = replica")?;
+    const AT_ONCE: usize = 50;
+    for first in (1..=tenants).step_by(AT_ONCE) {
+        let last = (first + AT_ONCE - 1).to_string();
+        let variables = [
+            ("first", &*first.to_string()),
+            ("last", &last),
+            ("objects", &OBJECTS_OF_A_TENANT.to_string()),
+        ];
+        session.batch_execute(&fill(include_str!("../../sql/objects.sql"), &variables))?;
+        progress.at(&format!("{last} of {tenants} tenants"));
+    }
+    session.batch_execute("VACUUM (FREEZE, ANALYZE) storage.objects")?;
+    Ok(())
+}
+
+/// A session with a query, prepared as an application's pool does.
+struct Reader {
+    session: Client,
+    sql: String,
+    statement: Statement,
+}
+
+impl Reader {
+    fn new(mut session: Client, sql: &str, tenants: usize) -> Result<Reader, Error> {
+        let sql = fill(sql, &[("tenant", &server::tenant(tenants / 2))]);
+        let statement = session.prepare(&sql)?;
+        Ok(Reader { session, sql, statement })
+    }
+
+    /// The answer as text, to hold one side's against the other's.
+    fn answer(&mut self) -> Result<Vec<String>, Error> {
+        let messages = self.session.simple_query(&self.sql)?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn prepared(&mut self, times: usize) -> Result<Duration, Error> {
+        time(|| {
+            for _ in 0..times {
+                self.session.query(&self.statement, &[])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn simple(&mut self, times: usize) -> Result<Duration, Error> {
+        time(|| {
+            for _ in 0..times {
+                self.session.simple_query(&self.sql)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Both sides must see the same, or their times compare nothing. Warms them, too.
+fn agree(query: &Query, readers: &mut [&mut Reader]) -> Result<(), Error> {
+    let answers =
+        readers.iter_mut().map(|reader| reader.answer()).collect::<Result<Vec<_>, _>>()?;
+    if answers.windows(2).any(|pair| pair[0] != pair[1]) {
+        Err(format!("the sides differ in {}: {answers:?}", query.name))?;
+    }
+    Ok(())
+}
+
+pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
+    load(server, progress, "reads_civic", MANY)?;
+    load(server, progress, "reads_few", FEW)?;
+    progress.tell("    setting up the policies of each side");
+    server.copy("reads_civic", "reads_plain", &[server::MIGRATIONS])?;
+    for database in ["reads_civic", "reads_few"] {
+        server.session(database)?.batch_execute(server::CIVIC)?;
+    }
+
+    let mut comparisons = vec![];
+    for query in &QUERIES {
+        let manager = server.manager("reads_civic", &server::tenant(MANY / 2))?;
+        let mut civic = Reader::new(manager, query.sql, MANY)?;
+        let manager = server.manager("reads_plain", &server::tenant(MANY / 2))?;
+        let mut plain = Reader::new(manager, query.sql, MANY)?;
+        let manager = server.manager("reads_few", &server::tenant(FEW / 2))?;
+        let mut few = Reader::new(manager, query.sql, FEW)?;
+        let unguarded = server.unguarded("reads_civic")?;
+        let mut by_hand = Reader::new(unguarded, query.by_hand, MANY)?;
+        few.prepared(READS)?;
+
+        progress.tell(&format!("    {}: the migrations' policies", query.name));
+        agree(query, &mut [&mut civic, &mut plain, &mut by_hand])?;
+        let [ours, peer] = in_turn(
+            progress,
+            PLAIN_ROUNDS,
+            [&mut || civic.prepared(READS), &mut || plain.prepared(1)],
+        )?;
+        comparisons.push(Comparison {
+            case: format!("{}, 1M of 1000 tenants, prepared", query.name),
+            ours: Figure::new("civic policies", each(&ours, READS)),
+            peer: Figure::new("the migrations' six policies", peer),
+            ratio: Ratio::Faster { at_least: Some(query.faster_than_plain) },
+        });
+
+        progress.tell(&format!("    {}: by hand, and among fewer tenants", query.name));
+        let [ours, hand, ours_few] = in_turn(
+            progress,
+            ROUNDS,
+            [&mut || civic.prepared(READS), &mut || by_hand.prepared(READS), &mut || {
+                few.prepared(READS)
+            }],
+        )?;
+        let [simple, simple_hand] = in_turn(
+            progress,
+            ROUNDS,
+            [&mut || civic.simple(READS), &mut || by_hand.simple(READS)],
+        )?;
+        let ours = || Figure::new("civic policies", each(&ours, READS));
+        comparisons.push(Comparison {
+            case: "    against the range by hand, prepared".to_owned(),
+            ours: ours(),
+            peer: Figure::new("the range by hand, no RLS", each(&hand, READS)),
+            ratio: Ratio::Share { at_most: Some(query.share_of_by_hand) },
+        });
+        comparisons.push(Comparison {
+            case: "    against the range by hand, planned each time".to_owned(),
+            ours: Figure::new("civic policies", each(&simple, READS)),
+            peer: Figure::new("the range by hand, no RLS", each(&simple_hand, READS)),
+            ratio: Ratio::Share { at_most: None },
+        });
+        comparisons.push(Comparison {
+            case: "    against a tenth of the tenants, prepared".to_owned(),
+            ours: ours(),
+            peer: Figure::new("100 tenants", each(&ours_few, READS)),
+            ratio: Ratio::Share { at_most: Some(1.25) },
+        });
+    }
+    Ok(comparisons)
+}
