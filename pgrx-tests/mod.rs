@@ -6,13 +6,21 @@
 pub const CONFIGURATION: [&str; 3] =
     ["fsync = off", "max_connections = 200", "max_prepared_transactions = 10"];
 
+mod access_settings;
 mod catalog;
 mod check;
 mod claims;
+mod differential;
 mod documentation;
 mod extension;
+mod firewall;
+mod firewall_attacks;
+mod firewall_commands;
+mod firewall_sessions;
 mod notify_queue;
+mod paths;
 mod publish;
+mod ranges;
 mod relay;
 mod sensitive;
 mod setup;

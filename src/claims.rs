@@ -9,7 +9,6 @@ mod identity;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Error;
@@ -75,6 +74,11 @@ pub fn with_identity<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> Result<R, Error
     })
 }
 
+/// [`with_identity`] for a function of SQL: raises what is an error.
+pub fn ask<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> R {
+    with_identity(ask).unwrap_or_else(|error| error.raise())
+}
+
 pub fn identity() -> Result<Rc<Identity>, Error> {
     with_identity(Rc::clone)
 }
@@ -85,25 +89,25 @@ mod civic {
 
     /// The caller's municipality.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn tenant_id() -> Result<Option<pg::TextResult>, ErrorReport> {
-        Ok(with_identity(|identity| identity.tenant_id().map(pg::TextResult::new))?)
+    fn tenant_id() -> Option<pg::TextResult> {
+        ask(|identity| identity.tenant_id().map(pg::TextResult::new))
     }
 
     /// The caller's role in the application, as the claims have it.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn user_role() -> Result<Option<pg::TextResult>, ErrorReport> {
-        Ok(with_identity(|identity| identity.role().map(pg::TextResult::new))?)
+    fn user_role() -> Option<pg::TextResult> {
+        ask(|identity| identity.role().map(pg::TextResult::new))
     }
 
     /// The caller's user id.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn user_id() -> Result<Option<pg::TextResult>, ErrorReport> {
-        Ok(with_identity(|identity| identity.user_id().map(pg::TextResult::new))?)
+    fn user_id() -> Option<pg::TextResult> {
+        ask(|identity| identity.user_id().map(pg::TextResult::new))
     }
 
     /// Whether the caller's role is one of these.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn has_role(roles: VariadicArray<'_, &str>) -> Result<bool, ErrorReport> {
-        Ok(with_identity(|identity| roles.iter().flatten().any(|role| identity.has_role(role)))?)
+    fn has_role(roles: VariadicArray<'_, &str>) -> bool {
+        ask(|identity| roles.iter().flatten().any(|role| identity.has_role(role)))
     }
 }

@@ -3,8 +3,8 @@
 //! No message carries a secret or the value of the claims: an error ends up in a log that more
 //! people read than may read the data.
 
-use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use crate::storage::bucket;
 
@@ -62,6 +62,14 @@ fn shown(value: &str) -> String {
 }
 
 impl Error {
+    /// Raises the error. For functions that see each row: a `Result` with the server's report in it
+    /// is several hundred bytes, which every call would carry along.
+    #[cold]
+    pub fn raise(self) -> ! {
+        ErrorReport::from(self).report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return");
+    }
+
     pub fn sqlstate(&self) -> PgSqlErrorCode {
         use PgSqlErrorCode::*;
         match self {

@@ -20,7 +20,7 @@ mod civic {
     /// The channel on which a municipality's changes are heard.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
     fn ticket_channel(municipality_id: &str) -> Result<String, ErrorReport> {
-        Ok(channel::channel(municipality_id, Audience::Shared)?)
+        Ok(channel::channel(municipality_id, Audience::Shared)?.as_str().to_owned())
     }
 
     /// The event that the trigger sends for a ticket, given as the JSON of its row.
@@ -32,11 +32,12 @@ mod civic {
 
     /// Trigger: tells of each change to a ticket. Whatever the row holds, the write stands.
     #[pg_extern(volatile, parallel_unsafe)]
-    fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> Result<TriggerRow, ErrorReport> {
-        let call = TriggerCall::from_fcinfo(fcinfo)
-            .ok_or(Error::NotATrigger { function: "civic.notify_ticket_update" })?;
+    fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> TriggerRow {
+        let Some(call) = TriggerCall::from_fcinfo(fcinfo) else {
+            Error::NotATrigger { function: "civic.notify_ticket_update" }.raise()
+        };
         ticket::notify(&call);
-        Ok(call.unchanged_row())
+        call.unchanged_row()
     }
 
     /// Sends an event of the application's own. A NULL counts as nothing given, for `sensitive` as

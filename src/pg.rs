@@ -30,6 +30,9 @@ unsafe extern "C-unwind" {
         missing_ok: bool,
         restrict_privileged: bool,
     ) -> *const c_char;
+
+    /// When the current transaction began (access/xact.h), without pgrx's frame around it.
+    fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
 }
 
 /// What a function makes at its first call in a query and has at each later one. The server keeps
@@ -144,6 +147,7 @@ pub fn lock_extension() {
 /// # Safety
 ///
 /// The datum is a varlena that lives for `'a`.
+#[inline]
 unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     // SAFETY: the caller's promise; what is packed or elsewhere is unpacked by the server.
     unsafe {
@@ -294,8 +298,8 @@ pub fn end_process_to_be_restarted() {
 
 /// When the current transaction began, in microseconds since 1970-01-01 UTC.
 pub fn transaction_start() -> i64 {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() + UNIX_EPOCH_OFFSET }
+    // SAFETY: reads a variable of this backend and raises no error, so it needs no frame to catch one.
+    unsafe { GetCurrentTransactionStartTimestamp() + UNIX_EPOCH_OFFSET }
 }
 
 /// A number that each transaction of this backend has to itself. Its time is no such thing: several

@@ -69,14 +69,14 @@ mod civic {
 
     /// The first name that the caller's folder can hold, in byte order.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn tenant_folder_start() -> Result<Option<pg::TextResult>, ErrorReport> {
-        Ok(claims::with_identity(|identity| identity.folder_start().map(pg::TextResult::new))?)
+    fn tenant_folder_start() -> Option<pg::TextResult> {
+        claims::ask(|identity| identity.folder_start().map(pg::TextResult::new))
     }
 
     /// The first name behind the caller's folder, in byte order.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn tenant_folder_end() -> Result<Option<pg::TextResult>, ErrorReport> {
-        Ok(claims::with_identity(|identity| identity.folder_end().map(pg::TextResult::new))?)
+    fn tenant_folder_end() -> Option<pg::TextResult> {
+        claims::ask(|identity| identity.folder_end().map(pg::TextResult::new))
     }
 
     /// Behind the RESTRICTIVE policy: whether an object is of another bucket, or passes by the read
@@ -86,18 +86,16 @@ mod civic {
         bucket_id: pg::Text<'_>,
         name: pg::Text<'_>,
         fcinfo: pg_sys::FunctionCallInfo,
-    ) -> Result<bool, ErrorReport> {
+    ) -> bool {
         let reader = pg::once_per_query(fcinfo, || {
             Ok::<_, Error>(access::Reader::new(claims::identity()?, &settings::access()))
-        })?;
-        Ok(reader.passes(&bucket_id, &name))
+        });
+        reader.unwrap_or_else(|error| error.raise()).passes(&bucket_id, &name)
     }
 
     /// Whether the caller may add an object of this name to this bucket.
     #[pg_extern(stable, parallel_safe, cost = 5)]
-    fn can_upload_object(bucket_id: pg::Text<'_>, name: pg::Text<'_>) -> Result<bool, ErrorReport> {
-        Ok(claims::with_identity(|identity| {
-            access::can_upload(identity, &settings::access(), &bucket_id, &name)
-        })?)
+    fn can_upload_object(bucket_id: pg::Text<'_>, name: pg::Text<'_>) -> bool {
+        claims::ask(|identity| access::can_upload(identity, &settings::access(), &bucket_id, &name))
     }
 }

@@ -1,1 +1,1 @@
-SELECT count(civic.tenant_id()) FROM generate_series(1, :calls);
+SELECT count(civic.tenant_id()) FROM (SELECT generate_series(1, :calls)) AS calls;

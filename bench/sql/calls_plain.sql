@@ -1,2 +1,2 @@
 -- As the migrations' policies ask for it, row by row.
-SELECT count(auth.jwt() -> 'app_metadata' ->> 'tenant_id') FROM generate_series(1, :calls);
+SELECT count(auth.jwt() -> 'app_metadata' ->> 'tenant_id') FROM (SELECT generate_series(1, :calls)) AS calls;

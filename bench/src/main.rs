@@ -1,4 +1,5 @@
-//! Measures pg_civic against the plain SQL that it replaces: `pg_civic_bench SOCKET RESULTS`.
+//! Measures pg_civic against the plain SQL that it replaces: `pg_civic_bench SOCKET RESULTS [WORD]`,
+//! where the word picks the cases whose name holds it.
 //!
 //! Both sides of each case run in turn on the same server, and the figures are medians. A goal that
 //! is missed is told; only what cannot be run is an error.
@@ -18,12 +19,13 @@ use server::Server;
 /// What went wrong; a result has to be explained, not handled.
 type Error = Box<dyn std::error::Error>;
 
-fn run(socket: &str, results: &Path) -> Result<(), Error> {
+fn run(socket: &str, results: &Path, word: &str) -> Result<(), Error> {
     let server = Server::new(socket);
     let mut report = Report::new(server.facts()?);
-    let mut progress = Progress::default();
-    for (name, case) in cases::ALL {
-        progress.begin(name, cases::ALL.len());
+    let picked: Vec<_> = cases::ALL.iter().filter(|(name, _)| name.contains(word)).collect();
+    let mut progress = Progress::new(picked.len());
+    for (name, case) in picked {
+        progress.begin(name);
         report.add(case(&server, &mut progress)?);
     }
     print!("{}", report.table());
@@ -34,11 +36,15 @@ fn run(socket: &str, results: &Path) -> Result<(), Error> {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [socket, results] = arguments.as_slice() else {
-        eprintln!("usage: pg_civic_bench SOCKET_DIRECTORY RESULTS_FILE");
-        return ExitCode::FAILURE;
+    let (socket, results, word) = match arguments.as_slice() {
+        [socket, results] => (socket, results, ""),
+        [socket, results, word] => (socket, results, word.as_str()),
+        _ => {
+            eprintln!("usage: pg_civic_bench SOCKET_DIRECTORY RESULTS_FILE [WORD]");
+            return ExitCode::FAILURE;
+        }
     };
-    match run(socket, Path::new(results)) {
+    match run(socket, Path::new(results), word) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", server::explained(&*error));

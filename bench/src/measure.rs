@@ -1,6 +1,9 @@
 //! Sides that run in turn, and the median of what they take.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use postgres::Client;
 
 use crate::Error;
 
@@ -25,11 +28,37 @@ pub fn in_turn<const N: usize>(
     Ok(seconds)
 }
 
-/// Times an action.
+/// Times an action, as the client sees it.
 pub fn time(action: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
     let start = Instant::now();
     action()?;
     Ok(start.elapsed())
+}
+
+/// Times what one backend does: the time that passes, less the time in which it could have run but
+/// another program had the processor. What is left is what it would take on a machine of its own.
+pub struct BackendClock {
+    /// Linux tells it here; elsewhere the time that passes has to do.
+    schedstat: PathBuf,
+}
+
+impl BackendClock {
+    pub fn of(session: &mut Client) -> Result<BackendClock, Error> {
+        let process: i32 = session.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        Ok(BackendClock { schedstat: format!("/proc/{process}/schedstat").into() })
+    }
+
+    pub fn time(&self, action: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
+        let waited_before = self.waited();
+        let elapsed = time(action)?;
+        Ok(elapsed.saturating_sub(self.waited().saturating_sub(waited_before)))
+    }
+
+    fn waited(&self) -> Duration {
+        let schedstat = std::fs::read_to_string(&self.schedstat).unwrap_or_default();
+        let nanoseconds = schedstat.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+        Duration::from_nanos(nanoseconds.unwrap_or(0))
+    }
 }
 
 pub fn median(values: &[f64]) -> f64 {
@@ -57,19 +86,18 @@ pub fn each(rounds: &[f64], calls: usize) -> Vec<f64> {
 pub struct Progress {
     started: Instant,
     told: Instant,
+    case: usize,
     cases: usize,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
-        Progress { started: Instant::now(), told: Instant::now(), cases: 0 }
-    }
-}
-
 impl Progress {
-    pub fn begin(&mut self, case: &str, of: usize) {
-        self.cases += 1;
-        self.tell(&format!("{} of {of}: {case}", self.cases));
+    pub fn new(cases: usize) -> Progress {
+        Progress { started: Instant::now(), told: Instant::now(), case: 0, cases }
+    }
+
+    pub fn begin(&mut self, case: &str) {
+        self.case += 1;
+        self.tell(&format!("{} of {}: {case}", self.case, self.cases));
     }
 
     pub fn tell(&mut self, what: &str) {
@@ -103,7 +131,7 @@ mod tests {
             Ok(Duration::from_secs(1))
         };
         let rounds = [&mut || side('a'), &mut || side('b')] as [Side<'_>; 2];
-        let seconds = in_turn(&mut Progress::default(), 3, rounds).unwrap();
+        let seconds = in_turn(&mut Progress::new(1), 3, rounds).unwrap();
         assert_eq!(order.into_inner(), "abbaab");
         assert_eq!(seconds, [vec![1.0; 3], vec![1.0; 3]]);
     }

@@ -57,15 +57,16 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
 
 impl Server {
     fn connect(&self, database: &str, notices: Notices) -> Client {
-        self.connect_as(&self.user, database, notices)
+        self.connect_as(&self.user, database, "", notices)
     }
 
-    fn connect_as(&self, user: &str, database: &str, notices: Notices) -> Client {
+    fn connect_as(&self, user: &str, database: &str, options: &str, notices: Notices) -> Client {
         postgres::Config::new()
             .host("localhost")
             .port(self.port)
             .user(user)
             .dbname(database)
+            .options(options)
             .notice_callback(move |notice| notices.lock().expect("not poisoned").push(notice))
             .connect(NoTls)
             .expect("the server takes connections")
@@ -127,6 +128,11 @@ impl Database {
         Database { name }
     }
 
+    /// One that a test has made by itself.
+    pub fn named(name: String) -> Database {
+        Database { name }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -157,8 +163,19 @@ impl Database {
     /// A session that somebody else logs in to.
     pub fn session_of(&self, role: &str) -> Session {
         self.superuser().run(&format!("ALTER ROLE {role} LOGIN"));
+        self.login(role, "")
+    }
+
+    /// A session of a role that logs in by itself, with these options in its start-up packet.
+    pub fn login(&self, role: &str, options: &str) -> Session {
         let notices = Notices::default();
-        Session { client: SERVER.connect_as(role, &self.name, Arc::clone(&notices)), notices }
+        let client = SERVER.connect_as(role, &self.name, options, Arc::clone(&notices));
+        Session { client, notices }
+    }
+
+    /// Where the server listens on localhost, and the superuser's name: for what no driver does.
+    pub fn address(&self) -> (u16, &'static str) {
+        (SERVER.port, &SERVER.user)
     }
 
     /// A session as the gateway makes it: role `authenticated` with these claims.
@@ -270,10 +287,20 @@ impl Session {
         self.error(sql).code().code().to_owned()
     }
 
+    /// How many rows a statement takes hold of.
+    #[track_caller]
+    pub fn affected(&mut self, sql: &str) -> u64 {
+        self.client.execute(sql, &[]).unwrap_or_else(|error| panic!("{sql}\n{error:?}"))
+    }
+
     /// WARNINGs since the last call.
     pub fn warnings(&mut self) -> Vec<DbError> {
-        let notices = std::mem::take(&mut *self.notices.lock().expect("not poisoned"));
-        notices.into_iter().filter(|notice| notice.severity() == "WARNING").collect()
+        self.notices().into_iter().filter(|notice| notice.severity() == "WARNING").collect()
+    }
+
+    /// What the server said beside its answers since the last call, of any severity.
+    pub fn notices(&mut self) -> Vec<DbError> {
+        std::mem::take(&mut *self.notices.lock().expect("not poisoned"))
     }
 
     /// Channel and payload of each notification that has come. The round trip before makes sure

@@ -1,6 +1,12 @@
 //! What the claims say, without PostgreSQL.
 
-use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+/// A JSON object whose values are still text. Parsing them all would cost more, recurse, and let
+/// serde_json take an object for a number: that is how it hands numbers of any length on.
+type Object<'a> = HashMap<String, &'a RawValue>;
 
 /// Who is asking. A part that is absent or unusable is `None`, and whoever has no tenant may
 /// nothing.
@@ -27,20 +33,20 @@ impl Identity {
         if claims.is_empty() {
             return Some(Identity::default());
         }
-        // serde_json refuses nesting deeper than 128, so no claims can exhaust the stack.
-        let claims = match serde_json::from_slice(claims).ok()? {
-            Value::Null => return Some(Identity::default()),
-            Value::Object(claims) => claims,
-            _ => return None,
+        let Some(claims) = serde_json::from_slice::<Option<Object>>(claims).ok()? else {
+            return Some(Identity::default());
         };
-        let text = |path: &[String]| text(find(&claims, path)?, &number_text);
-        let tenant_id = text(tenant_claim).filter(|tenant_id| is_usable_tenant(tenant_id));
+        let text = |path: &[String]| match find(&claims, path) {
+            Some(value) => text(value.get(), &number_text),
+            None => Some(None),
+        };
+        let tenant_id = text(tenant_claim)?.filter(|tenant_id| is_usable_tenant(tenant_id));
         Some(Identity {
             // '0' follows '/' in every encoding that a database may have.
             folder_end: tenant_id.as_ref().map(|tenant_id| format!("{tenant_id}0")),
             folder_start: tenant_id.map(|tenant_id| tenant_id + "/"),
-            role: text(role_claim),
-            user_id: text(&["sub".to_owned()]),
+            role: text(role_claim)?,
+            user_id: text(&["sub".to_owned()])?,
         })
     }
 
@@ -74,20 +80,23 @@ impl Identity {
     }
 }
 
-fn find<'a>(claims: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
+fn find<'a>(claims: &Object<'a>, path: &[String]) -> Option<&'a RawValue> {
     let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(claims.get(first)?, |value, key| value.as_object()?.get(key))
+    rest.iter().try_fold(*claims.get(first)?, |value, key| {
+        serde_json::from_str::<Object>(value.get()).ok()?.remove(key)
+    })
 }
 
-/// A string's own text, a number's as jsonb gives it. An empty string is as good as absent, and
-/// PostgreSQL has no text with a NUL.
-fn text(value: &Value, number_text: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number_text(&number.to_string())?,
-        _ => return None,
+/// A string's own text, a number's as jsonb gives it, nothing for another JSON value. An empty
+/// string is as good as absent, and PostgreSQL has no text with a NUL. `None` for a string that is
+/// no text, such as half a surrogate pair.
+fn text(value: &str, number_text: impl Fn(&str) -> Option<String>) -> Option<Option<String>> {
+    let text = match value.as_bytes() {
+        [b'"', ..] => Some(serde_json::from_str::<String>(value).ok()?),
+        [b'-' | b'0'..=b'9', ..] => number_text(value),
+        _ => None,
     };
-    (!text.is_empty() && !text.contains('\0')).then_some(text)
+    Some(text.filter(|text| !text.is_empty() && !text.contains('\0')))
 }
 
 /// A tenant is the first segment of a path: it must be one segment, and not a directory.
@@ -160,6 +169,7 @@ mod tests {
         {
             assert_eq!(tenant(value), None, "{value}");
         }
+        assert_eq!(tenant(r#"{"$serde_json::private::Number": "42"}"#), None);
         assert_eq!(tenant("42").as_deref(), Some("42"));
     }
 

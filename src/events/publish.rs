@@ -1,10 +1,10 @@
 //! The one door through which events leave.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use serde_json::{Map, Value};
 
-use super::channel::channel;
+use super::channel::{Channel, channel};
 use super::payload::{self, Detail, PAYLOAD_LIMIT};
 use crate::error::Error;
 use crate::relay::transaction::accept;
@@ -14,12 +14,12 @@ use crate::{pg, settings};
 /// buffer is left as it was.
 ///
 /// Errors: the server's queue has no room.
-pub fn send(channel: &str, event: &mut Vec<u8>) -> Result<(), Error> {
+pub fn send(channel: &Channel, event: &mut Vec<u8>) -> Result<(), Error> {
     event.push(0);
     // Neither holds a NUL: a channel is made of text, and JSON escapes it.
-    let sent = match (CString::new(channel), CStr::from_bytes_with_nul(event)) {
-        (Ok(channel), Ok(event)) => {
-            accept(&channel, event) || pg::notify::notify_if_room(&channel, event)
+    let sent = match (channel.as_c_str(), CStr::from_bytes_with_nul(event)) {
+        (Some(channel), Ok(event)) => {
+            accept(channel, event) || pg::notify::notify_if_room(channel, event)
         }
         _ => true,
     };

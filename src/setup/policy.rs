@@ -34,9 +34,8 @@ macro_rules! other_buckets {
 }
 
 const FIREWALL_STANDS: &str = concat!(
-    "(( SELECT (EXISTS ( SELECT\n           FROM pg_policy\n          WHERE ((pg_policy.polrelid = ",
-    "('storage.objects'::regclass)::oid) AND (pg_policy.polname = 'civic firewall'::name)))) ",
-    "AS \"exists\") OR ",
+    "((EXISTS ( SELECT\n   FROM pg_policy\n  WHERE ((pg_policy.polrelid = ",
+    "('storage.objects'::regclass)::oid) AND (pg_policy.polname = 'civic firewall'::name)))) OR ",
     other_buckets!("bucket_id"),
     ")"
 );

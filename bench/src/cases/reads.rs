@@ -158,7 +158,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
             [&mut || civic.prepared(READS), &mut || plain.prepared(1)],
         )?;
         comparisons.push(Comparison {
-            case: format!("{}, 1M of them, prepared", query.name),
+            case: format!("{}, 1M of 1000 tenants, prepared", query.name),
             ours: Figure::new("civic policies", each(&ours, READS)),
             peer: Figure::new("the migrations' six policies", peer),
             ratio: Ratio::Faster { at_least: Some(query.faster_than_plain) },
@@ -179,19 +179,19 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
         )?;
         let ours = || Figure::new("civic policies", each(&ours, READS));
         comparisons.push(Comparison {
-            case: "    the same, prepared".to_owned(),
+            case: "    against the range by hand, prepared".to_owned(),
             ours: ours(),
             peer: Figure::new("the range by hand, no RLS", each(&hand, READS)),
             ratio: Ratio::Share { at_most: Some(query.share_of_by_hand) },
         });
         comparisons.push(Comparison {
-            case: "    the same, simple protocol: planned each time".to_owned(),
+            case: "    against the range by hand, planned each time".to_owned(),
             ours: Figure::new("civic policies", each(&simple, READS)),
             peer: Figure::new("the range by hand, no RLS", each(&simple_hand, READS)),
             ratio: Ratio::Share { at_most: None },
         });
         comparisons.push(Comparison {
-            case: "    the same, 1000 tenants, prepared".to_owned(),
+            case: "    against a tenth of the tenants, prepared".to_owned(),
             ours: ours(),
             peer: Figure::new("100 tenants", each(&ours_few, READS)),
             ratio: Ratio::Share { at_most: Some(1.25) },
