@@ -57,6 +57,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "policy \"civic no delete\" on storage.buckets",
             "index on (bucket_id, name COLLATE \"C\")",
             "trigger ticket_update_notify on public.tickets",
+            "civic.publish() for service_role",
             "civic.sensitive_events",
             "civic.sensitive_readers",
         ]
@@ -325,4 +326,14 @@ fn sql_objects_of_another_version_than_the_library_are_found() {
     assert_eq!(component, "version");
     assert!(detail.ends_with("the SQL objects are 0.0.1"), "{detail}");
     assert_eq!(fix.as_deref(), Some("ALTER EXTENSION pg_civic UPDATE;"));
+}
+
+#[test]
+fn a_service_role_that_came_after_the_extension_is_told_of_and_mended() {
+    let mut session = Database::guarded().superuser();
+    session.run("REVOKE EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) FROM service_role");
+    let fixes = session.column("SELECT fix FROM civic.check() WHERE NOT ok");
+    assert_eq!(fixes.len(), 1);
+    session.run(&fixes[0]);
+    assert!(session.column("SELECT fix FROM civic.check() WHERE NOT ok").is_empty());
 }
