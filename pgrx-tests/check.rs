@@ -57,6 +57,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "policy \"civic no delete\" on storage.buckets",
             "index on (bucket_id, name COLLATE \"C\")",
             "trigger ticket_update_notify on public.tickets",
+            "relay",
             "civic.publish() for service_role",
             "civic.sensitive_events",
             "civic.sensitive_readers",
