@@ -70,6 +70,7 @@ fn a_row_for_each_thing_that_setup_makes() {
         assert_eq!(row[1].as_deref(), Some("t"), "{row:?}");
         assert_eq!(fix.contains("shared_preload_libraries"), is_relay, "{row:?}");
         assert_eq!(fix.is_empty(), !is_relay, "{row:?}");
+        assert!(row[2].is_some(), "{row:?}");
     }
 }
 
