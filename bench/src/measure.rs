@@ -28,32 +28,28 @@ pub fn in_turn<const N: usize>(
     Ok(seconds)
 }
 
-/// Times an action, as the client sees it.
-pub fn time(action: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
-    let start = Instant::now();
-    action()?;
-    Ok(start.elapsed())
-}
-
-/// Times what one backend does: the time that passes, less the time in which it could have run but
-/// another program had the processor. What is left is what it would take on a machine of its own.
-pub struct BackendClock {
+/// Times what a session does: the time that passes, less the time in which its backend could have
+/// run but other programs had the processors.
+pub struct Clock {
     /// Linux tells it here; elsewhere the time that passes has to do.
     schedstat: PathBuf,
 }
 
-impl BackendClock {
-    pub fn of(session: &mut Client) -> Result<BackendClock, Error> {
-        let process: i32 = session.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-        Ok(BackendClock { schedstat: format!("/proc/{process}/schedstat").into() })
+impl Clock {
+    pub fn of(session: &mut Client) -> Result<Clock, Error> {
+        let backend: i32 = session.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        Ok(Clock { schedstat: format!("/proc/{backend}/schedstat").into() })
     }
 
     pub fn time(&self, action: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
         let waited_before = self.waited();
-        let elapsed = time(action)?;
+        let start = Instant::now();
+        action()?;
+        let elapsed = start.elapsed();
         Ok(elapsed.saturating_sub(self.waited().saturating_sub(waited_before)))
     }
 
+    /// How long the backend has waited for a processor.
     fn waited(&self) -> Duration {
         let schedstat = std::fs::read_to_string(&self.schedstat).unwrap_or_default();
         let nanoseconds = schedstat.split_whitespace().nth(1).and_then(|field| field.parse().ok());

@@ -33,7 +33,14 @@ impl Bucket {
     }
 
     pub fn from_id(id: &str) -> Option<Bucket> {
-        ALL.into_iter().find(|bucket| bucket.id() == id)
+        // Not a search through ALL: the compiler makes this a comparison of whole words, and the
+        // firewall asks it of each row.
+        match id {
+            "evidence" => Some(Bucket::Evidence),
+            "documents" => Some(Bucket::Documents),
+            "gbv-evidence" => Some(Bucket::GbvEvidence),
+            _ => None,
+        }
     }
 
     /// Whether SEC-05 narrows this bucket to some roles.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use crate::Error;
-use crate::measure::{BackendClock, Progress, Side, each, in_turn, over};
+use crate::measure::{Clock, Progress, Side, each, in_turn, over};
 use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill};
 
@@ -15,7 +15,7 @@ const PLAIN_CALLS: usize = 50_000;
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     server.create("calls", &[server::SUPABASE, server::APPLICATION, server::CIVIC])?;
     let mut session = server.manager("calls", &server::tenant(1))?;
-    let clock = &BackendClock::of(&mut session)?;
+    let clock = &Clock::of(&mut session)?;
     let session = &RefCell::new(session);
     let side = |script: &str, calls: usize| {
         let statement = fill(script, &[("calls", &calls.to_string())]);

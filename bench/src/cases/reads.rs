@@ -7,7 +7,7 @@ use std::time::Duration;
 use postgres::{Client, Statement};
 
 use crate::Error;
-use crate::measure::{Progress, each, in_turn, time};
+use crate::measure::{Clock, Progress, each, in_turn};
 use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill};
 
@@ -16,8 +16,8 @@ const MANY: usize = 1000;
 const FEW: usize = 100;
 
 /// A read of ours takes a fraction of a millisecond: so many make a round.
-const READS: usize = 100;
-const ROUNDS: usize = 25;
+const READS: usize = 50;
+const ROUNDS: usize = 75;
 /// The migrations' policies take seconds.
 const PLAIN_ROUNDS: usize = 3;
 
@@ -77,6 +77,7 @@ fn load(
 /// A session with a query, prepared as an application's pool does.
 struct Reader {
     session: Client,
+    clock: Clock,
     sql: String,
     statement: Statement,
 }
@@ -85,7 +86,8 @@ impl Reader {
     fn new(mut session: Client, sql: &str, tenants: usize) -> Result<Reader, Error> {
         let sql = fill(sql, &[("tenant", &server::tenant(tenants / 2))]);
         let statement = session.prepare(&sql)?;
-        Ok(Reader { session, sql, statement })
+        let clock = Clock::of(&mut session)?;
+        Ok(Reader { session, clock, sql, statement })
     }
 
     /// The answer as text, to hold one side's against the other's.
@@ -101,7 +103,7 @@ impl Reader {
     }
 
     fn prepared(&mut self, times: usize) -> Result<Duration, Error> {
-        time(|| {
+        self.clock.time(|| {
             for _ in 0..times {
                 self.session.query(&self.statement, &[])?;
             }
@@ -110,7 +112,7 @@ impl Reader {
     }
 
     fn simple(&mut self, times: usize) -> Result<Duration, Error> {
-        time(|| {
+        self.clock.time(|| {
             for _ in 0..times {
                 self.session.simple_query(&self.sql)?;
             }

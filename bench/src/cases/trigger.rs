@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use crate::Error;
-use crate::measure::{BackendClock, Progress, Side, in_turn, over};
+use crate::measure::{Clock, Progress, Side, in_turn, over};
 use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill};
 
@@ -23,7 +23,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
         ],
     )?;
     let mut session = server.session("tickets")?;
-    let clock = &BackendClock::of(&mut session)?;
+    let clock = &Clock::of(&mut session)?;
     let session = &RefCell::new(session);
     // Each side's INSERT statements, without the COMMITs.
     let statements = &RefCell::new([const { Vec::new() }; 3]);

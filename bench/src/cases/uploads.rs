@@ -4,7 +4,7 @@
 use postgres::Client;
 
 use crate::Error;
-use crate::measure::{BackendClock, Progress, Side, in_turn, over};
+use crate::measure::{Clock, Progress, Side, in_turn, over};
 use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill};
 
@@ -22,7 +22,7 @@ impl Way {
     const fn rounds(self) -> usize {
         match self {
             Way::OneStatement => 21,
-            Way::StatementEach => 7,
+            Way::StatementEach => 5,
         }
     }
 }
@@ -52,7 +52,7 @@ fn compare(server: &Server, progress: &mut Progress, way: Way) -> Result<[Figure
     let tenant_id = server::tenant(1);
     let side = |database: &'static str, session: Result<Client, Error>| {
         let (mut session, mut owner) = (session?, server.session(database)?);
-        let clock = BackendClock::of(&mut session)?;
+        let clock = Clock::of(&mut session)?;
         Ok::<_, Error>(move || {
             owner.batch_execute("TRUNCATE storage.objects")?;
             owner.batch_execute("CHECKPOINT")?;
