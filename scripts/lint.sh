@@ -13,5 +13,5 @@ for major in "${majors[@]}"; do
     say "clippy for PostgreSQL $major"
     cargo clippy --quiet --all-targets --no-default-features --features "pg$major pg_test" -- -D warnings
 done
-say "clippy for demo and bench"
-cargo clippy --quiet --package pg_civic_demo --package pg_civic_bench --all-targets -- -D warnings
+say "clippy for demo, bench and queue"
+cargo clippy --quiet --package pg_civic_demo --package pg_civic_bench --package civic_queue --all-targets -- -D warnings

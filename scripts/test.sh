@@ -19,6 +19,13 @@ fi
 mkdir -p "$data"
 [ "$(id -u)" -ne 0 ] || chown "$SERVER_USER" "$data"
 
+# Without a server, so it fails first. loom tries every interleaving of the queue's few steps.
+if [ $# -eq 0 ]; then
+    say "testing the queue and the measuring program"
+    cargo test --quiet --package civic_queue --package pg_civic_bench
+    RUSTFLAGS="--cfg loom" cargo test --quiet --release --package civic_queue --target-dir target/loom
+fi
+
 for index in "${!majors[@]}"; do
     major=${majors[$index]}
     say "testing on PostgreSQL $major ($((index + 1)) of ${#majors[@]})"
