@@ -9,7 +9,7 @@ use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::Error;
-use crate::measure::{Progress, Side, in_turn, time};
+use crate::measure::{Clock, Progress, Side, in_turn};
 use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill, tenant};
 
@@ -163,16 +163,18 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
 
 /// One transaction of many tickets, more than the queue holds.
 fn large_transaction(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
-    let session = RefCell::new(server.session(DATABASE)?);
+    let mut session = server.session(DATABASE)?;
+    let clock = Clock::of(&mut session)?;
+    let session = RefCell::new(session);
     let variables = [("tickets", &*TICKETS.to_string()), ("table", "public.tickets_civic")];
     let insert = fill(include_str!("../../sql/tickets.sql"), &variables);
     let side = |relay: &'static str| {
-        let (session, insert) = (&session, &insert);
+        let (clock, session, insert) = (&clock, &session, &insert);
         move || {
             let mut session = session.borrow_mut();
             session.batch_execute(&format!("SET civic.relay = {relay}"))?;
             session.batch_execute("TRUNCATE public.tickets_civic; CHECKPOINT")?;
-            time(|| Ok(session.batch_execute(insert)?))
+            clock.time(|| Ok(session.batch_execute(insert)?))
         }
     };
     let sides: [Side<'_>; 2] = [&mut side("on"), &mut side("off")];
