@@ -2,6 +2,7 @@
 //!
 //! All of it runs in a backend's only thread, which is what PostgreSQL and pgrx ask for.
 
+mod firewall;
 pub mod notify;
 pub mod shared;
 pub mod transaction;

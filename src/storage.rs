@@ -81,7 +81,15 @@ mod civic {
 
     /// Behind the RESTRICTIVE policy: whether an object is of another bucket, or passes by the read
     /// rule. It sees every row of a scan, so it takes the caller's identity once a query.
-    #[pg_extern(stable, parallel_safe, cost = 1)]
+    #[pg_extern(
+        stable,
+        parallel_safe,
+        cost = 1,
+        sql = r#"
+CREATE FUNCTION civic.passes_firewall(bucket_id text, name text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'passes_firewall';
+"#
+    )]
     fn passes_firewall(
         bucket_id: pg::Text<'_>,
         name: pg::Text<'_>,
