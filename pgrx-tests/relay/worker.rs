@@ -9,6 +9,15 @@ use super::{
 };
 use crate::pg_tests::support::cluster::Cluster;
 
+/// Ends the writers, also where what happens meanwhile fails: the test shall fail then, not hang.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Two writers add tickets, numbered each by itself, while something happens. Everything that they
 /// committed is heard, once, in the order of each, and no write failed.
 fn nothing_is_lost_while(cluster: &Cluster, tenant: &str, mut happens: impl FnMut()) {
@@ -29,8 +38,9 @@ fn nothing_is_lost_while(cluster: &Cluster, tenant: &str, mut happens: impl FnMu
                 })
             })
             .collect();
+        let ending = Ending(&over);
         happens();
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         writers.into_iter().map(|writer| writer.join().expect("no write fails")).collect()
     });
     cluster.superuser().run(&insert(1, tenant, "end"));
@@ -54,9 +64,10 @@ fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
             let delivered = stats(&mut admin, "delivered");
             wait_until("it works", || stats(&mut admin, "delivered") != delivered);
             admin.run(&format!("SELECT {function}({relay})"));
-            wait_until(&format!("{function}: another runs"), || {
-                wait_for_relay(&mut admin) != relay
-            });
+            // A cancel may find it between two things that can be cancelled: then it just goes on.
+            if function == "pg_terminate_backend" {
+                wait_until("another runs", || wait_for_relay(&mut admin) != relay);
+            }
         }
     });
     assert!(super::fell_back(&mut admin, "not_running") > 0);
