@@ -34,13 +34,11 @@ pub(crate) fn of(error: &reqwest::Error, host: &str) -> Error {
         let why = cause::<io::Error>(&causes).map_or("it failed".to_owned(), io_words);
         return find(Kind::Unreachable, format!("no connection to {host}: {why}"));
     }
-    if let Some(hyper) = cause::<hyper::Error>(&causes) {
-        if hyper.is_parse_too_large() {
-            return find(Kind::Malformed, format!("{host} sends too large a head of an answer"));
-        }
-        if hyper.is_parse() {
-            return find(Kind::Malformed, format!("{host} sends what is not HTTP"));
-        }
+    if let Some(hyper) = cause::<hyper::Error>(&causes)
+        && hyper.is_parse()
+    {
+        // Its words are of the kind only ("message head is too large"), never of what was sent.
+        return find(Kind::Malformed, format!("{host} does not answer in proper HTTP: {hyper}"));
     }
     find(Kind::CutShort, format!("{host} ended the connection before the answer was whole"))
 }
