@@ -71,6 +71,9 @@ pub enum Outcome {
     Cancelled,
     /// The worker ended in good order before the transfer did: no fault of the job's.
     Released,
+    /// The worker was killed meanwhile. That counts as a try: should the job be to blame, it is
+    /// not for ever.
+    Interrupted,
 }
 
 /// What becomes of the job then.
@@ -83,17 +86,20 @@ pub enum Next {
     Anew,
 }
 
-/// `tries` counts the one that has just ended, `limit` is `civic.media_attempts`, `jitter` is a
-/// random number from 0 to 1.
-pub fn next(outcome: &Outcome, tries: u32, limit: u32, jitter: f64) -> Next {
+/// `is_cancelled` says that somebody has asked for it meanwhile, `tries` counts the one that has just
+/// ended, `limit` is `civic.media_attempts`, `jitter` is a random number from 0 to 1.
+pub fn next(outcome: &Outcome, is_cancelled: bool, tries: u32, limit: u32, jitter: f64) -> Next {
     match outcome {
+        // It has got through, whatever else.
         Outcome::Stored => Next::End(State::Done),
         Outcome::Cancelled => Next::End(State::Cancelled),
+        _ if is_cancelled => Next::End(State::Cancelled),
         Outcome::Released => Next::Anew,
         Outcome::Refused { may_heal: true, retry_after } if tries < limit => {
             Next::Again(delay(tries, *retry_after, jitter))
         }
-        Outcome::Refused { .. } => Next::End(State::Failed),
+        Outcome::Interrupted if tries < limit => Next::Again(Duration::ZERO),
+        Outcome::Refused { .. } | Outcome::Interrupted => Next::End(State::Failed),
     }
 }
 
@@ -130,26 +136,40 @@ mod tests {
 
     #[test]
     fn what_may_heal_is_tried_again_up_to_the_limit() {
-        assert!(matches!(next(&refused(true), 1, 3, 0.5), Next::Again(_)));
-        assert!(matches!(next(&refused(true), 2, 3, 0.5), Next::Again(_)));
-        assert_eq!(next(&refused(true), 3, 3, 0.5), Next::End(State::Failed));
+        assert!(matches!(next(&refused(true), false, 1, 3, 0.5), Next::Again(_)));
+        assert!(matches!(next(&refused(true), false, 2, 3, 0.5), Next::Again(_)));
+        assert_eq!(next(&refused(true), false, 3, 3, 0.5), Next::End(State::Failed));
         // The limit may have been lowered meanwhile.
-        assert_eq!(next(&refused(true), 4, 3, 0.5), Next::End(State::Failed));
+        assert_eq!(next(&refused(true), false, 4, 3, 0.5), Next::End(State::Failed));
     }
 
     #[test]
     fn what_cannot_heal_fails_at_the_first_try() {
-        assert_eq!(next(&refused(false), 1, 100, 0.5), Next::End(State::Failed));
+        assert_eq!(next(&refused(false), false, 1, 100, 0.5), Next::End(State::Failed));
     }
 
     #[test]
     fn what_is_stored_is_done_even_at_the_last_try() {
-        assert_eq!(next(&Outcome::Stored, 7, 3, 0.5), Next::End(State::Done));
+        assert_eq!(next(&Outcome::Stored, false, 7, 3, 0.5), Next::End(State::Done));
     }
 
     #[test]
     fn a_worker_that_ends_costs_no_try() {
-        assert_eq!(next(&Outcome::Released, 7, 3, 0.5), Next::Anew);
+        assert_eq!(next(&Outcome::Released, false, 7, 3, 0.5), Next::Anew);
+    }
+
+    #[test]
+    fn a_worker_that_is_killed_costs_one() {
+        assert_eq!(next(&Outcome::Interrupted, false, 1, 3, 0.5), Next::Again(Duration::ZERO));
+        assert_eq!(next(&Outcome::Interrupted, false, 3, 3, 0.5), Next::End(State::Failed));
+    }
+
+    #[test]
+    fn what_was_cancelled_is_not_tried_again_and_what_got_through_is_done() {
+        for outcome in [refused(true), refused(false), Outcome::Released, Outcome::Interrupted] {
+            assert_eq!(next(&outcome, true, 1, 9, 0.5), Next::End(State::Cancelled), "{outcome:?}");
+        }
+        assert_eq!(next(&Outcome::Stored, true, 1, 9, 0.5), Next::End(State::Done));
     }
 
     #[test]
@@ -214,7 +234,7 @@ mod tests {
             let mut ended = None;
             for (tries, (may_heal, asked)) in (1..).zip(outcomes) {
                 let outcome = Outcome::Refused { may_heal, retry_after: Some(Duration::from_secs(asked)) };
-                if let Next::End(state) = next(&outcome, tries, limit, 0.5) {
+                if let Next::End(state) = next(&outcome, false, tries, limit, 0.5) {
                     ended = Some((state, tries));
                     break;
                 }

@@ -3,12 +3,13 @@
 //! A session's statements run with the extension's own rights, behind functions; the worker's inside
 //! [`as_owner`]. Everything in them is qualified, values are parameters.
 
+use std::ffi::CString;
 use std::time::Duration;
 
+use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{self, SpiHeapTupleData};
-use pgrx::{PgTryBuilder, Uuid};
+use pgrx::spi::SpiHeapTupleData;
 
 use super::job::{self, Next, Outcome, State};
 use crate::error::Error;
@@ -37,7 +38,6 @@ pub struct Claim {
     pub is_sensitive: bool,
     pub bucket: String,
     pub path: String,
-    pub file_id: Uuid,
     pub media_url: String,
     pub media_content_type: String,
 }
@@ -65,16 +65,22 @@ pub enum Recorded {
 fn rows<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, spi::Error>,
+    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, Error>,
 ) -> Result<Vec<R>, Error> {
     Spi::connect_mut(|client| {
         let table = client.update(sql, None, arguments)?;
-        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+        table.into_iter().map(|row| read(&row)).collect()
     })
 }
 
 fn execute(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
     rows(sql, arguments, |_| Ok(())).map(|_| ())
+}
+
+/// A column that is NOT NULL.
+fn column<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, place: usize) -> Result<T, Error> {
+    let null = || Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
+    row.get(place)?.ok_or_else(null)
 }
 
 /// Adds a job that is due at once. Gives its id.
@@ -93,9 +99,9 @@ pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
             job.media_url.into(),
             job.media_content_type.into(),
         ],
-        |row| row.get::<Uuid>(1),
+        |row| column(row, 1),
     )?;
-    ids.into_iter().next().flatten().ok_or_else(|| Error::Catalog { why: "no id".to_owned() })
+    ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no row was added".to_owned() })
 }
 
 /// A job's state, its row locked. Errors: there is no such job.
@@ -103,10 +109,10 @@ fn locked_state(id: Uuid) -> Result<State, Error> {
     let states = rows(
         "SELECT state FROM civic.media_jobs WHERE id = $1 FOR UPDATE",
         &[id.into()],
-        |row| row.get::<String>(1),
+        |row| column::<String>(row, 1),
     )?;
-    let state = states.into_iter().next().flatten();
-    state.and_then(|state| State::from_name(&state)).ok_or(Error::NoMediaJob { id })
+    let state = states.first().and_then(|state| State::from_name(state));
+    state.ok_or(Error::NoMediaJob { id })
 }
 
 /// Cancels a job: at once where it waits, by the worker where it runs.
@@ -147,14 +153,14 @@ pub fn retry(id: Uuid) -> Result<(), Error> {
     )
 }
 
-/// Does something in a transaction of its own, with the rights of the table's owner, so that nothing
-/// that he has put on it does more than he could. `None` where this database has no such table, of
-/// this extension; one that somebody else has made is not looked at.
+/// Does something in a transaction of its own, with the rights of the table's owner: nothing that he
+/// has put on it does more than he could. `None` where this database has no such table of this
+/// extension; one that somebody else has made is not looked at.
 ///
-/// For the worker.
-pub fn as_owner<R>(body: impl FnOnce() -> Result<R, Error>) -> Result<Option<R>, Error> {
+/// For the worker. An error ends it, and it starts anew.
+pub fn as_owner<R>(body: impl FnOnce() -> Result<R, Error>) -> Option<R> {
     pg::worker::transaction(|| {
-        let owner = rows(
+        let owners = rows(
             "SELECT c.relowner
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'civic'
@@ -164,51 +170,27 @@ pub fn as_owner<R>(body: impl FnOnce() -> Result<R, Error>) -> Result<Option<R>,
              JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_civic'
              WHERE c.relname = 'media_jobs' AND c.relkind = 'r'",
             &[],
-            |row| row.get::<pg_sys::Oid>(1),
-        )?;
-        match owner.into_iter().next().flatten() {
-            Some(owner) => pg::worker::acting_as(owner, body).map(Some),
-            None => Ok(None),
-        }
+            |row| column::<pg_sys::Oid>(row, 1),
+        )
+        .unwrap_or_else(|error| error.raise());
+        let owner = owners.into_iter().next()?;
+        pg::worker::acting_as(owner, || Some(body().unwrap_or_else(|error| error.raise())))
     })
 }
 
 /// What runs, according to the table: job, try, and whether it is to be cancelled.
 pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
-    let running = rows(
+    rows(
         "SELECT id, attempts, cancel_requested FROM civic.media_jobs WHERE state = 'running'",
         &[],
-        |row| Ok((row.get::<Uuid>(1)?, row.get::<i32>(2)?, row.get::<bool>(3)?)),
-    )?;
-    Ok(running
-        .into_iter()
-        .filter_map(|(id, tries, is_cancelled)| Some((id?, tries?, is_cancelled?)))
-        .collect())
+        |row| Ok((column(row, 1)?, column(row, 2)?, column(row, 3)?)),
+    )
 }
 
 /// Takes up to so many jobs that are due, the longest due first. Jobs that somebody has locked are
 /// passed by.
 pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
-    let read = |row: &SpiHeapTupleData<'_>| {
-        let text = |place| Ok::<_, spi::Error>(row.get::<String>(place)?.unwrap_or_default());
-        Ok((row.get::<Uuid>(1)?, row.get::<Uuid>(8)?).0.zip(row.get::<Uuid>(8)?).map(
-            |(id, file_id)| {
-                Ok::<_, spi::Error>(Claim {
-                    id,
-                    tries: row.get(2)?.unwrap_or_default(),
-                    tenant_id: text(3)?,
-                    ticket_id: text(4)?,
-                    is_sensitive: row.get(5)?.unwrap_or(true),
-                    bucket: text(6)?,
-                    path: text(7)?,
-                    file_id,
-                    media_url: text(9)?,
-                    media_content_type: text(10)?,
-                })
-            },
-        ))
-    };
-    let claims = rows(
+    rows(
         "UPDATE civic.media_jobs j
          SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
              started_at = pg_catalog.clock_timestamp()
@@ -217,9 +199,126 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
                ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) due
          WHERE j.id = due.id
          RETURNING j.id, j.attempts, j.tenant_id, j.ticket_id, j.is_sensitive, j.bucket, j.path,
-                   j.file_id, j.media_url, j.media_content_type",
+                   j.media_url, j.media_content_type",
         &[(limit as i64).into()],
-        read,
+        |row| {
+            Ok(Claim {
+                id: column(row, 1)?,
+                tries: column(row, 2)?,
+                tenant_id: column(row, 3)?,
+                ticket_id: column(row, 4)?,
+                is_sensitive: column(row, 5)?,
+                bucket: column(row, 6)?,
+                path: column(row, 7)?,
+                media_url: column(row, 8)?,
+                media_content_type: column(row, 9)?,
+            })
+        },
+    )
+}
+
+/// Turns a job to another bucket: its ticket has become sensitive since it was queued.
+pub fn make_sensitive(claim: &mut Claim, bucket: &str) -> Result<(), Error> {
+    execute(
+        "UPDATE civic.media_jobs SET is_sensitive = true, bucket = $2 WHERE id = $1",
+        &[claim.id.into(), bucket.into()],
     )?;
-    claims.into_iter().flatten().map(|claim| Ok(claim?)).collect()
+    claim.is_sensitive = true;
+    claim.bucket = bucket.to_owned();
+    Ok(())
+}
+
+/// Records how a try ended, and tells of it where that is the job's end.
+pub fn record(id: Uuid, tries: i32, report: &Report, limit: u32) -> Result<Recorded, Error> {
+    let locked = rows(
+        "SELECT cancel_requested FROM civic.media_jobs
+         WHERE id = $1 AND attempts = $2 AND state = 'running' FOR UPDATE SKIP LOCKED",
+        &[id.into(), tries.into()],
+        |row| column::<bool>(row, 1),
+    )?;
+    let Some(is_cancelled) = locked.into_iter().next() else {
+        let there = rows(
+            "SELECT true FROM civic.media_jobs
+             WHERE id = $1 AND attempts = $2 AND state = 'running'",
+            &[id.into(), tries.into()],
+            |_| Ok(()),
+        )?;
+        return Ok(if there.is_empty() { Recorded::NotOurs } else { Recorded::Locked });
+    };
+    let next = job::next(&report.outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
+    let (state, delay, uncounted) = match next {
+        Next::End(state) => (state, None, 0),
+        Next::Again(delay) => (State::Queued, Some(delay.as_secs_f64()), 0),
+        Next::Anew => (State::Queued, Some(0.0), 1),
+    };
+    let (content_type, file_size) = report.stored.clone().unzip();
+    execute(
+        "UPDATE civic.media_jobs
+         SET state = $2, attempts = attempts - $3,
+             next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
+             finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
+             content_type = $5, file_size = $6, last_error = $7
+         WHERE id = $1",
+        &[
+            id.into(),
+            state.name().into(),
+            uncounted.into(),
+            delay.into(),
+            content_type.into(),
+            file_size.map(|size| size as i64).into(),
+            report.error.as_deref().into(),
+        ],
+    )?;
+    if matches!(next, Next::End(_)) {
+        tell(id)?;
+    }
+    Ok(Recorded::Yes)
+}
+
+/// Notifies of a job's end, at the commit. Those who may not read the file do not hear of it.
+fn tell(id: Uuid) -> Result<(), Error> {
+    let told = rows(
+        "SELECT tenant_id, is_sensitive,
+                pg_catalog.json_build_object(
+                    'type', 'media_job', 'job_id', id, 'ticket_id', ticket_id,
+                    'municipality_id', tenant_id, 'state', state, 'is_sensitive', is_sensitive,
+                    'bucket', bucket, 'path', path, 'file_id', file_id,
+                    'content_type', content_type, 'file_size', file_size)::pg_catalog.text
+         FROM civic.media_jobs WHERE id = $1",
+        &[id.into()],
+        |row| Ok((column::<String>(row, 1)?, column(row, 2)?, column::<String>(row, 3)?)),
+    )?;
+    for (tenant_id, is_sensitive, payload) in told {
+        let channel = job::channel(&tenant_id, is_sensitive).and_then(|name| CString::new(name).ok());
+        if let (Some(channel), Ok(payload)) = (channel, CString::new(payload)) {
+            pg::notify::notify_if_room(&channel, &payload);
+        }
+    }
+    Ok(())
+}
+
+/// How long it is until a queued job is due; zero where one is. `None` where none is queued.
+pub fn next_due() -> Result<Option<Duration>, Error> {
+    let seconds = rows(
+        "SELECT pg_catalog.date_part('epoch', next_attempt_at - pg_catalog.clock_timestamp())
+         FROM civic.media_jobs WHERE state = 'queued' ORDER BY next_attempt_at LIMIT 1",
+        &[],
+        |row| column::<f64>(row, 1),
+    )?;
+    let until = |seconds: &f64| Duration::try_from_secs_f64(*seconds).unwrap_or_default();
+    Ok(seconds.first().map(until))
+}
+
+/// Removes jobs that ended longer ago than this, so many at most. Gives how many it removed.
+pub fn prune(retention: Duration, limit: i64) -> Result<usize, Error> {
+    let removed = rows(
+        "DELETE FROM civic.media_jobs WHERE id = ANY (ARRAY(
+             SELECT id FROM civic.media_jobs
+             WHERE finished_at <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)
+             ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+         RETURNING id",
+        &[retention.as_secs_f64().into(), limit.into()],
+        |_| Ok(()),
+    )?;
+    Ok(removed.len())
 }
