@@ -4,6 +4,7 @@
 
 mod firewall;
 pub mod notify;
+pub mod secret;
 pub mod shared;
 pub mod transaction;
 pub mod trigger;
