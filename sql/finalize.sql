@@ -42,6 +42,13 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
         GRANT EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) TO service_role;
+        -- The worker's jobs work with the service key.
+        GRANT EXECUTE ON FUNCTION
+            civic.enqueue_media(text, text, text, text, boolean),
+            civic.cancel_media_job(uuid),
+            civic.retry_media_job(uuid)
+        TO service_role;
+        GRANT SELECT ON civic.media_jobs TO service_role;
     END IF;
 END
 $$;
@@ -66,6 +73,9 @@ COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a munici
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
 COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: tells of each change to a ticket';
 COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application''s own to a municipality';
+COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'has the worker fetch media of a ticket and store it; gives the id of the job';
+COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
+COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a media job that has not succeeded due at once';
 COMMENT ON FUNCTION civic.relay_stats() IS 'how the relay is doing: one row';
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and makes a table''s tickets heard; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';

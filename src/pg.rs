@@ -4,10 +4,13 @@
 
 mod firewall;
 pub mod notify;
+mod presence;
 pub mod secret;
 pub mod shared;
+pub mod thread;
 pub mod transaction;
 pub mod trigger;
+pub mod worker;
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -279,6 +282,15 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 pub const UNIX_EPOCH_OFFSET: i64 = 946_684_800_000_000;
+
+/// A random number from 0 to 1.
+pub fn random() -> f64 {
+    let mut bytes = [0; 4];
+    // SAFETY: fills the bytes that it is given. Where it cannot, they stay 0, which is one of the
+    // numbers.
+    unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
 
 /// Whether the library is being loaded by shared_preload_libraries.
 pub fn is_preloading() -> bool {

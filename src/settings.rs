@@ -8,6 +8,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg;
 
+pub mod media;
 pub mod service;
 
 /// Setting that holds the claims of the request, as PostgREST and the Storage API set it.
@@ -195,5 +196,6 @@ pub fn define() {
         GucFlags::UNIT_KB,
     );
     service::define();
+    media::define();
     pg::reserve_setting_prefix(c"civic");
 }

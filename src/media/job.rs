@@ -107,10 +107,12 @@ pub fn next(outcome: &Outcome, is_cancelled: bool, tries: u32, limit: u32, jitte
 /// jobs that failed together do not come back together. Where a server names a time it is no shorter.
 pub fn delay(tries: u32, retry_after: Option<Duration>, jitter: f64) -> Duration {
     let exponent = f64::from(tries.saturating_sub(1));
-    let longest = (FIRST_DELAY.as_secs_f64() * FACTOR.powf(exponent)).min(LONGEST_DELAY.as_secs_f64());
+    let longest =
+        (FIRST_DELAY.as_secs_f64() * FACTOR.powf(exponent)).min(LONGEST_DELAY.as_secs_f64());
     let spread = longest * (0.5 + 0.5 * jitter.clamp(0.0, 1.0));
     // What waits for one server's sake is spread as well.
-    let asked = retry_after.unwrap_or_default().as_secs_f64() * (1.0 + 0.1 * jitter.clamp(0.0, 1.0));
+    let asked =
+        retry_after.unwrap_or_default().as_secs_f64() * (1.0 + 0.1 * jitter.clamp(0.0, 1.0));
     Duration::from_secs_f64(spread.max(asked).min(LONGEST_DELAY.as_secs_f64()))
 }
 

@@ -104,13 +104,18 @@ pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
     ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no row was added".to_owned() })
 }
 
+/// A random id, for a file.
+pub fn new_id() -> Result<Uuid, Error> {
+    let ids = rows("SELECT pg_catalog.gen_random_uuid()", &[], |row| column(row, 1))?;
+    ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no random id".to_owned() })
+}
+
 /// A job's state, its row locked. Errors: there is no such job.
 fn locked_state(id: Uuid) -> Result<State, Error> {
-    let states = rows(
-        "SELECT state FROM civic.media_jobs WHERE id = $1 FOR UPDATE",
-        &[id.into()],
-        |row| column::<String>(row, 1),
-    )?;
+    let states =
+        rows("SELECT state FROM civic.media_jobs WHERE id = $1 FOR UPDATE", &[id.into()], |row| {
+            column::<String>(row, 1)
+        })?;
     let state = states.first().and_then(|state| State::from_name(state));
     state.ok_or(Error::NoMediaJob { id })
 }
@@ -289,7 +294,8 @@ fn tell(id: Uuid) -> Result<(), Error> {
         |row| Ok((column::<String>(row, 1)?, column(row, 2)?, column::<String>(row, 3)?)),
     )?;
     for (tenant_id, is_sensitive, payload) in told {
-        let channel = job::channel(&tenant_id, is_sensitive).and_then(|name| CString::new(name).ok());
+        let channel =
+            job::channel(&tenant_id, is_sensitive).and_then(|name| CString::new(name).ok());
         if let (Some(channel), Ok(payload)) = (channel, CString::new(payload)) {
             pg::notify::notify_if_room(&channel, &payload);
         }

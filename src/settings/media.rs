@@ -28,7 +28,16 @@ pub fn media_retention() -> Option<Duration> {
 /// The worker is the server's, and so are they.
 pub(super) fn define() {
     let number = |name, short, long, setting, from, to, flags| {
-        GucRegistry::define_int_guc(name, short, long, setting, from, to, GucContext::Sighup, flags);
+        GucRegistry::define_int_guc(
+            name,
+            short,
+            long,
+            setting,
+            from,
+            to,
+            GucContext::Sighup,
+            flags,
+        );
     };
     number(
         c"civic.media_concurrency",

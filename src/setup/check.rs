@@ -214,7 +214,7 @@ fn relay() -> Result<Finding, Error> {
         )?;
         return Ok((component.to_owned(), true, detail.to_owned(), fix.into_iter().next()));
     };
-    Ok(match shared.is_this_database() {
+    Ok(match shared.relay.is_this_database() {
         Some(false) => {
             let detail = format!(
                 "serves database {}: here events go out by ordinary NOTIFY",
@@ -225,7 +225,7 @@ fn relay() -> Result<Finding, Error> {
         _ if !settings::relay() => {
             bad(component, "off", "ALTER SYSTEM SET civic.relay = on; SELECT pg_reload_conf();")
         }
-        Some(true) if shared.pid().is_some() => good(component, "running"),
+        Some(true) if shared.relay.pid().is_some() => good(component, "running"),
         _ => {
             let detail = "not running: the server's log says why; events go out by ordinary NOTIFY";
             bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")

@@ -1,0 +1,318 @@
+//! The worker: it claims jobs that are due, has threads transfer the files, and records how it went.
+//!
+//! HTTP is done in the threads, with no transaction open; PostgreSQL is called by the process's own
+//! thread alone, in short transactions. A thread hands its result over and wakes the worker through
+//! a socket.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use civic_http::Cancel;
+use pgrx::Uuid;
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::prelude::*;
+
+use super::job::Outcome;
+use super::queue::{self, Claim, Recorded, Report};
+use super::service::{Configuration, Service};
+use super::transfer::{Task, transfer};
+use crate::pg::shared;
+use crate::settings::media as limits;
+use crate::{pg, settings};
+
+/// With nothing to do it looks this often, though whoever has something wakes it.
+const IDLE: Duration = Duration::from_secs(10);
+/// It looks no more often than this, unless it is woken.
+const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
+/// How often it removes old jobs, and how many at a time.
+const PRUNING: Duration = Duration::from_secs(60);
+const PRUNED_AT_ONCE: i64 = 1000;
+/// How long transfers get to notice that the server is about to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+pub fn register() {
+    BackgroundWorkerBuilder::new("pg_civic media")
+        .set_library("pg_civic")
+        .set_function("civic_media_main")
+        .set_type("pg_civic media")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
+/// The worker's main function. The server starts it again a second after it ends.
+#[allow(unsafe_code)]
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
+    pg::worker::begin(&settings::database());
+    let Some(shared) = shared::shared() else { return };
+    shared.take_over_media();
+    match Worker::new() {
+        Ok(mut worker) => worker.run(),
+        Err(error) => warn(&format!("the media worker cannot start: {error}")),
+    }
+    // To be ended by a person or by DROP DATABASE … (FORCE) is no reason to stay away.
+    pg::end_process_to_be_restarted();
+}
+
+/// Into the server's log, for whoever operates it.
+fn warn(message: &str) {
+    ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.to_owned());
+}
+
+/// A job whose transfer is under way, or has ended and waits to be recorded.
+struct InHand {
+    tries: i32,
+    cancel: Cancel,
+}
+
+struct Ended {
+    id: Uuid,
+    tries: i32,
+    report: Report,
+}
+
+struct Worker {
+    in_hand: HashMap<Uuid, InHand>,
+    /// Ended and not recorded yet.
+    ended: Vec<Ended>,
+    results: Receiver<Ended>,
+    sender: Sender<Ended>,
+    /// What a thread writes a byte to wakes the worker, which waits at the other end.
+    bell: UnixStream,
+    rope: Arc<UnixStream>,
+    /// The services, and the settings that they were made from.
+    service: Option<(Configuration, Option<Arc<Service>>)>,
+    /// When old jobs were last removed.
+    pruned: Option<Instant>,
+}
+
+/// What a look at the table has shown.
+#[derive(Default)]
+struct Look {
+    claims: Vec<Claim>,
+    /// In hand, and to be cancelled.
+    cancelled: Vec<Uuid>,
+    next_due: Option<Duration>,
+    is_all_pruned: bool,
+}
+
+impl Worker {
+    fn new() -> std::io::Result<Worker> {
+        let (bell, rope) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        rope.set_nonblocking(true)?;
+        let (sender, results) = channel();
+        Ok(Worker {
+            in_hand: HashMap::new(),
+            ended: vec![],
+            results,
+            sender,
+            bell,
+            rope: Arc::new(rope),
+            service: None,
+            pruned: None,
+        })
+    }
+
+    fn run(&mut self) {
+        while !pg::worker::takes_leave() {
+            if BackgroundWorker::sighup_received() {
+                pg::reload_settings();
+                self.pruned = None;
+            }
+            self.record();
+            let time = self.look();
+            pg::worker::wait(self.bell.as_fd(), time);
+        }
+        self.take_leave();
+    }
+
+    /// Records what has ended, all in one transaction.
+    fn record(&mut self) {
+        // Emptied before the results are taken: one that comes in between rings again.
+        while matches!(self.bell.read(&mut [0; 64]), Ok(1..)) {}
+        self.ended.extend(self.results.try_iter());
+        if self.ended.is_empty() {
+            return;
+        }
+        let limit = limits::media_attempts();
+        let recorded = queue::as_owner(|| {
+            let record =
+                |Ended { id, tries, report }: &Ended| queue::record(*id, *tries, report, limit);
+            self.ended.iter().map(record).collect::<Result<Vec<_>, _>>()
+        });
+        let mut recorded = recorded.unwrap_or_default().into_iter();
+        // Of a table that is gone nothing is left to record.
+        let mut is_locked = || recorded.next() == Some(Recorded::Locked);
+        self.ended.retain(|Ended { id, .. }| {
+            let is_locked = is_locked();
+            if !is_locked {
+                self.in_hand.remove(id);
+            }
+            is_locked
+        });
+    }
+
+    /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
+    fn look(&mut self) -> Duration {
+        let service = self.service();
+        let free = limits::media_concurrency().saturating_sub(self.in_hand.len());
+        let to_claim = if service.is_some() { free } else { 0 };
+        let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
+        let retention = limits::media_retention().filter(|_| is_time_to_prune);
+        let Some(look) = queue::as_owner(|| {
+            let mut look = Look { is_all_pruned: true, ..Look::default() };
+            for (id, tries, is_cancelled) in queue::running()? {
+                match self.in_hand.get(&id) {
+                    Some(_) if is_cancelled => look.cancelled.push(id),
+                    Some(_) => {}
+                    None => take_up(id, tries)?,
+                }
+            }
+            if to_claim > 0 {
+                look.claims = queue::claim(to_claim)?;
+                look.next_due = queue::next_due()?;
+            }
+            if let Some(retention) = retention {
+                let removed = queue::prune(retention, PRUNED_AT_ONCE)?;
+                look.is_all_pruned = removed < PRUNED_AT_ONCE as usize;
+            }
+            Ok(look)
+        }) else {
+            return IDLE;
+        };
+        if is_time_to_prune {
+            self.pruned = look.is_all_pruned.then(Instant::now);
+        }
+        for id in look.cancelled {
+            if let Some(in_hand) = self.in_hand.get(&id) {
+                in_hand.cancel.cancel();
+            }
+        }
+        let claimed = look.claims.len();
+        if let Some(service) = service {
+            for claim in look.claims {
+                self.begin(&service, claim);
+            }
+        }
+        let has_more = !self.ended.is_empty() || !look.is_all_pruned;
+        match look.next_due {
+            _ if has_more => SHORTEST_SLEEP,
+            Some(due) if claimed < to_claim => due.clamp(SHORTEST_SLEEP, IDLE),
+            // The next transfer to end wakes the worker.
+            _ => IDLE,
+        }
+    }
+
+    /// The services, as the settings are now; `None` where they cannot be asked.
+    fn service(&mut self) -> Option<Arc<Service>> {
+        let Ok(configuration) = Configuration::read() else {
+            self.service = None;
+            return None;
+        };
+        let is_known = |(known, _): &&(Configuration, _)| *known == configuration;
+        if let Some((_, service)) = self.service.as_ref().filter(is_known) {
+            return service.clone();
+        }
+        let service = match Service::new(configuration.clone()) {
+            Ok(service) => Some(Arc::new(service)),
+            Err(error) => {
+                warn(&format!("media jobs wait, as the settings cannot be used: {error}"));
+                None
+            }
+        };
+        self.service = Some((configuration, service.clone()));
+        service
+    }
+
+    /// Has a thread transfer a job's file.
+    fn begin(&mut self, service: &Arc<Service>, claim: Claim) {
+        let Claim { id, tries, media_url, bucket, path, .. } = claim;
+        let cancel = Cancel::new();
+        self.in_hand.insert(id, InHand { tries, cancel: cancel.clone() });
+        let (service, sender, rope) =
+            (Arc::clone(service), self.sender.clone(), Arc::clone(&self.rope));
+        let task = Task { media_url, bucket, path };
+        let started = pg::thread::start("civic media", move || {
+            let report = report(&service, &task, &cancel);
+            // Where nobody listens any more, the worker has ended.
+            let _ = sender.send(Ended { id, tries, report });
+            // Where the socket is full, the worker is awake.
+            let _ = (&*rope).write(&[0]);
+        });
+        if let Err(error) = started {
+            let report = Report {
+                outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                stored: None,
+                error: Some(format!("no thread could be started: {error}")),
+            };
+            self.ended.push(Ended { id, tries, report });
+        }
+    }
+
+    /// The worker ends in good order: transfers are called off, and their jobs are due again.
+    fn take_leave(&mut self) {
+        self.in_hand.values().for_each(|in_hand| in_hand.cancel.cancel());
+        let deadline = Instant::now() + FAREWELL;
+        while self.ended.len() < self.in_hand.len()
+            && let left = deadline.saturating_duration_since(Instant::now())
+            && let Ok(ended) = self.results.recv_timeout(left)
+        {
+            self.ended.push(ended);
+        }
+        for Ended { report, .. } in &mut self.ended {
+            if report.outcome == Outcome::Cancelled {
+                report.outcome = Outcome::Released;
+                report.error = None;
+            }
+        }
+        // What has not noticed ends with the process.
+        let is_missing = |id: &Uuid| !self.ended.iter().any(|ended| ended.id == *id);
+        let missing = self.in_hand.iter().filter(|(id, _)| is_missing(id));
+        let released = |(id, in_hand): (&Uuid, &InHand)| {
+            let report = Report { outcome: Outcome::Released, stored: None, error: None };
+            Ended { id: *id, tries: in_hand.tries, report }
+        };
+        let missing: Vec<_> = missing.map(released).collect();
+        self.ended.extend(missing);
+        self.record();
+    }
+}
+
+/// A job runs, and this worker does not have it in hand: one before was killed over it.
+fn take_up(id: Uuid, tries: i32) -> Result<(), crate::error::Error> {
+    let report = Report {
+        outcome: Outcome::Interrupted,
+        stored: None,
+        error: Some("the worker was killed, or its server crashed, during this try".to_owned()),
+    };
+    queue::record(id, tries, &report, limits::media_attempts()).map(|_| ())
+}
+
+fn report(service: &Service, task: &Task, cancel: &Cancel) -> Report {
+    // A panic here would take its job along, and leave it running for as long as the worker does.
+    match catch_unwind(AssertUnwindSafe(|| transfer(service, task, cancel))) {
+        Ok(Ok(stored)) => Report {
+            outcome: Outcome::Stored,
+            stored: Some((stored.content_type, stored.size)),
+            error: None,
+        },
+        Ok(Err(failure)) => {
+            Report { outcome: failure.outcome, stored: None, error: Some(failure.message) }
+        }
+        Err(_) => Report {
+            outcome: Outcome::Refused { may_heal: true, retry_after: None },
+            stored: None,
+            error: Some("a mistake of pg_civic's: the transfer panicked".to_owned()),
+        },
+    }
+}
