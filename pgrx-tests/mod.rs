@@ -17,6 +17,7 @@ mod firewall;
 mod firewall_attacks;
 mod firewall_commands;
 mod firewall_sessions;
+mod media;
 mod notify_queue;
 mod paths;
 mod publish;
