@@ -4,12 +4,15 @@
 
 use pgrx::prelude::*;
 
+mod catalog;
 mod claims;
 mod error;
 mod events;
+mod media;
 #[allow(unsafe_code)]
 mod pg;
 mod relay;
+mod service;
 mod settings;
 mod setup;
 mod storage;

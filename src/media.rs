@@ -1,0 +1,3 @@
+//! Media that comes in over WhatsApp: from Twilio into the bucket where it belongs.
+
+pub mod target;
