@@ -4,10 +4,13 @@
 //! people read than may read the data.
 
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, Uuid};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use crate::media::job::State;
 use crate::storage::bucket;
+
+mod service;
+
+pub use service::ServiceError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
@@ -47,16 +50,16 @@ pub enum Error {
     MissingColumns { relation: String, missing: Vec<String>, known: String },
     /// The catalog could not be read: a mistake of pg_civic.
     Catalog { why: String },
-    /// The storage service needs settings that are not there.
-    NotConfigured { missing: Vec<&'static str> },
-    /// A media job that is not there.
-    NoMediaJob { id: Uuid },
-    /// A media job in a state in which that cannot be done to it.
-    MediaJobState { id: Uuid, state: State, action: &'static str },
-    /// What HTTP has to say. Its message holds no secret.
-    Http { kind: civic_http::Kind, message: String },
     /// The caller lacks what a step of `setup` or `teardown` needs.
     Privileges { action: &'static str, role: String, missing: Vec<String> },
+    /// Of the storage service.
+    Service(ServiceError),
+}
+
+impl From<ServiceError> for Error {
+    fn from(error: ServiceError) -> Error {
+        Error::Service(error)
+    }
 }
 
 /// At most this much of a value from outside is repeated in a message.
@@ -101,12 +104,7 @@ impl Error {
             Error::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
             Error::Privileges { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
-            Error::NotConfigured { .. } | Error::MediaJobState { .. } => {
-                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            Error::NoMediaJob { .. } => ERRCODE_NO_DATA_FOUND,
-            Error::Http { kind: civic_http::Kind::Refused, .. } => ERRCODE_INVALID_PARAMETER_VALUE,
-            Error::Http { .. } => ERRCODE_CONFIG_FILE_ERROR,
+            Error::Service(error) => error.sqlstate(),
         }
     }
 
@@ -156,15 +154,10 @@ impl Error {
                 format!("table {relation} has no column {}", missing.join(", "))
             }
             Error::Catalog { why } => format!("the catalog could not be read: {why}"),
-            Error::NotConfigured { .. } => "storage service is not configured".to_owned(),
-            Error::NoMediaJob { id } => format!("there is no media job {id}"),
-            Error::MediaJobState { id, state, action } => {
-                format!("media job {id} is {} and cannot be {action}", state.name())
-            }
-            Error::Http { message, .. } => message.clone(),
             Error::Privileges { action, role, missing } => {
                 format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
             }
+            Error::Service(error) => error.message(),
         }
     }
 
@@ -203,23 +196,15 @@ impl Error {
                 "Give the table that holds the tickets, such as 'public.tickets'.".to_owned()
             }
             Error::MissingColumns { known, .. } => format!("setup looks for the columns {known}."),
-            Error::NotConfigured { missing } => {
-                format!("Set {} in the server's configuration file.", missing.join(", "))
-            }
-            Error::NoMediaJob { .. } => "See civic.media_jobs.".to_owned(),
-            Error::MediaJobState { .. } => {
-                "Queued and running jobs can be cancelled; queued, failed and cancelled ones retried."
-                    .to_owned()
-            }
             Error::Privileges { .. } => {
                 "Run it as a superuser, or as a role that is a member of the owner.".to_owned()
             }
+            Error::Service(error) => return error.hint(),
             Error::Empty { .. }
             | Error::InvalidSegment { .. }
             | Error::PathTooLong { .. }
             | Error::NotAnObject { .. }
             | Error::NotATrigger { .. }
-            | Error::Http { .. }
             | Error::Catalog { .. } => return None,
         };
         Some(hint)
@@ -229,12 +214,6 @@ impl Error {
 impl From<pgrx::spi::Error> for Error {
     fn from(error: pgrx::spi::Error) -> Self {
         Error::Catalog { why: error.to_string() }
-    }
-}
-
-impl From<civic_http::Error> for Error {
-    fn from(error: civic_http::Error) -> Self {
-        Error::Http { kind: error.kind(), message: error.message().to_owned() }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use pgrx::prelude::*;
 
+mod catalog;
 mod claims;
 mod error;
 mod events;
@@ -11,6 +12,7 @@ mod media;
 #[allow(unsafe_code)]
 mod pg;
 mod relay;
+mod service;
 mod settings;
 mod setup;
 mod storage;

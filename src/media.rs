@@ -1,8 +1,8 @@
-//! Media of WhatsApp messages: fetched from where they came in, and put into Storage.
+//! Media that comes in over WhatsApp: from Twilio into the bucket where it belongs.
 
 pub mod job;
 pub mod queue;
-pub mod service;
+pub mod target;
 pub mod transfer;
 pub mod worker;
 
@@ -13,12 +13,11 @@ use pgrx::prelude::*;
 use pgrx::{PgXactCallbackEvent, Uuid};
 
 use queue::NewJob;
-use service::{Configuration, Service};
 
-use crate::error::Error;
+use crate::error::{Error, ServiceError};
 use crate::pg::shared;
-use crate::storage::bucket::{self, Bucket};
-use crate::storage::path;
+use crate::service;
+use crate::storage::bucket;
 
 /// Prepares the worker. Call it while the library is preloaded.
 pub fn initialize() {
@@ -54,22 +53,15 @@ fn enqueue(
     tenant_id: &str,
     is_sensitive: bool,
 ) -> Result<Uuid, Error> {
-    let service = Service::new(Configuration::read()?)?;
-    service.source.check(media_url)?;
-    let file_id = queue::new_id()?;
-    let bucket = Bucket::for_media(is_sensitive);
-    let extension = bucket::file_extension(media_content_type);
-    let path = path::object_path(tenant_id, ticket_id, &format!("{file_id}.{extension}"))?;
-    let id = queue::add(&NewJob {
-        tenant_id,
-        ticket_id,
-        is_sensitive,
-        bucket: bucket.id(),
-        path: &path,
-        file_id,
-        media_url,
-        media_content_type,
-    })?;
+    // Of the services only the addresses are looked at here: none is asked.
+    service::storage_api()?;
+    service::media_source()?.check(media_url).map_err(ServiceError::Transfer)?;
+    let content_type = bucket::essence(media_content_type);
+    if !bucket::MEDIA_TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type)) {
+        return Err(ServiceError::MediaType { content_type: media_content_type.to_owned() }.into());
+    }
+    let target = target::target(tenant_id, ticket_id, content_type, is_sensitive)?;
+    let id = queue::add(&NewJob { tenant_id, ticket_id, target: &target, media_url, content_type })?;
     wake_worker_at_commit();
     Ok(id)
 }

@@ -5,11 +5,12 @@
 mod firewall;
 pub mod notify;
 mod presence;
+pub mod role;
 pub mod secret;
 pub mod shared;
-pub mod thread;
 pub mod transaction;
 pub mod trigger;
+pub mod wait;
 pub mod worker;
 
 use std::ffi::{CStr, CString, c_char};
@@ -296,6 +297,13 @@ pub fn random() -> f64 {
 pub fn is_preloading() -> bool {
     // SAFETY: reads a variable of this process.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// A new UUID from the server's own strong source.
+pub fn random_uuid() -> pgrx::Uuid {
+    // SAFETY: a function of the catalog that takes no argument and returns a uuid.
+    unsafe { direct_function_call::<pgrx::Uuid>(pg_sys::gen_random_uuid, &[]) }
+        .expect("gen_random_uuid() returns no NULL")
 }
 
 /// Takes the configuration file's settings as they are now.

@@ -12,19 +12,21 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 
 use super::job::{self, Next, Outcome, State};
-use crate::error::Error;
+use super::target::Target;
+use crate::catalog::execute;
+use crate::error::{Error, ServiceError};
 use crate::pg;
+use crate::pg::role::{Restriction, acting_as};
+use crate::storage::bucket::Bucket;
 
 /// What a new job is made of; its target does not change from here on.
 pub struct NewJob<'a> {
     pub tenant_id: &'a str,
     pub ticket_id: &'a str,
-    pub is_sensitive: bool,
-    pub bucket: &'a str,
-    pub path: &'a str,
-    pub file_id: Uuid,
+    pub target: &'a Target,
     pub media_url: &'a str,
-    pub media_content_type: &'a str,
+    /// What the webhook says it is.
+    pub content_type: &'a str,
 }
 
 /// A job that the worker has in hand.
@@ -62,6 +64,7 @@ pub enum Recorded {
     NotOurs,
 }
 
+/// Every row of a statement that may write. Unlike the catalog's, it sees what has been written.
 fn rows<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
@@ -71,10 +74,6 @@ fn rows<R>(
         let table = client.update(sql, None, arguments)?;
         table.into_iter().map(|row| read(&row)).collect()
     })
-}
-
-fn execute(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
-    rows(sql, arguments, |_| Ok(())).map(|_| ())
 }
 
 /// A column that is NOT NULL.
@@ -92,22 +91,16 @@ pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
         &[
             job.tenant_id.into(),
             job.ticket_id.into(),
-            job.is_sensitive.into(),
-            job.bucket.into(),
-            job.path.into(),
-            job.file_id.into(),
+            job.target.is_sensitive.into(),
+            job.target.bucket.id().into(),
+            job.target.path.as_str().into(),
+            job.target.file_id.into(),
             job.media_url.into(),
-            job.media_content_type.into(),
+            job.content_type.into(),
         ],
         |row| column(row, 1),
     )?;
     ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no row was added".to_owned() })
-}
-
-/// A random id, for a file.
-pub fn new_id() -> Result<Uuid, Error> {
-    let ids = rows("SELECT pg_catalog.gen_random_uuid()", &[], |row| column(row, 1))?;
-    ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no random id".to_owned() })
 }
 
 /// A job's state, its row locked. Errors: there is no such job.
@@ -117,7 +110,7 @@ fn locked_state(id: Uuid) -> Result<State, Error> {
             column::<String>(row, 1)
         })?;
     let state = states.first().and_then(|state| State::from_name(state));
-    state.ok_or(Error::NoMediaJob { id })
+    state.ok_or_else(|| ServiceError::NoMediaJob { id }.into())
 }
 
 /// Cancels a job: at once where it waits, by the worker where it runs.
@@ -125,8 +118,8 @@ fn locked_state(id: Uuid) -> Result<State, Error> {
 /// Errors: there is no such job; it has ended.
 pub fn cancel(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
-    let next =
-        state.when_cancelled().ok_or(Error::MediaJobState { id, state, action: "cancelled" })?;
+    let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
+    let next = state.when_cancelled().ok_or(refused)?;
     execute(
         "UPDATE civic.media_jobs
          SET cancel_requested = true, state = $2,
@@ -147,7 +140,8 @@ pub fn cancel(id: Uuid) -> Result<(), Error> {
 /// Errors: there is no such job; it runs, or is done.
 pub fn retry(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
-    state.when_retried().ok_or(Error::MediaJobState { id, state, action: "retried" })?;
+    let refused = ServiceError::MediaJobState { id, state, action: "retried" };
+    state.when_retried().ok_or(refused)?;
     execute(
         "UPDATE civic.media_jobs
          SET attempts = CASE state WHEN 'queued' THEN attempts ELSE 0 END,
@@ -179,7 +173,7 @@ pub fn as_owner<R>(body: impl FnOnce() -> Result<R, Error>) -> Option<R> {
         )
         .unwrap_or_else(|error| error.raise());
         let owner = owners.into_iter().next()?;
-        pg::worker::acting_as(owner, || Some(body().unwrap_or_else(|error| error.raise())))
+        acting_as(owner, Restriction::Reading, || Some(body().unwrap_or_else(|error| error.raise())))
     })
 }
 
@@ -223,7 +217,8 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
 }
 
 /// Turns a job to another bucket: its ticket has become sensitive since it was queued.
-pub fn make_sensitive(claim: &mut Claim, bucket: &str) -> Result<(), Error> {
+fn make_sensitive(claim: &mut Claim) -> Result<(), Error> {
+    let bucket = Bucket::for_media(true).id();
     execute(
         "UPDATE civic.media_jobs SET is_sensitive = true, bucket = $2 WHERE id = $1",
         &[claim.id.into(), bucket.into()],

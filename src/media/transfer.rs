@@ -1,9 +1,14 @@
 //! One try: fetch a file, put it where it belongs. It knows nothing of PostgreSQL.
 
-use civic_http::{Cancel, Error, Kind};
+use civic_http::{Cancel, Error, Kind, MediaSource, StorageApi};
 
 use super::job::Outcome;
-use super::service::Service;
+
+/// The two services between which media travels.
+pub struct Services {
+    pub storage: StorageApi,
+    pub source: MediaSource,
+}
 
 /// What is to be done.
 #[derive(Debug, Clone)]
@@ -46,14 +51,14 @@ impl Failure {
 
 /// Fetches and uploads. The target's name holds a UUID of its own, so an object that is there already
 /// is of an earlier try whose answer, or whose record, was lost; that it is the whole file is verified.
-pub fn transfer(service: &Service, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
-    let media = service.source.fetch(&task.media_url, cancel)?;
+pub fn transfer(services: &Services, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
+    let media = services.source.fetch(&task.media_url, cancel)?;
     let stored = Stored { content_type: media.content_type, size: media.body.len() as u64 };
     let Task { bucket, path, .. } = task;
-    match service.storage.upload(bucket, path, &stored.content_type, media.body, cancel) {
+    match services.storage.upload(bucket, path, &stored.content_type, media.body, cancel) {
         Ok(_) => Ok(stored),
         Err(error) if error.kind() == Kind::Duplicate => {
-            match service.storage.stat(bucket, path, cancel)? {
+            match services.storage.stat(bucket, path, cancel)? {
                 Some(found) if found.size != stored.size => Err(Failure::of_target(
                     false,
                     format!(

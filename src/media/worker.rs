@@ -20,11 +20,11 @@ use pgrx::prelude::*;
 
 use super::job::Outcome;
 use super::queue::{self, Claim, Recorded, Report};
-use super::service::{Configuration, Service};
-use super::transfer::{Task, transfer};
-use crate::pg::shared;
+use super::transfer::{Services, Task, transfer};
+use crate::error::{Error, ServiceError};
+use crate::pg::{shared, wait};
 use crate::settings::media as limits;
-use crate::{pg, settings};
+use crate::{pg, service, settings};
 
 /// With nothing to do it looks this often, though whoever has something wakes it.
 const IDLE: Duration = Duration::from_secs(10);
@@ -89,8 +89,8 @@ struct Worker {
     /// What a thread writes a byte to wakes the worker, which waits at the other end.
     bell: UnixStream,
     rope: Arc<UnixStream>,
-    /// The services, and the settings that they were made from.
-    service: Option<(Configuration, Option<Arc<Service>>)>,
+    /// The services as the settings name them; `None` where they cannot be asked.
+    services: Option<Arc<Services>>,
     /// When old jobs were last removed.
     pruned: Option<Instant>,
 }
@@ -118,15 +118,17 @@ impl Worker {
             sender,
             bell,
             rope: Arc::new(rope),
-            service: None,
+            services: None,
             pruned: None,
         })
     }
 
     fn run(&mut self) {
+        self.services = services();
         while !pg::worker::takes_leave() {
             if BackgroundWorker::sighup_received() {
                 pg::reload_settings();
+                self.services = services();
                 self.pruned = None;
             }
             self.record();
@@ -164,9 +166,8 @@ impl Worker {
 
     /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
     fn look(&mut self) -> Duration {
-        let service = self.service();
         let free = limits::media_concurrency().saturating_sub(self.in_hand.len());
-        let to_claim = if service.is_some() { free } else { 0 };
+        let to_claim = if self.services.is_some() { free } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
         let Some(look) = queue::as_owner(|| {
@@ -199,11 +200,7 @@ impl Worker {
             }
         }
         let claimed = look.claims.len();
-        if let Some(service) = service {
-            for claim in look.claims {
-                self.begin(&service, claim);
-            }
-        }
+        look.claims.into_iter().for_each(|claim| self.begin(claim));
         let has_more = !self.ended.is_empty() || !look.is_all_pruned;
         match look.next_due {
             _ if has_more => SHORTEST_SLEEP,
@@ -213,37 +210,16 @@ impl Worker {
         }
     }
 
-    /// The services, as the settings are now; `None` where they cannot be asked.
-    fn service(&mut self) -> Option<Arc<Service>> {
-        let Ok(configuration) = Configuration::read() else {
-            self.service = None;
-            return None;
-        };
-        let is_known = |(known, _): &&(Configuration, _)| *known == configuration;
-        if let Some((_, service)) = self.service.as_ref().filter(is_known) {
-            return service.clone();
-        }
-        let service = match Service::new(configuration.clone()) {
-            Ok(service) => Some(Arc::new(service)),
-            Err(error) => {
-                warn(&format!("media jobs wait, as the settings cannot be used: {error}"));
-                None
-            }
-        };
-        self.service = Some((configuration, service.clone()));
-        service
-    }
-
     /// Has a thread transfer a job's file.
-    fn begin(&mut self, service: &Arc<Service>, claim: Claim) {
+    fn begin(&mut self, claim: Claim) {
+        let Some(services) = self.services.clone() else { return };
         let Claim { id, tries, media_url, bucket, path, .. } = claim;
         let cancel = Cancel::new();
         self.in_hand.insert(id, InHand { tries, cancel: cancel.clone() });
-        let (service, sender, rope) =
-            (Arc::clone(service), self.sender.clone(), Arc::clone(&self.rope));
+        let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
         let task = Task { media_url, bucket, path };
-        let started = pg::thread::start("civic media", move || {
-            let report = report(&service, &task, &cancel);
+        let started = wait::start_thread("civic media", move || {
+            let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.
             let _ = sender.send(Ended { id, tries, report });
             // Where the socket is full, the worker is awake.
@@ -253,7 +229,7 @@ impl Worker {
             let report = Report {
                 outcome: Outcome::Refused { may_heal: true, retry_after: None },
                 stored: None,
-                error: Some(format!("no thread could be started: {error}")),
+                error: Some(error.message()),
             };
             self.ended.push(Ended { id, tries, report });
         }
@@ -288,8 +264,23 @@ impl Worker {
     }
 }
 
+/// The services, as the settings are now. Where none are configured jobs wait, as `check()` says; what
+/// is configured and cannot be used is told.
+fn services() -> Option<Arc<Services>> {
+    let made = service::storage_api()
+        .and_then(|storage| Ok(Services { storage, source: service::media_source()? }));
+    match made {
+        Ok(services) => Some(Arc::new(services)),
+        Err(Error::Service(ServiceError::NotConfigured { .. })) => None,
+        Err(error) => {
+            warn(&format!("media jobs wait: {}", error.message()));
+            None
+        }
+    }
+}
+
 /// A job runs, and this worker does not have it in hand: one before was killed over it.
-fn take_up(id: Uuid, tries: i32) -> Result<(), crate::error::Error> {
+fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
     let report = Report {
         outcome: Outcome::Interrupted,
         stored: None,
@@ -298,9 +289,9 @@ fn take_up(id: Uuid, tries: i32) -> Result<(), crate::error::Error> {
     queue::record(id, tries, &report, limits::media_attempts()).map(|_| ())
 }
 
-fn report(service: &Service, task: &Task, cancel: &Cancel) -> Report {
+fn report(services: &Services, task: &Task, cancel: &Cancel) -> Report {
     // A panic here would take its job along, and leave it running for as long as the worker does.
-    match catch_unwind(AssertUnwindSafe(|| transfer(service, task, cancel))) {
+    match catch_unwind(AssertUnwindSafe(|| transfer(services, task, cancel))) {
         Ok(Ok(stored)) => Report {
             outcome: Outcome::Stored,
             stored: Some((stored.content_type, stored.size)),

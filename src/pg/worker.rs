@@ -53,25 +53,6 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Does something with the rights of another role. What that role has put on a table, a trigger for
-/// one, can do what the role could and no more: it cannot become anybody else.
-///
-/// An error leaves the transaction's end to take the rights back.
-pub fn acting_as<R>(role: pg_sys::Oid, body: impl FnOnce() -> R) -> R {
-    let (mut own, mut context) = (pg_sys::InvalidOid, 0);
-    let restricted =
-        (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
-    // SAFETY: reads and sets this process's own state; an abort puts it back, and else the lines below.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut own, &mut context);
-        pg_sys::SetUserIdAndSecContext(role, context | restricted);
-    }
-    let result = body();
-    // SAFETY: what it was before.
-    unsafe { pg_sys::SetUserIdAndSecContext(own, context) };
-    result
-}
-
 /// Sleeps until this process's latch is set, the file has something to read, or the time is over.
 /// Then it does what the server asks of a process at such a point, and may end here by an error; but
 /// an order to end is left to the caller, see [`takes_leave`].

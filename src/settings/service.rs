@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
+use civic_http::Secret;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg::secret::SecretSetting;
@@ -55,26 +56,26 @@ pub fn storage_url() -> Option<String> {
 }
 
 /// The JWT of the role `service_role`, which passes every policy.
-pub fn service_key() -> Option<String> {
-    SERVICE_KEY.get()
+pub fn service_key() -> Option<Secret> {
+    SERVICE_KEY.get().map(Secret::new)
 }
 
 /// The project's JWT secret: whoever has it makes any claims.
-pub fn jwt_secret() -> Option<String> {
-    JWT_SECRET.get()
+pub fn jwt_secret() -> Option<Secret> {
+    JWT_SECRET.get().map(Secret::new)
 }
 
 pub fn twilio_account_sid() -> Option<String> {
     text(&TWILIO_ACCOUNT_SID)
 }
 
-pub fn twilio_auth_token() -> Option<String> {
-    TWILIO_AUTH_TOKEN.get()
+pub fn twilio_auth_token() -> Option<Secret> {
+    TWILIO_AUTH_TOKEN.get().map(Secret::new)
 }
 
-/// Hosts, some with a port.
-pub fn media_hosts() -> Vec<String> {
-    super::list(&MEDIA_HOSTS, ',')
+/// Hosts, some with a port, parted by commas. The first is Twilio's API.
+pub fn media_hosts() -> String {
+    text(&MEDIA_HOSTS).unwrap_or_default()
 }
 
 /// The table as a person writes it: perhaps with a schema, perhaps quoted.
@@ -163,7 +164,7 @@ fn define_texts() {
     text(
         c"civic.media_hosts",
         c"Hosts that media may be fetched from.",
-        c"Parted by commas. One with a port may be at a private address too, and without https.",
+        c"Parted by commas, Twilio's API first. One with a port may be at a private address, by http.",
         &MEDIA_HOSTS,
         GucContext::Sighup,
     );
