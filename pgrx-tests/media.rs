@@ -9,6 +9,7 @@ mod settings;
 mod weather;
 mod worker;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,12 @@ impl Town {
     /// Has the whole server take what was set. The worker has taken it when it comes to this test's
     /// services.
     fn reload(&mut self) {
+        self.reload_keeping();
+        self.session.run("DELETE FROM civic.media_jobs");
+    }
+
+    /// The same, and jobs stay.
+    fn reload_keeping(&mut self) {
         self.session.run("SELECT pg_reload_conf()");
         let workers = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_civic media'";
         wait_until("the worker runs", || self.session.column(workers).len() == 1);
@@ -101,7 +108,15 @@ impl Town {
             let id = self.enqueue(&url);
             self.wait_for_end(&id) == "done"
         });
-        self.session.run("DELETE FROM civic.media_jobs");
+    }
+
+    /// A database of this cluster that no worker serves: there jobs stay as they are. Gives its name.
+    fn database_without_worker(&self) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("still_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.cluster.superuser().run(&format!("CREATE DATABASE {name}"));
+        install(&mut self.cluster.superuser_of(&name));
+        name
     }
 
     /// Adds a job for an ordinary ticket; gives its id.

@@ -45,6 +45,10 @@ fn is_first_of_transaction() -> bool {
     WOKEN.replace(transaction) != transaction
 }
 
+fn given<'a>(what: &'static str, value: Option<&'a str>) -> Result<&'a str, Error> {
+    value.filter(|value| !value.is_empty()).ok_or(Error::Empty { what })
+}
+
 /// Checks what the webhook gave, fixes where the file goes, and adds the job.
 fn enqueue(
     media_url: &str,
@@ -61,7 +65,8 @@ fn enqueue(
         return Err(ServiceError::MediaType { content_type: media_content_type.to_owned() }.into());
     }
     let target = target::target(tenant_id, ticket_id, content_type, is_sensitive)?;
-    let id = queue::add(&NewJob { tenant_id, ticket_id, target: &target, media_url, content_type })?;
+    let id =
+        queue::add(&NewJob { tenant_id, ticket_id, target: &target, media_url, content_type })?;
     wake_worker_at_commit();
     Ok(id)
 }
@@ -70,20 +75,27 @@ fn enqueue(
 mod civic {
     use super::*;
 
-    /// Has the worker fetch a file and store it. Gives the job's id at once.
+    /// Has the worker fetch a file and store it. Gives the job's id at once. A NULL counts as nothing
+    /// given, for `is_sensitive` as true.
     ///
     /// Errors: 55000 where the service is not configured, 22023 for a URL, a content type, a ticket or
     /// a tenant that cannot be.
     #[pg_extern(volatile, parallel_unsafe, cost = 1000, security_definer)]
     #[search_path(pg_catalog, pg_temp)]
     fn enqueue_media(
-        media_url: &str,
-        media_content_type: &str,
-        ticket_id: &str,
-        tenant_id: &str,
-        is_sensitive: default!(bool, false),
+        media_url: Option<&str>,
+        media_content_type: Option<&str>,
+        ticket_id: Option<&str>,
+        tenant_id: Option<&str>,
+        is_sensitive: default!(Option<bool>, false),
     ) -> Result<Uuid, ErrorReport> {
-        Ok(enqueue(media_url, media_content_type, ticket_id, tenant_id, is_sensitive)?)
+        Ok(enqueue(
+            given("media_url", media_url)?,
+            given("media_content_type", media_content_type)?,
+            given("ticket_id", ticket_id)?,
+            given("tenant_id", tenant_id)?,
+            is_sensitive.unwrap_or(true),
+        )?)
     }
 
     /// Cancels a job: at once where it waits, as soon as may be where it runs.

@@ -284,6 +284,13 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 pub const UNIX_EPOCH_OFFSET: i64 = 946_684_800_000_000;
 
+/// The five characters of an SQLSTATE.
+pub fn sqlstate_text(code: pgrx::PgSqlErrorCode) -> String {
+    // Six bits a character, the first one lowest (MAKE_SQLSTATE in utils/elog.h).
+    let code = code as u32;
+    (0..5).map(|place| char::from(((code >> (6 * place)) & 0x3f) as u8 + b'0')).collect()
+}
+
 /// A random number from 0 to 1.
 pub fn random() -> f64 {
     let mut bytes = [0; 4];

@@ -19,8 +19,10 @@ fn media_comes_from_twilio_into_storage() {
     let object = town.storage.object("evidence", &path).expect("it is stored");
     assert_eq!(object.body, PHOTO);
     assert_eq!(object.content_type, "image/jpeg");
-    assert_eq!(town.job(&id, "(content_type, file_size, attempts, last_error)::text"),
-        format!("(image/jpeg,{},1,)", PHOTO.len()));
+    assert_eq!(
+        town.job(&id, "(content_type, file_size, attempts, last_error)::text"),
+        format!("(image/jpeg,{},1,)", PHOTO.len())
+    );
     assert_eq!(town.job(&id, "created_at <= started_at AND started_at <= finished_at"), "t");
 }
 
@@ -96,15 +98,13 @@ fn a_slow_job_does_not_hold_the_others_back() {
 #[test]
 fn somebody_who_locks_a_job_holds_no_other_back() {
     let mut town = Town::new();
-    let slow_url = town.twilio.offer_answer(
-        Answer::file("image/jpeg", PHOTO).after(Duration::from_millis(300)),
-    );
+    let slow_url = town
+        .twilio
+        .offer_answer(Answer::file("image/jpeg", PHOTO).after(Duration::from_millis(300)));
     let locked = town.enqueue(&slow_url);
     town.wait_for_state(&locked, "running");
     let mut holder = town.cluster.superuser();
-    holder.run(&format!(
-        "BEGIN; SELECT FROM civic.media_jobs WHERE id = '{locked}' FOR UPDATE"
-    ));
+    holder.run(&format!("BEGIN; SELECT FROM civic.media_jobs WHERE id = '{locked}' FOR UPDATE"));
     let path = town.job(&locked, "path");
     wait_until("its file is stored", || town.storage.object("evidence", &path).is_some());
     let url = town.twilio.offer("image/jpeg", PHOTO);
@@ -130,9 +130,7 @@ fn a_job_that_runs_is_cancelled_at_once() {
     assert!(town.storage.object("evidence", &path).is_none());
     // Its target stays, so that it can still be retried.
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    town.session.run(&format!(
-        "UPDATE civic.media_jobs SET media_url = '{url}' WHERE id = '{id}'"
-    ));
+    town.session.run(&format!("UPDATE civic.media_jobs SET media_url = '{url}' WHERE id = '{id}'"));
     town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
     town.wait_for_state(&id, "done");
     assert_eq!(town.job(&id, "path"), path);

@@ -59,6 +59,19 @@ impl Cluster {
         );
     }
 
+    /// Starts it again after a crash: false while something of the one before is still there.
+    pub fn try_start_again(&self) -> bool {
+        server_user(self.bin.join("pg_ctl"))
+            .args(["-w", "-s", "-o", &self.options, "start", "-D"])
+            .arg(self.directory.join("data"))
+            .arg("-l")
+            .arg(self.directory.join("log"))
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
     /// Stops it: smart, fast or immediate.
     pub fn stop(&self, mode: &str) {
         output(

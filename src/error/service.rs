@@ -51,6 +51,8 @@ pub enum ServiceError {
     NoMediaJob { id: Uuid },
     /// A media job in a state in which that cannot be done to it.
     MediaJobState { id: Uuid, state: State, action: &'static str },
+    /// Whether a ticket is sensitive cannot be told: the server refuses to read the tickets.
+    TicketsUnreadable { sqlstate: String },
     /// Whether a ticket is sensitive cannot be told, as row security hides tickets from their owner.
     TicketsHidden { table: String },
 }
@@ -66,6 +68,7 @@ impl ServiceError {
             | ServiceError::SecretsExposed
             | ServiceError::NoStorage
             | ServiceError::MediaJobState { .. }
+            | ServiceError::TicketsUnreadable { .. }
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             ServiceError::Transfer(error) => match error.kind() {
                 Kind::Cancelled => ERRCODE_QUERY_CANCELED,
@@ -155,6 +158,9 @@ impl ServiceError {
             ServiceError::MediaJobState { id, state, action } => {
                 format!("media job {id} is {} and cannot be {action}", state.name())
             }
+            ServiceError::TicketsUnreadable { sqlstate } => format!(
+                "whether the ticket is sensitive cannot be told: reading it fails with SQLSTATE {sqlstate}"
+            ),
             ServiceError::TicketsHidden { table } => {
                 format!(
                     "whether the ticket is sensitive cannot be told: row security hides tickets of {table}"
@@ -217,6 +223,7 @@ impl ServiceError {
             | ServiceError::NoObject { .. }
             | ServiceError::NoStorage
             | ServiceError::NoMediaJob { .. }
+            | ServiceError::TicketsUnreadable { .. }
             | ServiceError::TicketOfAnother { .. } => return None,
         };
         Some(hint)

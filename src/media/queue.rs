@@ -12,11 +12,12 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 
 use super::job::{self, Next, Outcome, State};
-use super::target::Target;
+use super::target::{self, Target};
 use crate::catalog::execute;
 use crate::error::{Error, ServiceError};
 use crate::pg;
 use crate::pg::role::{Restriction, acting_as};
+use crate::pg::transaction::attempt;
 use crate::storage::bucket::Bucket;
 
 /// What a new job is made of; its target does not change from here on.
@@ -173,7 +174,9 @@ pub fn as_owner<R>(body: impl FnOnce() -> Result<R, Error>) -> Option<R> {
         )
         .unwrap_or_else(|error| error.raise());
         let owner = owners.into_iter().next()?;
-        acting_as(owner, Restriction::Reading, || Some(body().unwrap_or_else(|error| error.raise())))
+        acting_as(owner, Restriction::Reading, || {
+            Some(body().unwrap_or_else(|error| error.raise()))
+        })
     })
 }
 
@@ -216,16 +219,31 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
     )
 }
 
-/// Turns a job to another bucket: its ticket has become sensitive since it was queued.
-fn make_sensitive(claim: &mut Claim) -> Result<(), Error> {
-    let bucket = Bucket::for_media(true).id();
+/// Looks again whether a claimed job's ticket is sensitive: it may have become so since the job was
+/// added, and then its file goes behind the firewall. Gives the bucket where an earlier try may have
+/// left it, if there was one.
+///
+/// Errors: as [`target::is_sensitive`]; nothing is transferred then.
+pub fn look_again(claim: &mut Claim) -> Result<Option<String>, Error> {
+    let Claim { tenant_id, ticket_id, is_sensitive, .. } = &*claim;
+    let is_sensitive = attempt(
+        || target::is_sensitive(tenant_id, ticket_id, *is_sensitive),
+        |sqlstate, _| {
+            let sqlstate = pg::sqlstate_text(sqlstate);
+            ServiceError::TicketsUnreadable { sqlstate }.into()
+        },
+    )?;
+    if claim.is_sensitive || !is_sensitive {
+        return Ok(None);
+    }
+    let bucket = Bucket::for_media(true).id().to_owned();
     execute(
         "UPDATE civic.media_jobs SET is_sensitive = true, bucket = $2 WHERE id = $1",
-        &[claim.id.into(), bucket.into()],
+        &[claim.id.into(), bucket.as_str().into()],
     )?;
     claim.is_sensitive = true;
-    claim.bucket = bucket.to_owned();
-    Ok(())
+    let before = std::mem::replace(&mut claim.bucket, bucket);
+    Ok((claim.tries > 1).then_some(before))
 }
 
 /// Records how a try ended, and tells of it where that is the job's end.

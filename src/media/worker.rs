@@ -99,10 +99,41 @@ struct Worker {
 #[derive(Default)]
 struct Look {
     claims: Vec<Claim>,
+    /// What an operator has to look after.
+    left: Vec<String>,
     /// In hand, and to be cancelled.
     cancelled: Vec<Uuid>,
     next_due: Option<Duration>,
     is_all_pruned: bool,
+}
+
+impl Look {
+    /// Takes a claimed job in hand, unless its ticket now stands in the way.
+    fn take(&mut self, mut claim: Claim) -> Result<(), Error> {
+        match queue::look_again(&mut claim) {
+            Ok(left_in) => {
+                if let Some(bucket) = left_in {
+                    let Claim { id, path, .. } = &claim;
+                    self.left.push(format!(
+                        "the ticket of media job {id} has become sensitive between two tries: remove \
+                         {path} from bucket {bucket}, should it be there"
+                    ));
+                }
+                self.claims.push(claim);
+            }
+            Err(error) => {
+                let may_heal =
+                    !matches!(&error, Error::Service(ServiceError::TicketOfAnother { .. }));
+                let report = Report {
+                    outcome: Outcome::Refused { may_heal, retry_after: None },
+                    stored: None,
+                    error: Some(error.message()),
+                };
+                queue::record(claim.id, claim.tries, &report, limits::media_attempts())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Worker {
@@ -180,7 +211,9 @@ impl Worker {
                 }
             }
             if to_claim > 0 {
-                look.claims = queue::claim(to_claim)?;
+                for claim in queue::claim(to_claim)? {
+                    look.take(claim)?;
+                }
                 look.next_due = queue::next_due()?;
             }
             if let Some(retention) = retention {
@@ -194,6 +227,7 @@ impl Worker {
         if is_time_to_prune {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
+        look.left.iter().for_each(|message| warn(message));
         for id in look.cancelled {
             if let Some(in_hand) = self.in_hand.get(&id) {
                 in_hand.cancel.cancel();
