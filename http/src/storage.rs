@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Request, Response, Url};
 use serde_json::{Value, json};
 
@@ -189,6 +189,10 @@ impl StorageApi {
         progress: &Progress,
     ) -> Result<Value, Error> {
         if let Some(body) = body {
+            if body.is_empty() {
+                // Left to itself the client says nothing of a body that it does not have.
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
             *request.body_mut() = Some(reqwest::Body::wrap(Outgoing::new(body, progress)));
         }
         let response = transfer::send(client, request, &self.limits, progress).await?;

@@ -37,8 +37,6 @@ pub enum ServiceError {
     NotABucket { bucket: String },
     /// A path that is not `{tenant}/{id}/{filename}` in the Storage API's characters.
     MalformedPath { path: String },
-    /// There is no schema `storage` with a table `objects`.
-    NoStorage,
     /// `civic.media_table` names no table, or is no qualified name.
     NoMediaTable { table: String, why: &'static str },
     /// The table of attachments lacks columns without which nothing can be recorded.
@@ -66,7 +64,6 @@ impl ServiceError {
         match self {
             ServiceError::NotConfigured { .. }
             | ServiceError::SecretsExposed
-            | ServiceError::NoStorage
             | ServiceError::MediaJobState { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -141,7 +138,6 @@ impl ServiceError {
             ServiceError::MalformedPath { path } => {
                 format!("path \"{}\" is not of the form tenant/id/filename", shown(path))
             }
-            ServiceError::NoStorage => "there is no table storage.objects".to_owned(),
             ServiceError::NoMediaTable { table, why } => {
                 format!("table of attachments \"{}\" {why}", shown(table))
             }
@@ -221,7 +217,6 @@ impl ServiceError {
             ServiceError::NoThread { .. }
             | ServiceError::Panicked
             | ServiceError::NoObject { .. }
-            | ServiceError::NoStorage
             | ServiceError::NoMediaJob { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::TicketOfAnother { .. } => return None,
