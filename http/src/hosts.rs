@@ -120,7 +120,7 @@ mod tests {
         let target = target("https://API.twilio.com/2010-04-01/x").unwrap();
         assert!(target.is_api && !target.any_address);
         assert!(
-            !super::Hosts::parse(TWILIO)
+            !Hosts::parse(TWILIO)
                 .unwrap()
                 .target(Url::parse("https://media.twiliocdn.com/x").unwrap())
                 .unwrap()
@@ -147,6 +147,8 @@ mod tests {
             "https://api.twilio.com@evil.example/",
             "https://user:password@api.twilio.com/x",
             "https://user@api.twilio.com/x",
+            "https://:password@api.twilio.com/x",
+            "http://user@127.0.0.1:8080/x",
             "http://127.0.0.1/x",
             "http://127.0.0.1:8081/x",
             "http://localhost:8080/x",

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use civic_standin::{Options, Standin, Storage};
 
-use crate::{Cancel, Error, Hosts, Limits, Media, MediaSource, Secret, StorageApi};
+use crate::{Cancel, Error, Hosts, Limits, Media, MediaSource, Secret, StorageApi, transfer};
 
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -83,4 +83,26 @@ fn assert_tells_no_secret(error: &Error) {
     for secret in ["hunter2", "Signature", SID] {
         assert!(!told.contains(secret), "{told}");
     }
+}
+
+/// Fetches from a server in a process of its own: the environment is everybody's. The error is all
+/// that the process prints.
+fn fetches_elsewhere(standin: &Standin, environment: &[(&str, &str)]) -> Result<(), String> {
+    let test = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture", "tests::fetch_in_an_environment"])
+        .env("CIVIC_HTTP_TEST_URL", standin.url("/x"))
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&[test.stdout, test.stderr].concat()).into_owned();
+    assert!(printed.contains("running 1 test"), "{printed}");
+    if test.status.success() { Ok(()) } else { Err(printed) }
+}
+
+#[test]
+#[ignore = "run by the tests that need an environment of their own"]
+fn fetch_in_an_environment() {
+    let url = std::env::var("CIVIC_HTTP_TEST_URL").unwrap();
+    let host = transfer::host(&reqwest::Url::parse(&url).unwrap());
+    source(&host, LIMITS).fetch(&url, &Cancel::new()).unwrap();
 }

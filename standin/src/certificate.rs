@@ -22,6 +22,11 @@ impl Authority {
         self.0.der().clone()
     }
 
+    /// The same, as a file of roots has it.
+    pub fn root_pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// A server with a certificate for a name or an address.
     pub fn server(&self, name: &str) -> Arc<ServerConfig> {
         self.issue(CertificateParams::new(vec![name.to_owned()]).expect("a name"))

@@ -55,6 +55,20 @@ fn an_expired_certificate_is_not_believed() {
 }
 
 #[test]
+fn an_authority_of_ones_own_is_named_in_the_environment() {
+    let authority = Authority::new();
+    let standin = server(authority.server("127.0.0.1"));
+    let file = std::env::temp_dir().join(format!("civic_http_{}.pem", std::process::id()));
+    std::fs::write(&file, authority.root_pem()).unwrap();
+    let environment = [("SSL_CERT_FILE", file.to_str().unwrap())];
+    let believed = fetches_elsewhere(&standin, &environment);
+    let printed = fetches_elsewhere(&standin, &[]).unwrap_err();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(believed, Ok(()));
+    assert!(printed.contains("the certificate of 127.0.0.1"), "{printed}");
+}
+
+#[test]
 fn the_storage_api_is_held_to_the_same() {
     let authority = Authority::new();
     let answer = serde_json::json!({"Key": "evidence/t/f/a.jpg", "Id": "1"});

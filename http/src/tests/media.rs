@@ -61,6 +61,10 @@ fn fifty_megabytes_come() {
 fn a_file_over_the_limit_is_given_up_whatever_was_promised() {
     let large = vec![7; LIMITS.max_size as usize + 1];
     assert_eq!(kind(jpeg(large.clone())), Kind::TooLarge);
+    // Not waited for, where it is told at once.
+    let told =
+        jpeg("x").header("content-length", "99999999999").dripping(1, Duration::from_secs(3600));
+    assert_eq!(kind(told), Kind::TooLarge);
     // No length at all, and no end: only counting helps.
     assert_eq!(kind(jpeg(vec![7; 4096]).endless()), Kind::TooLarge);
     let head = "HTTP/1.1 200 OK\r\ncontent-type: image/jpeg\r\n\r\n";
@@ -162,24 +166,11 @@ fn a_status_means_what_a_retry_would_bring() {
 
 #[test]
 fn a_proxy_of_the_environment_is_not_asked() {
-    // In a process of its own: the environment is everybody's.
     let standin = Standin::start(sequence([jpeg("x")]));
     let proxy = Standin::start(sequence([jpeg("from the proxy")]));
-    let test = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "tests::media::fetches_what_the_environment_names"])
-        .env("http_proxy", proxy.url("/"))
-        .env("HTTP_PROXY", proxy.url("/"))
-        .env("ALL_PROXY", proxy.url("/"))
-        .env("CIVIC_HTTP_TEST_HOST", standin.host())
-        .output()
-        .unwrap();
-    assert!(test.status.success(), "{test:?}");
+    let url = proxy.url("/");
+    let names = ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"];
+    let environment: Vec<_> = names.iter().map(|name| (*name, url.as_str())).collect();
+    fetches_elsewhere(&standin, &environment).unwrap();
     assert_eq!((standin.count(), proxy.connections()), (1, 0));
-}
-
-#[test]
-#[ignore = "run by a_proxy_of_the_environment_is_not_asked"]
-fn fetches_what_the_environment_names() {
-    let host = std::env::var("CIVIC_HTTP_TEST_HOST").unwrap();
-    source(&host, LIMITS).fetch(&format!("http://{host}/x"), &Cancel::new()).unwrap();
 }
