@@ -1,5 +1,6 @@
 //! Media that comes in over WhatsApp: from Twilio into the bucket where it belongs.
 
+mod attach;
 mod download;
 mod enqueue;
 pub mod job;

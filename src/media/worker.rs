@@ -18,8 +18,9 @@ use pgrx::Uuid;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 
+use super::attach::attach;
 use super::job::Outcome;
-use super::queue::{self, Claim, Recorded, Report};
+use super::queue::{self, Claim, Hold, Report};
 use super::transfer::{Services, Task, transfer};
 use crate::error::{Error, ServiceError};
 use crate::pg::{shared, wait};
@@ -70,13 +71,12 @@ fn warn(message: &str) {
 
 /// A job whose transfer is under way, or has ended and waits to be recorded.
 struct InHand {
-    tries: i32,
+    claim: Claim,
     cancel: Cancel,
 }
 
 struct Ended {
     id: Uuid,
-    tries: i32,
     report: Report,
 }
 
@@ -129,7 +129,8 @@ impl Look {
                     stored: None,
                     error: Some(error.message()),
                 };
-                queue::record(claim.id, claim.tries, &report, limits::media_attempts())?;
+                let limit = limits::media_attempts();
+                queue::settle(claim.id, claim.tries, false, &report, limit)?;
             }
         }
         Ok(())
@@ -177,17 +178,18 @@ impl Worker {
         if self.ended.is_empty() {
             return;
         }
-        let limit = limits::media_attempts();
-        let recorded = queue::as_owner(|| {
-            let record =
-                |Ended { id, tries, report }: &Ended| queue::record(*id, *tries, report, limit);
+        let in_hand = &self.in_hand;
+        let holds = in_transaction(|owner| {
+            let record = |Ended { id, report }: &Ended| match in_hand.get(id) {
+                Some(InHand { claim, .. }) => record(owner, claim, report),
+                None => Ok(Hold::NotOurs),
+            };
             self.ended.iter().map(record).collect::<Result<Vec<_>, _>>()
         });
-        let mut recorded = recorded.unwrap_or_default().into_iter();
         // Of a table that is gone nothing is left to record.
-        let mut is_locked = || recorded.next() == Some(Recorded::Locked);
+        let mut holds = holds.unwrap_or_default().into_iter();
         self.ended.retain(|Ended { id, .. }| {
-            let is_locked = is_locked();
+            let is_locked = holds.next() == Some(Hold::Locked);
             if !is_locked {
                 self.in_hand.remove(id);
             }
@@ -201,27 +203,30 @@ impl Worker {
         let to_claim = if self.services.is_some() { free } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
-        let Some(look) = queue::as_owner(|| {
-            let mut look = Look { is_all_pruned: true, ..Look::default() };
-            for (id, tries, is_cancelled) in queue::running()? {
-                match self.in_hand.get(&id) {
-                    Some(_) if is_cancelled => look.cancelled.push(id),
-                    Some(_) => {}
-                    None => take_up(id, tries)?,
+        let look = |owner| {
+            queue::as_owner(owner, || {
+                let mut look = Look { is_all_pruned: true, ..Look::default() };
+                for (id, tries, is_cancelled) in queue::running()? {
+                    match self.in_hand.get(&id) {
+                        Some(_) if is_cancelled => look.cancelled.push(id),
+                        Some(_) => {}
+                        None => take_up(id, tries)?,
+                    }
                 }
-            }
-            if to_claim > 0 {
-                for claim in queue::claim(to_claim)? {
-                    look.take(claim)?;
+                if to_claim > 0 {
+                    for claim in queue::claim(to_claim)? {
+                        look.take(claim)?;
+                    }
+                    look.next_due = queue::next_due()?;
                 }
-                look.next_due = queue::next_due()?;
-            }
-            if let Some(retention) = retention {
-                let removed = queue::prune(retention, PRUNED_AT_ONCE)?;
-                look.is_all_pruned = removed < PRUNED_AT_ONCE as usize;
-            }
-            Ok(look)
-        }) else {
+                if let Some(retention) = retention {
+                    let removed = queue::prune(retention, PRUNED_AT_ONCE)?;
+                    look.is_all_pruned = removed < PRUNED_AT_ONCE as usize;
+                }
+                Ok(look)
+            })
+        };
+        let Some(look) = in_transaction(look) else {
             return IDLE;
         };
         if is_time_to_prune {
@@ -247,26 +252,32 @@ impl Worker {
     /// Has a thread transfer a job's file.
     fn begin(&mut self, claim: Claim) {
         let Some(services) = self.services.clone() else { return };
-        let Claim { id, tries, media_url, bucket, path, .. } = claim;
-        let cancel = Cancel::new();
-        self.in_hand.insert(id, InHand { tries, cancel: cancel.clone() });
+        let (id, cancel) = (claim.id, Cancel::new());
+        let Claim { media_url, bucket, path, stored, .. } = claim.clone();
+        self.in_hand.insert(id, InHand { claim, cancel: cancel.clone() });
+        if stored.is_some() {
+            self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
+            return;
+        }
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
         let task = Task { media_url, bucket, path };
         let started = wait::start_thread("civic media", move || {
             let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.
-            let _ = sender.send(Ended { id, tries, report });
+            let _ = sender.send(Ended { id, report });
             // Where the socket is full, the worker is awake.
             let _ = (&*rope).write(&[0]);
         });
         if let Err(error) = started {
-            let report = Report {
-                outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                stored: None,
-                error: Some(error.message()),
-            };
-            self.ended.push(Ended { id, tries, report });
+            let outcome = Outcome::Refused { may_heal: true, retry_after: None };
+            self.hand_over(id, Report { outcome, stored: None, error: Some(error.message()) });
         }
+    }
+
+    /// What a thread does at its end, for a job that needs none.
+    fn hand_over(&mut self, id: Uuid, report: Report) {
+        self.ended.push(Ended { id, report });
+        let _ = (&*self.rope).write(&[0]);
     }
 
     /// The worker ends in good order: transfers are called off, and their jobs are due again.
@@ -288,9 +299,9 @@ impl Worker {
         // What has not noticed ends with the process.
         let is_missing = |id: &Uuid| !self.ended.iter().any(|ended| ended.id == *id);
         let missing = self.in_hand.iter().filter(|(id, _)| is_missing(id));
-        let released = |(id, in_hand): (&Uuid, &InHand)| {
+        let released = |(id, _): (&Uuid, &InHand)| {
             let report = Report { outcome: Outcome::Released, stored: None, error: None };
-            Ended { id: *id, tries: in_hand.tries, report }
+            Ended { id: *id, report }
         };
         let missing: Vec<_> = missing.map(released).collect();
         self.ended.extend(missing);
@@ -320,7 +331,41 @@ fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
         stored: None,
         error: Some("the worker was killed, or its server crashed, during this try".to_owned()),
     };
-    queue::record(id, tries, &report, limits::media_attempts()).map(|_| ())
+    match queue::hold(id, tries)? {
+        Hold::Ours { is_cancelled } => {
+            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts())
+        }
+        // Looked at again next time.
+        Hold::Locked | Hold::NotOurs => Ok(()),
+    }
+}
+
+/// Does something in a transaction of its own, given the table's owner. `None` where there is no such
+/// table. An error ends the worker, which starts anew.
+fn in_transaction<R>(body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>) -> Option<R> {
+    let body = || queue::owner().and_then(|owner| owner.map(body).transpose());
+    pg::worker::transaction(|| body().unwrap_or_else(|error| error.raise()))
+}
+
+/// Records how a try ended, and for a file that is stored its row in the table of attachments, with
+/// the rights of that table's owner. Where this fails the job is tried again, and only this of it.
+fn record(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold, Error> {
+    let hold = queue::as_owner(owner, || queue::hold(claim.id, claim.tries))?;
+    let Hold::Ours { is_cancelled } = hold else { return Ok(hold) };
+    let refused = match &report.stored {
+        Some((content_type, size)) => attach(claim, content_type, *size).err(),
+        None => None,
+    };
+    let refused = refused.map(|error| Report {
+        outcome: Outcome::Refused { may_heal: true, retry_after: None },
+        stored: report.stored.clone(),
+        error: Some(error.message()),
+    });
+    let report = refused.as_ref().unwrap_or(report);
+    let limit = limits::media_attempts();
+    let settle = || queue::settle(claim.id, claim.tries, is_cancelled, report, limit);
+    queue::as_owner(owner, settle)?;
+    Ok(hold)
 }
 
 fn report(services: &Services, task: &Task, cancel: &Cancel) -> Report {

@@ -31,6 +31,7 @@ pub fn begin(database: &str) {
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
+        (c"lock_timeout", c"0"),
     ] {
         // SAFETY: settings and values that the server knows.
         unsafe {
