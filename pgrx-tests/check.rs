@@ -58,6 +58,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "index on (bucket_id, name COLLATE \"C\")",
             "trigger ticket_update_notify on public.tickets",
             "relay",
+            "media worker",
             "civic.publish() for service_role",
             "civic.sensitive_events",
             "civic.sensitive_readers",

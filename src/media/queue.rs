@@ -350,6 +350,16 @@ fn tell(id: Uuid) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether there are jobs that have not ended.
+pub fn has_unfinished() -> Result<bool, Error> {
+    let unfinished = rows(
+        "SELECT true FROM civic.media_jobs WHERE state IN ('queued', 'running') LIMIT 1",
+        &[],
+        |_| Ok(()),
+    )?;
+    Ok(!unfinished.is_empty())
+}
+
 /// How long it is until a queued job is due; zero where one is. `None` where none is queued.
 pub fn next_due() -> Result<Option<Duration>, Error> {
     let seconds = rows(
