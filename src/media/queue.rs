@@ -198,15 +198,16 @@ pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
 /// passed by.
 pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
     rows(
-        "UPDATE civic.media_jobs j
+        // As an array, so that jobs are looked for, and locked, once.
+        "UPDATE civic.media_jobs
          SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
              started_at = pg_catalog.clock_timestamp()
-         FROM (SELECT id FROM civic.media_jobs
-               WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
-               ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) due
-         WHERE j.id = due.id
-         RETURNING j.id, j.attempts, j.tenant_id, j.ticket_id, j.is_sensitive, j.bucket, j.path,
-                   j.file_id, j.media_url, j.content_type, j.file_size",
+         WHERE id = ANY (ARRAY(
+             SELECT id FROM civic.media_jobs
+             WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
+             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+         RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
+                   media_url, content_type, file_size",
         &[(limit as i64).into()],
         |row| {
             Ok(Claim {

@@ -163,20 +163,29 @@ impl Worker {
                 self.services = services();
                 self.pruned = None;
             }
-            self.record();
-            let time = self.look();
+            self.gather();
+            // The next transfers begin before the last ones are recorded, which takes its time.
+            let mut time = self.look();
+            if self.record() {
+                time = time.min(SHORTEST_SLEEP);
+            }
             pg::worker::wait(self.bell.as_fd(), time);
         }
         self.take_leave();
     }
 
-    /// Records what has ended, all in one transaction.
-    fn record(&mut self) {
+    /// Takes the results that have come.
+    fn gather(&mut self) {
         // Emptied before the results are taken: one that comes in between rings again.
         while matches!(self.bell.read(&mut [0; 64]), Ok(1..)) {}
         self.ended.extend(self.results.try_iter());
+    }
+
+    /// Records what has ended, all in one transaction. Gives whether there was anything, after which
+    /// there may be more to do.
+    fn record(&mut self) -> bool {
         if self.ended.is_empty() {
-            return;
+            return false;
         }
         let in_hand = &self.in_hand;
         let holds = in_transaction(|owner| {
@@ -195,11 +204,13 @@ impl Worker {
             }
             is_locked
         });
+        true
     }
 
     /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
     fn look(&mut self) -> Duration {
-        let free = limits::media_concurrency().saturating_sub(self.in_hand.len());
+        let travelling = self.in_hand.len().saturating_sub(self.ended.len());
+        let free = limits::media_concurrency().saturating_sub(travelling);
         let to_claim = if self.services.is_some() { free } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
@@ -240,9 +251,8 @@ impl Worker {
         }
         let claimed = look.claims.len();
         look.claims.into_iter().for_each(|claim| self.begin(claim));
-        let has_more = !self.ended.is_empty() || !look.is_all_pruned;
         match look.next_due {
-            _ if has_more => SHORTEST_SLEEP,
+            _ if !look.is_all_pruned => SHORTEST_SLEEP,
             Some(due) if claimed < to_claim => due.clamp(SHORTEST_SLEEP, IDLE),
             // The next transfer to end wakes the worker.
             _ => IDLE,
@@ -283,6 +293,7 @@ impl Worker {
     /// The worker ends in good order: transfers are called off, and their jobs are due again.
     fn take_leave(&mut self) {
         self.in_hand.values().for_each(|in_hand| in_hand.cancel.cancel());
+        self.gather();
         let deadline = Instant::now() + FAREWELL;
         while self.ended.len() < self.in_hand.len()
             && let left = deadline.saturating_duration_since(Instant::now())
