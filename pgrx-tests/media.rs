@@ -165,6 +165,13 @@ impl Town {
         self.job(id, "state")
     }
 
+    /// Has a job that has ended tried anew; gives the state in which it ends then.
+    #[track_caller]
+    fn retry(&mut self, id: &str) -> String {
+        self.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+        self.wait_for_end(id)
+    }
+
     /// The one worker's process.
     #[track_caller]
     fn worker(&mut self) -> String {

@@ -44,6 +44,8 @@ pub struct Claim {
     pub bucket: String,
     pub path: String,
     pub file_id: Uuid,
+    /// Where an earlier try may have left the file, when its ticket was not sensitive.
+    pub former_bucket: Option<String>,
     pub media_url: String,
     /// Content type and size in bytes, where an earlier try has stored the file and only its row in
     /// the table of attachments is missing.
@@ -207,7 +209,7 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
              WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
              ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
          RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
-                   media_url, content_type, file_size",
+                   media_url, content_type, file_size, former_bucket",
         &[(limit as i64).into()],
         |row| {
             Ok(Claim {
@@ -220,6 +222,7 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
                 path: column(row, 7)?,
                 file_id: column(row, 8)?,
                 media_url: column(row, 9)?,
+                former_bucket: row.get(12)?,
                 stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
             })
         },
@@ -227,28 +230,33 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
 }
 
 /// Looks again whether a claimed job's ticket is sensitive: it may have become so since the job was
-/// added, and then its file goes behind the firewall. Gives the bucket where an earlier try may have
-/// left it, if there was one.
+/// added. Then the file goes behind the firewall, and is removed from where it may be already. Gives
+/// whether that is so.
 ///
-/// Errors: as [`target::is_sensitive`]; nothing is transferred then.
-pub fn look_again(claim: &mut Claim) -> Result<Option<String>, Error> {
-    let Claim { tenant_id, ticket_id, is_sensitive, .. } = &*claim;
+/// Errors: as [`target::is_sensitive`].
+pub fn becomes_sensitive(claim: &mut Claim) -> Result<bool, Error> {
+    let Claim { tenant_id, ticket_id, .. } = &*claim;
+    if claim.is_sensitive {
+        return Ok(false);
+    }
     let is_sensitive = briefly(
-        || target::is_sensitive(tenant_id, ticket_id, *is_sensitive),
+        || target::is_sensitive(tenant_id, ticket_id, false),
         |sqlstate| ServiceError::TicketsUnreadable { sqlstate },
     )?;
-    if claim.is_sensitive || !is_sensitive {
-        return Ok(None);
+    if is_sensitive {
+        let bucket = Bucket::for_media(true).id().to_owned();
+        execute(
+            "UPDATE civic.media_jobs
+             SET is_sensitive = true, former_bucket = bucket, bucket = $2, content_type = NULL,
+                 file_size = NULL
+             WHERE id = $1",
+            &[claim.id.into(), bucket.as_str().into()],
+        )?;
+        claim.is_sensitive = true;
+        claim.stored = None;
+        claim.former_bucket = Some(std::mem::replace(&mut claim.bucket, bucket));
     }
-    let bucket = Bucket::for_media(true).id().to_owned();
-    execute(
-        "UPDATE civic.media_jobs SET is_sensitive = true, bucket = $2 WHERE id = $1",
-        &[claim.id.into(), bucket.as_str().into()],
-    )?;
-    claim.is_sensitive = true;
-    claim.stored = None;
-    let before = std::mem::replace(&mut claim.bucket, bucket);
-    Ok((claim.tries > 1).then_some(before))
+    Ok(is_sensitive)
 }
 
 /// Does something with a table of somebody else's: where that fails, the job waits and not the worker,
@@ -290,14 +298,15 @@ pub fn hold(id: Uuid, tries: i32) -> Result<Hold, Error> {
     Ok(if there.is_empty() { Hold::NotOurs } else { Hold::Locked })
 }
 
-/// Records how a try ended of a job whose row is locked, and tells of it where that is its end.
+/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. Gives
+/// the job's state from now on.
 pub fn settle(
     id: Uuid,
     tries: i32,
     is_cancelled: bool,
     report: &Report,
     limit: u32,
-) -> Result<(), Error> {
+) -> Result<State, Error> {
     let next = job::next(&report.outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
     let (state, delay, uncounted) = match next {
         Next::End(state) => (state, None, 0),
@@ -310,7 +319,8 @@ pub fn settle(
          SET state = $2, attempts = attempts - $3,
              next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
              finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
-             content_type = $5, file_size = $6, last_error = $7
+             content_type = $5, file_size = $6, last_error = $7,
+             former_bucket = CASE $2 WHEN 'done' THEN NULL ELSE former_bucket END
          WHERE id = $1",
         &[
             id.into(),
@@ -325,7 +335,7 @@ pub fn settle(
     if matches!(next, Next::End(_)) {
         tell(id)?;
     }
-    Ok(())
+    Ok(state)
 }
 
 /// Notifies of a job's end, at the commit. Those who may not read the file do not hear of it.

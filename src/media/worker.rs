@@ -19,7 +19,7 @@ use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTi
 use pgrx::prelude::*;
 
 use super::attach::attach;
-use super::job::Outcome;
+use super::job::{Outcome, State};
 use super::queue::{self, Claim, Hold, Report};
 use super::transfer::{Services, Task, transfer};
 use crate::error::{Error, ServiceError};
@@ -99,8 +99,6 @@ struct Worker {
 #[derive(Default)]
 struct Look {
     claims: Vec<Claim>,
-    /// What an operator has to look after.
-    left: Vec<String>,
     /// In hand, and to be cancelled.
     cancelled: Vec<Uuid>,
     next_due: Option<Duration>,
@@ -110,30 +108,24 @@ struct Look {
 impl Look {
     /// Takes a claimed job in hand, unless its ticket now stands in the way.
     fn take(&mut self, mut claim: Claim) -> Result<(), Error> {
-        match queue::look_again(&mut claim) {
-            Ok(left_in) => {
-                if let Some(bucket) = left_in {
-                    let Claim { id, path, .. } = &claim;
-                    self.left.push(format!(
-                        "the ticket of media job {id} has become sensitive between two tries: remove \
-                         {path} from bucket {bucket}, should it be there"
-                    ));
-                }
-                self.claims.push(claim);
-            }
+        match queue::becomes_sensitive(&mut claim) {
+            Ok(_) => self.claims.push(claim),
             Err(error) => {
-                let may_heal =
-                    !matches!(&error, Error::Service(ServiceError::TicketOfAnother { .. }));
-                let report = Report {
-                    outcome: Outcome::Refused { may_heal, retry_after: None },
-                    stored: None,
-                    error: Some(error.message()),
-                };
                 let limit = limits::media_attempts();
-                queue::settle(claim.id, claim.tries, false, &report, limit)?;
+                queue::settle(claim.id, claim.tries, false, &of_ticket(&error), limit)?;
             }
         }
         Ok(())
+    }
+}
+
+/// The report where it cannot be told whether a ticket is sensitive.
+fn of_ticket(error: &Error) -> Report {
+    let may_heal = !matches!(error, Error::Service(ServiceError::TicketOfAnother { .. }));
+    Report {
+        outcome: Outcome::Refused { may_heal, retry_after: None },
+        stored: None,
+        error: Some(error.message()),
     }
 }
 
@@ -243,7 +235,6 @@ impl Worker {
         if is_time_to_prune {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
-        look.left.iter().for_each(|message| warn(message));
         for id in look.cancelled {
             if let Some(in_hand) = self.in_hand.get(&id) {
                 in_hand.cancel.cancel();
@@ -263,14 +254,14 @@ impl Worker {
     fn begin(&mut self, claim: Claim) {
         let Some(services) = self.services.clone() else { return };
         let (id, cancel) = (claim.id, Cancel::new());
-        let Claim { media_url, bucket, path, stored, .. } = claim.clone();
+        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim.clone();
         self.in_hand.insert(id, InHand { claim, cancel: cancel.clone() });
         if stored.is_some() {
             self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
             return;
         }
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let task = Task { media_url, bucket, path };
+        let task = Task { media_url, bucket, path, former_bucket };
         let started = wait::start_thread("civic media", move || {
             let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.
@@ -344,7 +335,7 @@ fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
     };
     match queue::hold(id, tries)? {
         Hold::Ours { is_cancelled } => {
-            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts())
+            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts()).map(|_| ())
         }
         // Looked at again next time.
         Hold::Locked | Hold::NotOurs => Ok(()),
@@ -358,24 +349,44 @@ fn in_transaction<R>(body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>) -> Opti
     pg::worker::transaction(|| body().unwrap_or_else(|error| error.raise()))
 }
 
-/// Records how a try ended, and for a file that is stored its row in the table of attachments, with
-/// the rights of that table's owner. Where this fails the job is tried again, and only this of it.
+/// Records how a try ended. A file that is stored gets its row in the table of attachments, with the
+/// rights of that table's owner; where this fails the job is tried again, and only this of it. One
+/// whose ticket has become sensitive meanwhile is taken behind the firewall by the next try.
 fn record(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold, Error> {
     let hold = queue::as_owner(owner, || queue::hold(claim.id, claim.tries))?;
     let Hold::Ours { is_cancelled } = hold else { return Ok(hold) };
+    let mut claim = claim.clone();
     let refused = match &report.stored {
-        Some((content_type, size)) => attach(claim, content_type, *size).err(),
         None => None,
+        Some((content_type, size)) => {
+            match queue::as_owner(owner, || queue::becomes_sensitive(&mut claim)) {
+                Err(error) => Some(of_ticket(&error)),
+                Ok(true) => Some(Report {
+                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                    stored: None,
+                    error: Some("the ticket has become sensitive during the transfer".to_owned()),
+                }),
+                Ok(false) => attach(&claim, content_type, *size).err().map(|error| Report {
+                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                    stored: report.stored.clone(),
+                    error: Some(error.message()),
+                }),
+            }
+        }
     };
-    let refused = refused.map(|error| Report {
-        outcome: Outcome::Refused { may_heal: true, retry_after: None },
-        stored: report.stored.clone(),
-        error: Some(error.message()),
-    });
     let report = refused.as_ref().unwrap_or(report);
     let limit = limits::media_attempts();
     let settle = || queue::settle(claim.id, claim.tries, is_cancelled, report, limit);
-    queue::as_owner(owner, settle)?;
+    let state = queue::as_owner(owner, settle)?;
+    if let (State::Failed | State::Cancelled, Some(bucket)) = (state, &claim.former_bucket) {
+        warn(&format!(
+            "media job {} is {}, and its ticket has become sensitive: remove {} from bucket {bucket}, \
+             should it be there",
+            claim.id,
+            state.name(),
+            claim.path
+        ));
+    }
     Ok(hold)
 }
 
