@@ -112,7 +112,14 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
     ("user_role()", "text", ('s', 's', true, false, 1), Everybody),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 3] = ["check()", "setup(regclass)", "teardown()"];
+const WITH_A_SEARCH_PATH: [&str; 6] = [
+    "cancel_media_job(uuid)",
+    "check()",
+    "enqueue_media(text, text, text, text, boolean)",
+    "retry_media_job(uuid)",
+    "setup(regclass)",
+    "teardown()",
+];
 
 /// Settings that a superuser sets.
 const SETTINGS: [(&str, &str); 7] = [

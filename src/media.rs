@@ -6,8 +6,9 @@ mod enqueue;
 pub mod job;
 pub mod queue;
 pub mod target;
-pub mod transfer;
-pub mod worker;
+mod transfer;
+mod turn;
+mod worker;
 
 /// Prepares the worker. Call it while the library is preloaded.
 pub fn initialize() {

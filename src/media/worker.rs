@@ -18,10 +18,10 @@ use pgrx::Uuid;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 
-use super::attach::attach;
-use super::job::{Outcome, State};
-use super::queue::{self, Claim, Hold, Report};
+use super::job::Outcome;
+use super::queue::{Claim, Hold, Report};
 use super::transfer::{Services, Task, transfer};
+use super::turn::{self, warn};
 use crate::error::{Error, ServiceError};
 use crate::pg::{shared, wait};
 use crate::settings::media as limits;
@@ -31,9 +31,10 @@ use crate::{pg, service, settings};
 const IDLE: Duration = Duration::from_secs(10);
 /// It looks no more often than this, unless it is woken.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
-/// How often it removes old jobs, and how many at a time.
+/// With all hands full it looks this often, at most.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often it removes old jobs.
 const PRUNING: Duration = Duration::from_secs(60);
-const PRUNED_AT_ONCE: i64 = 1000;
 /// How long transfers get to notice that the server is about to end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -64,11 +65,6 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     pg::end_process_to_be_restarted();
 }
 
-/// Into the server's log, for whoever operates it.
-fn warn(message: &str) {
-    ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.to_owned());
-}
-
 /// A job whose transfer is under way, or has ended and waits to be recorded.
 struct InHand {
     claim: Claim,
@@ -91,42 +87,9 @@ struct Worker {
     rope: Arc<UnixStream>,
     /// The services as the settings name them; `None` where they cannot be asked.
     services: Option<Arc<Services>>,
-    /// When old jobs were last removed.
+    /// When the worker last looked at the table, and when it last removed old jobs.
+    looked: Option<Instant>,
     pruned: Option<Instant>,
-}
-
-/// What a look at the table has shown.
-#[derive(Default)]
-struct Look {
-    claims: Vec<Claim>,
-    /// In hand, and to be cancelled.
-    cancelled: Vec<Uuid>,
-    next_due: Option<Duration>,
-    is_all_pruned: bool,
-}
-
-impl Look {
-    /// Takes a claimed job in hand, unless its ticket now stands in the way.
-    fn take(&mut self, mut claim: Claim) -> Result<(), Error> {
-        match queue::becomes_sensitive(&mut claim) {
-            Ok(_) => self.claims.push(claim),
-            Err(error) => {
-                let limit = limits::media_attempts();
-                queue::settle(claim.id, claim.tries, false, &of_ticket(&error), limit)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The report where it cannot be told whether a ticket is sensitive.
-fn of_ticket(error: &Error) -> Report {
-    let may_heal = !matches!(error, Error::Service(ServiceError::TicketOfAnother { .. }));
-    Report {
-        outcome: Outcome::Refused { may_heal, retry_after: None },
-        stored: None,
-        error: Some(error.message()),
-    }
 }
 
 impl Worker {
@@ -143,6 +106,7 @@ impl Worker {
             bell,
             rope: Arc::new(rope),
             services: None,
+            looked: None,
             pruned: None,
         })
     }
@@ -157,13 +121,25 @@ impl Worker {
             }
             self.gather();
             // The next transfers begin before the last ones are recorded, which takes its time.
-            let mut time = self.look();
+            let mut time = if self.has_just_looked() { GLANCE } else { self.look() };
             if self.record() {
                 time = time.min(SHORTEST_SLEEP);
             }
             pg::worker::wait(self.bell.as_fd(), time);
         }
         self.take_leave();
+    }
+
+    /// With all hands full a look shows only what was cancelled, however many jobs are being added,
+    /// each of which wakes the worker.
+    fn has_just_looked(&self) -> bool {
+        self.free() == 0 && self.looked.is_some_and(|looked| looked.elapsed() < GLANCE)
+    }
+
+    /// How many more files may travel.
+    fn free(&self) -> usize {
+        let travelling = self.in_hand.len().saturating_sub(self.ended.len());
+        limits::media_concurrency().saturating_sub(travelling)
     }
 
     /// Takes the results that have come.
@@ -180,15 +156,9 @@ impl Worker {
             return false;
         }
         let in_hand = &self.in_hand;
-        let holds = in_transaction(|owner| {
-            let record = |Ended { id, report }: &Ended| match in_hand.get(id) {
-                Some(InHand { claim, .. }) => record(owner, claim, report),
-                None => Ok(Hold::NotOurs),
-            };
-            self.ended.iter().map(record).collect::<Result<Vec<_>, _>>()
-        });
-        // Of a table that is gone nothing is left to record.
-        let mut holds = holds.unwrap_or_default().into_iter();
+        let claim = |id: &Uuid| in_hand.get(id).map(|in_hand| &in_hand.claim);
+        let ended = self.ended.iter().map(|Ended { id, report }| (claim(id), report));
+        let mut holds = turn::record(ended).into_iter();
         self.ended.retain(|Ended { id, .. }| {
             let is_locked = holds.next() == Some(Hold::Locked);
             if !is_locked {
@@ -201,37 +171,12 @@ impl Worker {
 
     /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
     fn look(&mut self) -> Duration {
-        let travelling = self.in_hand.len().saturating_sub(self.ended.len());
-        let free = limits::media_concurrency().saturating_sub(travelling);
-        let to_claim = if self.services.is_some() { free } else { 0 };
+        self.looked = Some(Instant::now());
+        let to_claim = if self.services.is_some() { self.free() } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
-        let look = |owner| {
-            queue::as_owner(owner, || {
-                let mut look = Look { is_all_pruned: true, ..Look::default() };
-                for (id, tries, is_cancelled) in queue::running()? {
-                    match self.in_hand.get(&id) {
-                        Some(_) if is_cancelled => look.cancelled.push(id),
-                        Some(_) => {}
-                        None => take_up(id, tries)?,
-                    }
-                }
-                if to_claim > 0 {
-                    for claim in queue::claim(to_claim)? {
-                        look.take(claim)?;
-                    }
-                    look.next_due = queue::next_due()?;
-                }
-                if let Some(retention) = retention {
-                    let removed = queue::prune(retention, PRUNED_AT_ONCE)?;
-                    look.is_all_pruned = removed < PRUNED_AT_ONCE as usize;
-                }
-                Ok(look)
-            })
-        };
-        let Some(look) = in_transaction(look) else {
-            return IDLE;
-        };
+        let is_in_hand = |id: &Uuid| self.in_hand.contains_key(id);
+        let Some(look) = turn::look(is_in_hand, to_claim, retention) else { return IDLE };
         if is_time_to_prune {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
@@ -324,70 +269,6 @@ fn services() -> Option<Arc<Services>> {
             None
         }
     }
-}
-
-/// A job runs, and this worker does not have it in hand: one before was killed over it.
-fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
-    let report = Report {
-        outcome: Outcome::Interrupted,
-        stored: None,
-        error: Some("the worker was killed, or its server crashed, during this try".to_owned()),
-    };
-    match queue::hold(id, tries)? {
-        Hold::Ours { is_cancelled } => {
-            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts()).map(|_| ())
-        }
-        // Looked at again next time.
-        Hold::Locked | Hold::NotOurs => Ok(()),
-    }
-}
-
-/// Does something in a transaction of its own, given the table's owner. `None` where there is no such
-/// table. An error ends the worker, which starts anew.
-fn in_transaction<R>(body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>) -> Option<R> {
-    let body = || queue::owner().and_then(|owner| owner.map(body).transpose());
-    pg::worker::transaction(|| body().unwrap_or_else(|error| error.raise()))
-}
-
-/// Records how a try ended. A file that is stored gets its row in the table of attachments, with the
-/// rights of that table's owner; where this fails the job is tried again, and only this of it. One
-/// whose ticket has become sensitive meanwhile is taken behind the firewall by the next try.
-fn record(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold, Error> {
-    let hold = queue::as_owner(owner, || queue::hold(claim.id, claim.tries))?;
-    let Hold::Ours { is_cancelled } = hold else { return Ok(hold) };
-    let mut claim = claim.clone();
-    let refused = match &report.stored {
-        None => None,
-        Some((content_type, size)) => {
-            match queue::as_owner(owner, || queue::becomes_sensitive(&mut claim)) {
-                Err(error) => Some(of_ticket(&error)),
-                Ok(true) => Some(Report {
-                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                    stored: None,
-                    error: Some("the ticket has become sensitive during the transfer".to_owned()),
-                }),
-                Ok(false) => attach(&claim, content_type, *size).err().map(|error| Report {
-                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                    stored: report.stored.clone(),
-                    error: Some(error.message()),
-                }),
-            }
-        }
-    };
-    let report = refused.as_ref().unwrap_or(report);
-    let limit = limits::media_attempts();
-    let settle = || queue::settle(claim.id, claim.tries, is_cancelled, report, limit);
-    let state = queue::as_owner(owner, settle)?;
-    if let (State::Failed | State::Cancelled, Some(bucket)) = (state, &claim.former_bucket) {
-        warn(&format!(
-            "media job {} is {}, and its ticket has become sensitive: remove {} from bucket {bucket}, \
-             should it be there",
-            claim.id,
-            state.name(),
-            claim.path
-        ));
-    }
-    Ok(hold)
 }
 
 fn report(services: &Services, task: &Task, cancel: &Cancel) -> Report {
