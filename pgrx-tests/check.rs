@@ -60,6 +60,12 @@ fn a_row_for_each_thing_that_setup_makes() {
             "relay",
             "media worker",
             "civic.publish() for service_role",
+            "storage service",
+            "WhatsApp media",
+            "secrets of the storage service",
+            "civic.media_table",
+            "storage service for service_role",
+            "storage service for authenticated",
             "civic.sensitive_events",
             "civic.sensitive_readers",
         ]

@@ -20,7 +20,7 @@ pub fn worker() -> Result<Finding, Error> {
     };
     let Some(shared) = shared::shared() else {
         let detail = "the library is not preloaded, so there is no worker".to_owned();
-        return Ok(found(detail, super::preload()?));
+        return Ok(found(detail, super::preload_statement()?));
     };
     Ok(match shared.media.is_this_database() {
         Some(false) => {
