@@ -24,6 +24,7 @@ mod publish;
 mod ranges;
 mod relay;
 mod sensitive;
+mod service;
 mod setup;
 mod setup_attacks;
 mod setup_rights;

@@ -15,6 +15,7 @@ CREATE TABLE civic.media_jobs (
     bucket text NOT NULL,
     path text NOT NULL,
     file_id uuid NOT NULL,
+    former_bucket text,
     content_type text,
     file_size bigint,
     media_content_type text NOT NULL,
@@ -22,6 +23,9 @@ CREATE TABLE civic.media_jobs (
     -- The firewall, whoever writes here: what is sensitive goes behind it, and nothing comes out.
     CONSTRAINT media_jobs_bucket CHECK (
         bucket OPERATOR(pg_catalog.=) CASE WHEN is_sensitive THEN 'gbv-evidence' ELSE 'evidence' END),
+    CONSTRAINT media_jobs_former_bucket CHECK (
+        former_bucket IS NULL OR former_bucket OPERATOR(pg_catalog.=) 'evidence' AND is_sensitive
+                                 AND state OPERATOR(pg_catalog.<>) 'done'),
     CONSTRAINT media_jobs_state CHECK (
         CASE state
         WHEN 'queued' THEN next_attempt_at IS NOT NULL AND finished_at IS NULL
@@ -66,7 +70,7 @@ CREATE POLICY "civic read" ON civic.media_jobs FOR SELECT TO PUBLIC
            AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
 GRANT SELECT (id, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
               next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
-              content_type, file_size, media_content_type)
+              former_bucket, content_type, file_size, media_content_type)
     ON civic.media_jobs TO PUBLIC;
 
 COMMENT ON TABLE civic.media_jobs IS 'media that enqueue_media() was asked for, and how it goes';
@@ -76,6 +80,7 @@ COMMENT ON COLUMN civic.media_jobs.last_error IS 'why the last try failed; no se
 COMMENT ON COLUMN civic.media_jobs.next_attempt_at IS 'when a queued job is due';
 COMMENT ON COLUMN civic.media_jobs.started_at IS 'when the last try began';
 COMMENT ON COLUMN civic.media_jobs.cancel_requested IS 'cancelled while it ran: the worker stops it, unless the file has got through';
+COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, as the ticket was not sensitive before: removed there by the end of the job';
 COMMENT ON COLUMN civic.media_jobs.content_type IS 'of the stored file';
 COMMENT ON COLUMN civic.media_jobs.file_size IS 'of the stored file, in bytes';
 COMMENT ON COLUMN civic.media_jobs.media_content_type IS 'what the webhook said it would be';

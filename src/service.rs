@@ -41,14 +41,20 @@ pub fn media_source() -> Result<MediaSource, Error> {
     Ok(source.map_err(ServiceError::Transfer)?)
 }
 
-/// The Storage API's URL and the secret that signs links; `None` where there is no such secret.
+/// The Storage API's URL and the secret that signs links; `None` where the API is to be asked.
 ///
-/// Errors: 55000 where the URL is not configured.
+/// Errors: 55000 where links can be made in neither way.
 pub fn signer() -> Result<Option<(String, Secret)>, Error> {
-    let Some(secret) = settings::jwt_secret() else { return Ok(None) };
-    let url =
-        settings::storage_url().ok_or_else(|| not_configured(&[("civic.supabase_url", true)]))?;
-    Ok(Some((url, unexposed(secret)?)))
+    let (url, secret) = (settings::storage_url(), settings::jwt_secret());
+    let has_either = secret.is_some() || settings::service_key().is_some();
+    match (url, secret) {
+        (Some(url), Some(secret)) => Ok(Some((url, unexposed(secret)?))),
+        (Some(_), None) if has_either => Ok(None),
+        (url, _) => Err(not_configured(&[
+            ("civic.supabase_url", url.is_none()),
+            ("civic.jwt_secret or civic.service_key", !has_either),
+        ])),
+    }
 }
 
 fn not_configured(settings: &[(&'static str, bool)]) -> Error {

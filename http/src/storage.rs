@@ -113,6 +113,19 @@ impl StorageApi {
         Ok(Some(Stat { content_type: answer["content_type"].as_str().map(str::to_owned), size }))
     }
 
+    /// Removes a file. False where there is none.
+    pub fn remove(&self, bucket: &str, path: &str, cancel: &Cancel) -> Result<bool, Error> {
+        let object = path::object(bucket, path)?;
+        let request = self.request(Method::DELETE, &format!("object/{object}"))?;
+        match self.exchange(request, None, cancel) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            // Somebody else's page with status 200 must not pass for a removed file.
+            Ok(answer) if answer["message"].is_string() => Ok(true),
+            Ok(_) => Err(self.malformed("does not say that the file was removed")),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A link to a file that works without a key until `expires_in`, whole seconds, has passed.
     /// [`Kind::NotFound`] where there is no such file.
     pub fn sign(

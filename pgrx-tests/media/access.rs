@@ -96,7 +96,7 @@ fn nobody_writes_to_the_table_by_himself() {
             "UPDATE civic.media_jobs SET path = 'x'",
             "DELETE FROM civic.media_jobs",
             "TRUNCATE civic.media_jobs",
-            "LOCK TABLE civic.media_jobs IN ACCESS EXCLUSIVE MODE",
+            "DO $$ BEGIN LOCK TABLE civic.media_jobs IN ACCESS EXCLUSIVE MODE; END $$",
             "SELECT id FROM civic.media_jobs FOR UPDATE",
             "CREATE TRIGGER t BEFORE UPDATE ON civic.media_jobs FOR EACH ROW
                  EXECUTE FUNCTION suppress_redundant_updates_trigger()",

@@ -253,26 +253,67 @@ fn somebody_elses_object_in_the_jobs_place_is_not_taken_for_its_own() {
     }
 }
 
-#[test]
-fn a_ticket_that_becomes_sensitive_takes_its_waiting_media_behind_the_firewall() {
-    let mut town = Town::new();
+/// A job whose first try stored the file and lost the answer.
+fn stored_and_waiting(town: &mut Town) -> (String, String) {
     town.session
         .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
-    town.twilio.fails_first([Answer::new(500)]);
+    town.storage.answers_instead([Answer::new(500)]);
     let url = town.twilio.offer("image/jpeg", PHOTO);
     let id = town.enqueue(&url);
     wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
-    assert_eq!(town.job(&id, "bucket"), "evidence");
     let path = town.job(&id, "path");
+    assert!(town.storage.object("evidence", &path).is_some());
+    (id, path)
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_takes_its_waiting_media_behind_the_firewall() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
     town.session.run("UPDATE tickets SET is_sensitive = true");
     assert_eq!(town.wait_for_end(&id), "done");
     assert_eq!(town.job(&id, "bucket || ' ' || is_sensitive"), "gbv-evidence true");
     assert_eq!(town.job(&id, "path"), path);
-    assert!(town.storage.object("evidence", &path).is_none());
     assert!(town.storage.object("gbv-evidence", &path).is_some());
-    // An earlier try might have left it in the open: whoever operates this is told.
+    assert!(town.storage.object("evidence", &path).is_none(), "nor is it left in the open");
+    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+    let attached = format!("SELECT s3_bucket FROM media_attachments WHERE s3_key = '{path}'");
+    assert_eq!(town.session.text(&attached), "gbv-evidence");
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_while_its_media_travels_takes_it_behind_the_firewall() {
+    let mut town = Town::new();
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    let url = town
+        .twilio
+        .offer_answer(Answer::file("image/jpeg", PHOTO).after(Duration::from_millis(500)));
+    let id = town.enqueue(&url);
+    town.wait_for_state(&id, "running");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    let path = town.job(&id, "path");
+    assert_eq!(town.job(&id, "bucket || ' ' || attempts"), "gbv-evidence 2");
+    assert!(town.storage.object("gbv-evidence", &path).is_some());
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn what_may_be_left_in_the_open_is_told_where_it_could_not_be_removed() {
+    let mut town = Town::new();
+    town.set("civic.media_attempts", "2");
+    town.reload();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.twilio.fails_first([Answer::new(500)]);
+    assert_eq!(town.wait_for_end(&id), "failed");
+    assert_eq!(town.job(&id, "former_bucket"), "evidence");
     let log = town.cluster.log();
     assert!(log.contains(&format!("remove {path} from bucket evidence")), "{log}");
+    // And once it is retried it is removed.
+    assert_eq!(town.retry(&id), "done");
+    assert!(town.storage.object("evidence", &path).is_none());
 }
 
 #[test]

@@ -27,6 +27,110 @@ fn media_comes_from_twilio_into_storage() {
 }
 
 #[test]
+fn a_ticket_shows_its_media_without_anybodys_doing() {
+    let mut town = Town::new();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    town.wait_for_state(&id, "done");
+    let recorded = town.session.text(&format!(
+        "SELECT (m.ticket_id, m.tenant_id, m.s3_bucket, m.content_type, m.file_size, m.purpose,
+                 m.source, m.file_id = j.file_id::text, m.s3_key = j.path)::text
+         FROM civic.media_jobs j, media_attachments m WHERE j.id = '{id}' AND m.file_id = j.file_id::text"
+    ));
+    let size = PHOTO.len();
+    assert_eq!(
+        recorded,
+        format!("({TICKET},{TENANT},evidence,image/jpeg,{size},evidence,whatsapp,t,t)")
+    );
+}
+
+#[test]
+fn a_table_of_attachments_that_refuses_a_row_costs_no_second_upload() {
+    let mut town = Town::new();
+    town.session.run(
+        "ALTER TABLE media_attachments ADD CONSTRAINT shut CHECK (source <> 'whatsapp') NOT VALID",
+    );
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    let error = town.job(&id, "last_error");
+    assert!(error.contains("the file is stored") && error.contains("23514"), "{error}");
+    let asked = (town.twilio.api().count(), town.storage.standin().count());
+    town.session.run("ALTER TABLE media_attachments DROP CONSTRAINT shut");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!((town.twilio.api().count(), town.storage.standin().count()), asked);
+    assert_eq!(town.job(&id, "file_size"), PHOTO.len().to_string());
+    assert_eq!(
+        town.session.text(&format!(
+            "SELECT count(*) FROM media_attachments m, civic.media_jobs j
+         WHERE j.id = '{id}' AND m.file_id = j.file_id::text"
+        )),
+        "1"
+    );
+}
+
+#[test]
+fn a_locked_or_absent_table_of_attachments_holds_no_other_job_back_for_long() {
+    let mut town = Town::new();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let mut holder = town.cluster.superuser();
+    holder.run("BEGIN; LOCK TABLE media_attachments IN ACCESS EXCLUSIVE MODE");
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    assert!(town.job(&id, "last_error").contains("55P03"), "{}", town.job(&id, "last_error"));
+    holder.run("ROLLBACK");
+    assert_eq!(town.wait_for_end(&id), "done");
+
+    town.session.run("ALTER TABLE media_attachments RENAME TO elsewhere");
+    let id = town.enqueue(&url);
+    assert_eq!(town.wait_for_end(&id), "done");
+    town.session.run("ALTER TABLE elsewhere RENAME TO media_attachments");
+}
+
+#[test]
+fn a_trigger_on_the_table_of_attachments_runs_as_its_owner() {
+    let mut town = Town::new();
+    town.session.run(
+        "CREATE ROLE attachments_owner;
+         GRANT CREATE, USAGE ON SCHEMA public TO attachments_owner;
+         CREATE TABLE media_attachments_before (LIKE media_attachments);
+         ALTER TABLE media_attachments OWNER TO attachments_owner;
+         SET ROLE attachments_owner;
+         CREATE FUNCTION public.who() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             NEW.updated_by := current_user;
+             BEGIN
+                 RESET ROLE;
+                 ALTER ROLE attachments_owner SUPERUSER;
+             EXCEPTION WHEN OTHERS THEN
+                 NEW.created_by := SQLSTATE;
+             END;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER who BEFORE INSERT ON media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.who();
+         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON media_attachments
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.who();
+         RESET ROLE",
+    );
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
+    let who = "SELECT updated_by || ' ' || created_by FROM media_attachments m, civic.media_jobs j
+               WHERE m.file_id = j.file_id::text";
+    assert_eq!(town.session.text(who), "attachments_owner 42501");
+    assert_eq!(
+        town.session.text("SELECT rolsuper FROM pg_roles WHERE rolname = 'attachments_owner'"),
+        "f"
+    );
+    town.session.run(
+        "ALTER TABLE media_attachments OWNER TO CURRENT_USER; DROP TABLE media_attachments_before;
+         DROP TRIGGER who ON media_attachments; DROP TRIGGER later ON media_attachments;
+         DROP OWNED BY attachments_owner; DROP ROLE attachments_owner",
+    );
+}
+
+#[test]
 fn sensitive_media_goes_behind_the_firewall() {
     let mut town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);

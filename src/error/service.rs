@@ -43,6 +43,8 @@ pub enum ServiceError {
     MediaTableColumns { table: String, missing: Vec<String> },
     /// The ticket whose media it is belongs to another municipality.
     TicketOfAnother { ticket_id: String },
+    /// The table of attachments refuses the row of a file that is stored.
+    AttachmentRefused { sqlstate: String },
     /// A content type that is not believed of a file from outside.
     MediaType { content_type: String },
     /// A media job that is not there.
@@ -66,6 +68,7 @@ impl ServiceError {
             | ServiceError::SecretsExposed
             | ServiceError::MediaJobState { .. }
             | ServiceError::TicketsUnreadable { .. }
+            | ServiceError::AttachmentRefused { .. }
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             ServiceError::Transfer(error) => match error.kind() {
                 Kind::Cancelled => ERRCODE_QUERY_CANCELED,
@@ -154,6 +157,9 @@ impl ServiceError {
             ServiceError::MediaJobState { id, state, action } => {
                 format!("media job {id} is {} and cannot be {action}", state.name())
             }
+            ServiceError::AttachmentRefused { sqlstate } => format!(
+                "the file is stored, and the table of attachments refuses its row with SQLSTATE {sqlstate}"
+            ),
             ServiceError::TicketsUnreadable { sqlstate } => format!(
                 "whether the ticket is sensitive cannot be told: reading it fails with SQLSTATE {sqlstate}"
             ),
@@ -219,6 +225,7 @@ impl ServiceError {
             | ServiceError::NoObject { .. }
             | ServiceError::NoMediaJob { .. }
             | ServiceError::TicketsUnreadable { .. }
+            | ServiceError::AttachmentRefused { .. }
             | ServiceError::TicketOfAnother { .. } => return None,
         };
         Some(hint)

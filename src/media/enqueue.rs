@@ -55,10 +55,16 @@ fn enqueue(
         return Err(ServiceError::MediaType { content_type: media_content_type.to_owned() }.into());
     }
     let target = target::target(tenant_id, ticket_id, content_type, is_sensitive)?;
-    let id =
-        queue::add(&NewJob { tenant_id, ticket_id, target: &target, media_url, content_type })?;
+    let job = NewJob { tenant_id, ticket_id, target: &target, media_url, content_type };
+    change_queue(|| queue::add(&job))
+}
+
+/// Changes something in the queue, of which the worker hears at the commit.
+fn change_queue<R>(change: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    let no_table = || Error::Catalog { why: "there is no civic.media_jobs".to_owned() };
+    let result = queue::as_owner(queue::owner()?.ok_or_else(no_table)?, change)?;
     wake_worker_at_commit();
-    Ok(id)
+    Ok(result)
 }
 
 #[pg_schema]
@@ -70,7 +76,7 @@ mod civic {
     ///
     /// Errors: 55000 where the service is not configured, 22023 for a URL, a content type, a ticket or
     /// a tenant that cannot be.
-    #[pg_extern(volatile, parallel_unsafe, cost = 1000, security_definer)]
+    #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
     #[search_path(pg_catalog, pg_temp)]
     fn enqueue_media(
         media_url: Option<&str>,
@@ -91,22 +97,18 @@ mod civic {
     /// Cancels a job: at once where it waits, as soon as may be where it runs.
     ///
     /// Errors: P0002 for an unknown job, 55000 for one that has ended.
-    #[pg_extern(volatile, parallel_unsafe, cost = 100, security_definer)]
+    #[pg_extern(volatile, parallel_unsafe, cost = 100)]
     #[search_path(pg_catalog, pg_temp)]
     fn cancel_media_job(job_id: Uuid) -> Result<(), ErrorReport> {
-        queue::cancel(job_id)?;
-        wake_worker_at_commit();
-        Ok(())
+        Ok(change_queue(|| queue::cancel(job_id))?)
     }
 
     /// Has a job tried anew, and at once.
     ///
     /// Errors: P0002 for an unknown job, 55000 for one that runs or is done.
-    #[pg_extern(volatile, parallel_unsafe, cost = 100, security_definer)]
+    #[pg_extern(volatile, parallel_unsafe, cost = 100)]
     #[search_path(pg_catalog, pg_temp)]
     fn retry_media_job(job_id: Uuid) -> Result<(), ErrorReport> {
-        queue::retry(job_id)?;
-        wake_worker_at_commit();
-        Ok(())
+        Ok(change_queue(|| queue::retry(job_id))?)
     }
 }

@@ -1,9 +1,11 @@
 //! The table `civic.media_jobs`: every statement that reads or writes it.
 //!
-//! A session's statements run with the extension's own rights, behind functions; the worker's inside
-//! [`as_owner`]. Everything in them is qualified, values are parameters.
+//! They run with the rights of its owner, see [`as_owner`]: a session needs none of its own, and what
+//! the owner has put on the table does no more than he could. Everything in them is qualified, values
+//! are parameters.
 
 use std::ffi::CString;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use pgrx::Uuid;
@@ -41,8 +43,13 @@ pub struct Claim {
     pub is_sensitive: bool,
     pub bucket: String,
     pub path: String,
+    pub file_id: Uuid,
+    /// Where an earlier try may have left the file, when its ticket was not sensitive.
+    pub former_bucket: Option<String>,
     pub media_url: String,
-    pub media_content_type: String,
+    /// Content type and size in bytes, where an earlier try has stored the file and only its row in
+    /// the table of attachments is missing.
+    pub stored: Option<(String, u64)>,
 }
 
 /// How a try ended, with what the row tells of it.
@@ -55,13 +62,14 @@ pub struct Report {
     pub error: Option<String>,
 }
 
-/// What came of recording a report.
+/// Whose a job is, at the end of a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
-    Yes,
-    /// Somebody has locked the job's row: later.
+pub enum Hold {
+    /// It is this worker's, and its row is locked.
+    Ours { is_cancelled: bool },
+    /// Somebody else has locked its row: later.
     Locked,
-    /// The job is not this worker's any more, or is gone.
+    /// It is not this worker's any more, or is gone.
     NotOurs,
 }
 
@@ -153,31 +161,30 @@ pub fn retry(id: Uuid) -> Result<(), Error> {
     )
 }
 
-/// Does something in a transaction of its own, with the rights of the table's owner: nothing that he
-/// has put on it does more than he could. `None` where this database has no such table of this
-/// extension; one that somebody else has made is not looked at.
-///
-/// For the worker. An error ends it, and it starts anew.
-pub fn as_owner<R>(body: impl FnOnce() -> Result<R, Error>) -> Option<R> {
-    pg::worker::transaction(|| {
-        let owners = rows(
-            "SELECT c.relowner
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'civic'
-             JOIN pg_catalog.pg_depend d
-               ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
-              AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
-             JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_civic'
-             WHERE c.relname = 'media_jobs' AND c.relkind = 'r'",
-            &[],
-            |row| column::<pg_sys::Oid>(row, 1),
-        )
-        .unwrap_or_else(|error| error.raise());
-        let owner = owners.into_iter().next()?;
-        acting_as(owner, Restriction::Reading, || {
-            Some(body().unwrap_or_else(|error| error.raise()))
-        })
-    })
+/// The owner of the table; `None` where this database has none of this extension. One of the name
+/// that somebody else has made is not looked at.
+pub fn owner() -> Result<Option<pg_sys::Oid>, Error> {
+    let owners = rows(
+        "SELECT c.relowner
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'civic'
+         JOIN pg_catalog.pg_depend d
+           ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+          AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_civic'
+         WHERE c.relname = 'media_jobs' AND c.relkind = 'r'",
+        &[],
+        |row| column(row, 1),
+    )?;
+    Ok(owners.into_iter().next())
+}
+
+/// Does something with the rights of the table's owner.
+pub fn as_owner<R>(
+    owner: pg_sys::Oid,
+    body: impl FnOnce() -> Result<R, Error>,
+) -> Result<R, Error> {
+    acting_as(owner, Restriction::Reading, body)
 }
 
 /// What runs, according to the table: job, try, and whether it is to be cancelled.
@@ -193,15 +200,16 @@ pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
 /// passed by.
 pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
     rows(
-        "UPDATE civic.media_jobs j
+        // As an array, so that jobs are looked for, and locked, once.
+        "UPDATE civic.media_jobs
          SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
              started_at = pg_catalog.clock_timestamp()
-         FROM (SELECT id FROM civic.media_jobs
-               WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
-               ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) due
-         WHERE j.id = due.id
-         RETURNING j.id, j.attempts, j.tenant_id, j.ticket_id, j.is_sensitive, j.bucket, j.path,
-                   j.media_url, j.media_content_type",
+         WHERE id = ANY (ARRAY(
+             SELECT id FROM civic.media_jobs
+             WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
+             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+         RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
+                   media_url, content_type, file_size, former_bucket",
         &[(limit as i64).into()],
         |row| {
             Ok(Claim {
@@ -212,57 +220,93 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
                 is_sensitive: column(row, 5)?,
                 bucket: column(row, 6)?,
                 path: column(row, 7)?,
-                media_url: column(row, 8)?,
-                media_content_type: column(row, 9)?,
+                file_id: column(row, 8)?,
+                media_url: column(row, 9)?,
+                former_bucket: row.get(12)?,
+                stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
             })
         },
     )
 }
 
 /// Looks again whether a claimed job's ticket is sensitive: it may have become so since the job was
-/// added, and then its file goes behind the firewall. Gives the bucket where an earlier try may have
-/// left it, if there was one.
+/// added. Then the file goes behind the firewall, and is removed from where it may be already. Gives
+/// whether that is so.
 ///
-/// Errors: as [`target::is_sensitive`]; nothing is transferred then.
-pub fn look_again(claim: &mut Claim) -> Result<Option<String>, Error> {
-    let Claim { tenant_id, ticket_id, is_sensitive, .. } = &*claim;
-    let is_sensitive = attempt(
-        || target::is_sensitive(tenant_id, ticket_id, *is_sensitive),
-        |sqlstate, _| {
-            let sqlstate = pg::sqlstate_text(sqlstate);
-            ServiceError::TicketsUnreadable { sqlstate }.into()
-        },
-    )?;
-    if claim.is_sensitive || !is_sensitive {
-        return Ok(None);
+/// Errors: as [`target::is_sensitive`].
+pub fn becomes_sensitive(claim: &mut Claim) -> Result<bool, Error> {
+    let Claim { tenant_id, ticket_id, .. } = &*claim;
+    if claim.is_sensitive {
+        return Ok(false);
     }
-    let bucket = Bucket::for_media(true).id().to_owned();
-    execute(
-        "UPDATE civic.media_jobs SET is_sensitive = true, bucket = $2 WHERE id = $1",
-        &[claim.id.into(), bucket.as_str().into()],
+    let is_sensitive = briefly(
+        || target::is_sensitive(tenant_id, ticket_id, false),
+        |sqlstate| ServiceError::TicketsUnreadable { sqlstate },
     )?;
-    claim.is_sensitive = true;
-    let before = std::mem::replace(&mut claim.bucket, bucket);
-    Ok((claim.tries > 1).then_some(before))
+    if is_sensitive {
+        let bucket = Bucket::for_media(true).id().to_owned();
+        execute(
+            "UPDATE civic.media_jobs
+             SET is_sensitive = true, former_bucket = bucket, bucket = $2, content_type = NULL,
+                 file_size = NULL
+             WHERE id = $1",
+            &[claim.id.into(), bucket.as_str().into()],
+        )?;
+        claim.is_sensitive = true;
+        claim.stored = None;
+        claim.former_bucket = Some(std::mem::replace(&mut claim.bucket, bucket));
+    }
+    Ok(is_sensitive)
 }
 
-/// Records how a try ended, and tells of it where that is the job's end.
-pub fn record(id: Uuid, tries: i32, report: &Report, limit: u32) -> Result<Recorded, Error> {
+/// Does something with a table of somebody else's: where that fails, the job waits and not the worker,
+/// nor does the worker wait for a lock that somebody has forgotten.
+pub fn briefly<R>(
+    body: impl FnOnce() -> Result<R, Error>,
+    raised: impl Fn(String) -> ServiceError + UnwindSafe + RefUnwindSafe,
+) -> Result<R, Error> {
+    let lock_timeout = |time: &str| {
+        execute("SELECT pg_catalog.set_config('lock_timeout', $1, true)", &[time.into()])
+    };
+    attempt(
+        || {
+            lock_timeout("1s")?;
+            let result = body()?;
+            lock_timeout("0")?;
+            Ok(result)
+        },
+        |sqlstate, _| raised(pg::sqlstate_text(sqlstate)).into(),
+    )
+}
+
+/// Locks a job's row at the end of a try, for [`settle`].
+pub fn hold(id: Uuid, tries: i32) -> Result<Hold, Error> {
     let locked = rows(
         "SELECT cancel_requested FROM civic.media_jobs
          WHERE id = $1 AND attempts = $2 AND state = 'running' FOR UPDATE SKIP LOCKED",
         &[id.into(), tries.into()],
-        |row| column::<bool>(row, 1),
+        |row| column(row, 1),
     )?;
-    let Some(is_cancelled) = locked.into_iter().next() else {
-        let there = rows(
-            "SELECT true FROM civic.media_jobs
-             WHERE id = $1 AND attempts = $2 AND state = 'running'",
-            &[id.into(), tries.into()],
-            |_| Ok(()),
-        )?;
-        return Ok(if there.is_empty() { Recorded::NotOurs } else { Recorded::Locked });
-    };
+    if let Some(is_cancelled) = locked.into_iter().next() {
+        return Ok(Hold::Ours { is_cancelled });
+    }
+    let there = rows(
+        "SELECT true FROM civic.media_jobs WHERE id = $1 AND attempts = $2 AND state = 'running'",
+        &[id.into(), tries.into()],
+        |_| Ok(()),
+    )?;
+    Ok(if there.is_empty() { Hold::NotOurs } else { Hold::Locked })
+}
+
+/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. Gives
+/// the job's state from now on.
+pub fn settle(
+    id: Uuid,
+    tries: i32,
+    is_cancelled: bool,
+    report: &Report,
+    limit: u32,
+) -> Result<State, Error> {
     let next = job::next(&report.outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
     let (state, delay, uncounted) = match next {
         Next::End(state) => (state, None, 0),
@@ -275,7 +319,8 @@ pub fn record(id: Uuid, tries: i32, report: &Report, limit: u32) -> Result<Recor
          SET state = $2, attempts = attempts - $3,
              next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
              finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
-             content_type = $5, file_size = $6, last_error = $7
+             content_type = $5, file_size = $6, last_error = $7,
+             former_bucket = CASE $2 WHEN 'done' THEN NULL ELSE former_bucket END
          WHERE id = $1",
         &[
             id.into(),
@@ -290,7 +335,7 @@ pub fn record(id: Uuid, tries: i32, report: &Report, limit: u32) -> Result<Recor
     if matches!(next, Next::End(_)) {
         tell(id)?;
     }
-    Ok(Recorded::Yes)
+    Ok(state)
 }
 
 /// Notifies of a job's end, at the commit. Those who may not read the file do not hear of it.
@@ -314,6 +359,16 @@ fn tell(id: Uuid) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether there are jobs that have not ended.
+pub fn has_unfinished() -> Result<bool, Error> {
+    let unfinished = rows(
+        "SELECT true FROM civic.media_jobs WHERE state IN ('queued', 'running') LIMIT 1",
+        &[],
+        |_| Ok(()),
+    )?;
+    Ok(!unfinished.is_empty())
 }
 
 /// How long it is until a queued job is due; zero where one is. `None` where none is queued.

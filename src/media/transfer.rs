@@ -16,6 +16,8 @@ pub struct Task {
     pub media_url: String,
     pub bucket: String,
     pub path: String,
+    /// A bucket from which the file is removed, once it is stored.
+    pub former_bucket: Option<String>,
 }
 
 /// A file that is where it belongs.
@@ -49,9 +51,18 @@ impl Failure {
     }
 }
 
-/// Fetches and uploads. The target's name holds a UUID of its own, so an object that is there already
-/// is of an earlier try whose answer, or whose record, was lost; that it is the whole file is verified.
+/// Fetches and uploads, and removes the file from where it must not be.
 pub fn transfer(services: &Services, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
+    let stored = store(services, task, cancel)?;
+    if let Some(former_bucket) = &task.former_bucket {
+        services.storage.remove(former_bucket, &task.path, cancel)?;
+    }
+    Ok(stored)
+}
+
+/// The target's name holds a UUID of its own, so an object that is there already is of an earlier try
+/// whose answer, or whose record, was lost; that it is the whole file is verified.
+fn store(services: &Services, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
     let media = services.source.fetch(&task.media_url, cancel)?;
     let stored = Stored { content_type: media.content_type, size: media.body.len() as u64 };
     let Task { bucket, path, .. } = task;

@@ -19,8 +19,9 @@ use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTi
 use pgrx::prelude::*;
 
 use super::job::Outcome;
-use super::queue::{self, Claim, Recorded, Report};
+use super::queue::{Claim, Hold, Report};
 use super::transfer::{Services, Task, transfer};
+use super::turn::{self, warn};
 use crate::error::{Error, ServiceError};
 use crate::pg::{shared, wait};
 use crate::settings::media as limits;
@@ -30,9 +31,10 @@ use crate::{pg, service, settings};
 const IDLE: Duration = Duration::from_secs(10);
 /// It looks no more often than this, unless it is woken.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
-/// How often it removes old jobs, and how many at a time.
+/// With all hands full it looks this often, at most.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often it removes old jobs.
 const PRUNING: Duration = Duration::from_secs(60);
-const PRUNED_AT_ONCE: i64 = 1000;
 /// How long transfers get to notice that the server is about to end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -63,20 +65,14 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     pg::end_process_to_be_restarted();
 }
 
-/// Into the server's log, for whoever operates it.
-fn warn(message: &str) {
-    ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.to_owned());
-}
-
 /// A job whose transfer is under way, or has ended and waits to be recorded.
 struct InHand {
-    tries: i32,
+    claim: Claim,
     cancel: Cancel,
 }
 
 struct Ended {
     id: Uuid,
-    tries: i32,
     report: Report,
 }
 
@@ -91,49 +87,9 @@ struct Worker {
     rope: Arc<UnixStream>,
     /// The services as the settings name them; `None` where they cannot be asked.
     services: Option<Arc<Services>>,
-    /// When old jobs were last removed.
+    /// When the worker last looked at the table, and when it last removed old jobs.
+    looked: Option<Instant>,
     pruned: Option<Instant>,
-}
-
-/// What a look at the table has shown.
-#[derive(Default)]
-struct Look {
-    claims: Vec<Claim>,
-    /// What an operator has to look after.
-    left: Vec<String>,
-    /// In hand, and to be cancelled.
-    cancelled: Vec<Uuid>,
-    next_due: Option<Duration>,
-    is_all_pruned: bool,
-}
-
-impl Look {
-    /// Takes a claimed job in hand, unless its ticket now stands in the way.
-    fn take(&mut self, mut claim: Claim) -> Result<(), Error> {
-        match queue::look_again(&mut claim) {
-            Ok(left_in) => {
-                if let Some(bucket) = left_in {
-                    let Claim { id, path, .. } = &claim;
-                    self.left.push(format!(
-                        "the ticket of media job {id} has become sensitive between two tries: remove \
-                         {path} from bucket {bucket}, should it be there"
-                    ));
-                }
-                self.claims.push(claim);
-            }
-            Err(error) => {
-                let may_heal =
-                    !matches!(&error, Error::Service(ServiceError::TicketOfAnother { .. }));
-                let report = Report {
-                    outcome: Outcome::Refused { may_heal, retry_after: None },
-                    stored: None,
-                    error: Some(error.message()),
-                };
-                queue::record(claim.id, claim.tries, &report, limits::media_attempts())?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Worker {
@@ -150,6 +106,7 @@ impl Worker {
             bell,
             rope: Arc::new(rope),
             services: None,
+            looked: None,
             pruned: None,
         })
     }
@@ -162,72 +119,67 @@ impl Worker {
                 self.services = services();
                 self.pruned = None;
             }
-            self.record();
-            let time = self.look();
+            self.gather();
+            // The next transfers begin before the last ones are recorded, which takes its time.
+            let mut time = if self.has_just_looked() { GLANCE } else { self.look() };
+            if self.record() {
+                time = time.min(SHORTEST_SLEEP);
+            }
             pg::worker::wait(self.bell.as_fd(), time);
         }
         self.take_leave();
     }
 
-    /// Records what has ended, all in one transaction.
-    fn record(&mut self) {
+    /// With all hands full a look shows only what was cancelled, however many jobs are being added,
+    /// each of which wakes the worker.
+    fn has_just_looked(&self) -> bool {
+        self.free() == 0 && self.looked.is_some_and(|looked| looked.elapsed() < GLANCE)
+    }
+
+    /// How many more files may travel.
+    fn free(&self) -> usize {
+        let travelling = self.in_hand.len().saturating_sub(self.ended.len());
+        limits::media_concurrency().saturating_sub(travelling)
+    }
+
+    /// Takes the results that have come.
+    fn gather(&mut self) {
         // Emptied before the results are taken: one that comes in between rings again.
         while matches!(self.bell.read(&mut [0; 64]), Ok(1..)) {}
         self.ended.extend(self.results.try_iter());
+    }
+
+    /// Records what has ended, all in one transaction. Gives whether there was anything, after which
+    /// there may be more to do.
+    fn record(&mut self) -> bool {
         if self.ended.is_empty() {
-            return;
+            return false;
         }
-        let limit = limits::media_attempts();
-        let recorded = queue::as_owner(|| {
-            let record =
-                |Ended { id, tries, report }: &Ended| queue::record(*id, *tries, report, limit);
-            self.ended.iter().map(record).collect::<Result<Vec<_>, _>>()
-        });
-        let mut recorded = recorded.unwrap_or_default().into_iter();
-        // Of a table that is gone nothing is left to record.
-        let mut is_locked = || recorded.next() == Some(Recorded::Locked);
+        let in_hand = &self.in_hand;
+        let claim = |id: &Uuid| in_hand.get(id).map(|in_hand| &in_hand.claim);
+        let ended = self.ended.iter().map(|Ended { id, report }| (claim(id), report));
+        let mut holds = turn::record(ended).into_iter();
         self.ended.retain(|Ended { id, .. }| {
-            let is_locked = is_locked();
+            let is_locked = holds.next() == Some(Hold::Locked);
             if !is_locked {
                 self.in_hand.remove(id);
             }
             is_locked
         });
+        true
     }
 
     /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
     fn look(&mut self) -> Duration {
-        let free = limits::media_concurrency().saturating_sub(self.in_hand.len());
-        let to_claim = if self.services.is_some() { free } else { 0 };
+        self.looked = Some(Instant::now());
+        let to_claim = if self.services.is_some() { self.free() } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
-        let Some(look) = queue::as_owner(|| {
-            let mut look = Look { is_all_pruned: true, ..Look::default() };
-            for (id, tries, is_cancelled) in queue::running()? {
-                match self.in_hand.get(&id) {
-                    Some(_) if is_cancelled => look.cancelled.push(id),
-                    Some(_) => {}
-                    None => take_up(id, tries)?,
-                }
-            }
-            if to_claim > 0 {
-                for claim in queue::claim(to_claim)? {
-                    look.take(claim)?;
-                }
-                look.next_due = queue::next_due()?;
-            }
-            if let Some(retention) = retention {
-                let removed = queue::prune(retention, PRUNED_AT_ONCE)?;
-                look.is_all_pruned = removed < PRUNED_AT_ONCE as usize;
-            }
-            Ok(look)
-        }) else {
-            return IDLE;
-        };
+        let is_in_hand = |id: &Uuid| self.in_hand.contains_key(id);
+        let Some(look) = turn::look(is_in_hand, to_claim, retention) else { return IDLE };
         if is_time_to_prune {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
-        look.left.iter().for_each(|message| warn(message));
         for id in look.cancelled {
             if let Some(in_hand) = self.in_hand.get(&id) {
                 in_hand.cancel.cancel();
@@ -235,9 +187,8 @@ impl Worker {
         }
         let claimed = look.claims.len();
         look.claims.into_iter().for_each(|claim| self.begin(claim));
-        let has_more = !self.ended.is_empty() || !look.is_all_pruned;
         match look.next_due {
-            _ if has_more => SHORTEST_SLEEP,
+            _ if !look.is_all_pruned => SHORTEST_SLEEP,
             Some(due) if claimed < to_claim => due.clamp(SHORTEST_SLEEP, IDLE),
             // The next transfer to end wakes the worker.
             _ => IDLE,
@@ -247,31 +198,38 @@ impl Worker {
     /// Has a thread transfer a job's file.
     fn begin(&mut self, claim: Claim) {
         let Some(services) = self.services.clone() else { return };
-        let Claim { id, tries, media_url, bucket, path, .. } = claim;
-        let cancel = Cancel::new();
-        self.in_hand.insert(id, InHand { tries, cancel: cancel.clone() });
+        let (id, cancel) = (claim.id, Cancel::new());
+        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim.clone();
+        self.in_hand.insert(id, InHand { claim, cancel: cancel.clone() });
+        if stored.is_some() {
+            self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
+            return;
+        }
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let task = Task { media_url, bucket, path };
+        let task = Task { media_url, bucket, path, former_bucket };
         let started = wait::start_thread("civic media", move || {
             let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.
-            let _ = sender.send(Ended { id, tries, report });
+            let _ = sender.send(Ended { id, report });
             // Where the socket is full, the worker is awake.
             let _ = (&*rope).write(&[0]);
         });
         if let Err(error) = started {
-            let report = Report {
-                outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                stored: None,
-                error: Some(error.message()),
-            };
-            self.ended.push(Ended { id, tries, report });
+            let outcome = Outcome::Refused { may_heal: true, retry_after: None };
+            self.hand_over(id, Report { outcome, stored: None, error: Some(error.message()) });
         }
+    }
+
+    /// What a thread does at its end, for a job that needs none.
+    fn hand_over(&mut self, id: Uuid, report: Report) {
+        self.ended.push(Ended { id, report });
+        let _ = (&*self.rope).write(&[0]);
     }
 
     /// The worker ends in good order: transfers are called off, and their jobs are due again.
     fn take_leave(&mut self) {
         self.in_hand.values().for_each(|in_hand| in_hand.cancel.cancel());
+        self.gather();
         let deadline = Instant::now() + FAREWELL;
         while self.ended.len() < self.in_hand.len()
             && let left = deadline.saturating_duration_since(Instant::now())
@@ -288,9 +246,9 @@ impl Worker {
         // What has not noticed ends with the process.
         let is_missing = |id: &Uuid| !self.ended.iter().any(|ended| ended.id == *id);
         let missing = self.in_hand.iter().filter(|(id, _)| is_missing(id));
-        let released = |(id, in_hand): (&Uuid, &InHand)| {
+        let released = |(id, _): (&Uuid, &InHand)| {
             let report = Report { outcome: Outcome::Released, stored: None, error: None };
-            Ended { id: *id, tries: in_hand.tries, report }
+            Ended { id: *id, report }
         };
         let missing: Vec<_> = missing.map(released).collect();
         self.ended.extend(missing);
@@ -311,16 +269,6 @@ fn services() -> Option<Arc<Services>> {
             None
         }
     }
-}
-
-/// A job runs, and this worker does not have it in hand: one before was killed over it.
-fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
-    let report = Report {
-        outcome: Outcome::Interrupted,
-        stored: None,
-        error: Some("the worker was killed, or its server crashed, during this try".to_owned()),
-    };
-    queue::record(id, tries, &report, limits::media_attempts()).map(|_| ())
 }
 
 fn report(services: &Services, task: &Task, cancel: &Cancel) -> Report {

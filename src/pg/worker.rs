@@ -17,20 +17,20 @@ unsafe extern "C-unwind" {
 ///
 /// SIGTERM is answered by whatever the worker is at, a wait for a lock as well.
 pub fn begin(database: &str) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
-    // SAFETY: the server's own handler, put in place before any signal is let in.
+    // SAFETY: the server's own handler, in its place before signals are let in.
     unsafe {
         #[cfg(not(feature = "pg18"))]
         pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
         #[cfg(feature = "pg18")]
         pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
-        pg_sys::BackgroundWorkerUnblockSignals();
     }
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
     for (name, value) in [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
+        (c"lock_timeout", c"0"),
     ] {
         // SAFETY: settings and values that the server knows.
         unsafe {

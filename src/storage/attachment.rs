@@ -83,6 +83,24 @@ impl Attachments {
         Ok(Attachments { deferrable: deferrable(oid)?, name, owner, columns })
     }
 
+    /// Whether the table itself keeps two rows of one file id out.
+    pub fn is_unique(&self) -> Result<bool, Error> {
+        catalog::holds(
+            "SELECT EXISTS (
+                 SELECT FROM pg_catalog.pg_index i
+                 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                 WHERE i.indrelid = $1::pg_catalog.regclass AND i.indisunique AND i.indisvalid
+                   AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = 1
+                   AND a.attname = 'file_id')",
+            &[self.name.as_str().into()],
+        )
+    }
+
+    /// What makes it so.
+    pub fn unique_index_statement(&self) -> String {
+        format!("CREATE UNIQUE INDEX ON {} (file_id);", self.name)
+    }
+
     /// The row of a file, if it has been recorded.
     pub fn find_recorded(&self, attachment: &Attachment<'_>) -> Result<Option<Value>, Error> {
         // Compared as what it is, so that its index serves.

@@ -58,6 +58,30 @@ pub fn signed_url(
 mod tests {
     use super::*;
 
+    /// Computed with Python's hmac module over the same claims.
+    #[test]
+    fn a_link_is_byte_for_byte_what_the_api_makes() {
+        let url = signed_url(
+            "https://p.supabase.co/storage/v1",
+            "super-secret-jwt-token-with-at-least-32-characters-long é",
+            "evidence",
+            "00000000-0000-0000-0000-000000000001/8f14e45f/My photo (2) & \"co\" é#%?.jpg",
+            1_770_000_000,
+            3600,
+        );
+        assert_eq!(
+            url,
+            "https://p.supabase.co/storage/v1/object/sign/evidence/\
+             00000000-0000-0000-0000-000000000001/8f14e45f/\
+             My%20photo%20(2)%20&%20%22co%22%20%C3%A9%23%25%3F.jpg\
+             ?token=eyJhbGciOiJIUzI1NiJ9.\
+             eyJ1cmwiOiJldmlkZW5jZS8wMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDEvOGYxNGU0NWYv\
+             TXkgcGhvdG8gKDIpICYgXCJjb1wiIMOpIyU_LmpwZyIsInNjb3BlIjoiZG93bmxvYWQiLCJpYXQiOjE3NzAw\
+             MDAwMDAsImV4cCI6MTc3MDAwMzYwMH0.\
+             lTEAxAzNXYV2tywlL2JSlgFB-Z9J23xNzY-eXOJIFVQ"
+        );
+    }
+
     #[test]
     fn a_link_is_valid_from_a_second_to_a_week() {
         assert_eq!(expiry(1), Ok(1));

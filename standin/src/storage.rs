@@ -186,6 +186,7 @@ impl State {
             ("POST", Some(("sign", object))) => self.sign(request, object),
             ("GET", Some(("info", object))) => self.info(object),
             ("POST", Some((bucket, path))) => self.upload(request, bucket, path),
+            ("DELETE", Some(_)) => self.remove(rest),
             _ => Err(self.refusal(404, "not_found", "Route not found")),
         }
     }
@@ -246,6 +247,15 @@ impl State {
         let answer = Answer::json(200, &json!({"Key": key, "Id": object.id}));
         objects.insert(key, object);
         Ok(answer)
+    }
+
+    fn remove(&self, object: &str) -> Result<Answer, Answer> {
+        let removed = lock(&self.objects).remove(object);
+        let removed = removed.ok_or_else(|| self.refusal(404, "not_found", "Object not found"))?;
+        if let Some(directory) = &self.options.directory {
+            disk::remove(directory, &removed);
+        }
+        Ok(Answer::json(200, &json!({"message": "Successfully deleted"})))
     }
 
     fn info(&self, object: &str) -> Result<Answer, Answer> {
@@ -329,6 +339,10 @@ mod disk {
         let unfinished = directory.join(format!(".{}", object.id));
         fs::write(&unfinished, bytes).expect("the file can be written");
         fs::rename(&unfinished, directory.join(&object.id)).expect("it can be moved");
+    }
+
+    pub fn remove(directory: &Path, object: &Object) {
+        fs::remove_file(directory.join(&object.id)).expect("the file can be removed");
     }
 
     pub fn load(directory: &Path) -> BTreeMap<String, Object> {
