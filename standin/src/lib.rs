@@ -7,6 +7,7 @@
 
 mod answer;
 pub mod certificate;
+mod client;
 mod jwt;
 mod process;
 mod request;
@@ -15,6 +16,7 @@ mod storage;
 mod twilio;
 
 pub use answer::Answer;
+pub use client::Client;
 pub use jwt::{sign as sign_jwt, verify as verify_jwt};
 pub use process::Process;
 pub use request::Request;

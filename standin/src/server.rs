@@ -123,6 +123,11 @@ impl Standin {
         self.shared.seen().requests.len()
     }
 
+    /// Forgets what it has been asked.
+    pub fn clear(&self) {
+        self.shared.seen().requests.clear();
+    }
+
     /// How many connections have been made, whether or not anything was asked.
     pub fn connections(&self) -> usize {
         self.shared.seen().connections

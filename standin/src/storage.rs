@@ -134,6 +134,25 @@ impl Storage {
         lock(&self.state.objects).get(&format!("{bucket}/{path}")).cloned()
     }
 
+    /// Keeps a file as if a browser had uploaded it.
+    pub fn keep(&self, bucket: &str, path: &str, content_type: &str, body: impl Into<Vec<u8>>) {
+        let key = format!("{bucket}/{path}");
+        let object = Object {
+            id: uuid(&key),
+            bucket: bucket.to_owned(),
+            path: path.to_owned(),
+            content_type: content_type.to_owned(),
+            body: body.into(),
+        };
+        lock(&self.state.objects).insert(key, object);
+    }
+
+    /// Forgets every file, and what was asked so far.
+    pub fn clear(&self) {
+        lock(&self.state.objects).clear();
+        self.standin.clear();
+    }
+
     /// Gives these answers first, one a request, and does nothing.
     pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.failures).extend(answers);
