@@ -22,7 +22,7 @@ enum Callers {
 use Callers::*;
 
 /// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
-const FUNCTIONS: [(&str, &str, Call, Callers); 23] = [
+const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
     // Inlined into the policy, so neither STRICT nor with a setting.
@@ -38,11 +38,19 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 23] = [
         ('s', 's', true, false, 5),
         Everybody,
     ),
+    ("cancel_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
         "check()",
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
         Everybody,
+    ),
+    // A NULL is an error and not silence, so not STRICT.
+    (
+        "enqueue_media(media_url text, media_content_type text, ticket_id text, tenant_id text, is_sensitive boolean DEFAULT false)",
+        "uuid",
+        ('v', 'u', false, false, 1000),
+        ServiceRole,
     ),
     ("file_extension(content_type text)", "text", ('i', 's', true, false, 1), Everybody),
     (
@@ -76,6 +84,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 23] = [
         ('v', 's', true, false, 10),
         Everybody,
     ),
+    ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
         "setup(tickets regclass DEFAULT NULL::regclass)",
         "TABLE(component text, action text, detail text)",
@@ -103,7 +112,14 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 23] = [
     ("user_role()", "text", ('s', 's', true, false, 1), Everybody),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 3] = ["check()", "setup(regclass)", "teardown()"];
+const WITH_A_SEARCH_PATH: [&str; 6] = [
+    "cancel_media_job(uuid)",
+    "check()",
+    "enqueue_media(text, text, text, text, boolean)",
+    "retry_media_job(uuid)",
+    "setup(regclass)",
+    "teardown()",
+];
 
 /// Settings that a superuser sets.
 const SETTINGS: [(&str, &str); 7] = [
@@ -117,8 +133,13 @@ const SETTINGS: [(&str, &str); 7] = [
 ];
 
 /// Settings of the server: in a preloaded library of its start.
-const OF_THE_SERVER: [(&str, &str); 2] =
-    [("civic.database", "postgres"), ("civic.relay_queue_size", "8192")];
+const OF_THE_SERVER: [(&str, &str); 5] = [
+    ("civic.database", "postgres"),
+    ("civic.media_attempts", "10"),
+    ("civic.media_concurrency", "4"),
+    ("civic.media_retention", "10080"),
+    ("civic.relay_queue_size", "8192"),
+];
 
 /// A session in which the library is loaded.
 fn loaded(database: &Database) -> Session {
@@ -212,12 +233,14 @@ fn the_extension_owns_its_schema_and_its_functions_and_nothing_else() {
          WHERE pronamespace = 'civic'::regnamespace ORDER BY object.identity",
     );
     listed.push("schema civic".to_owned());
+    listed.push("table civic.media_jobs".to_owned());
+    listed.extend(["civic.media_jobs", "civic.media_jobs[]"].map(|name| format!("type {name}")));
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 1);
-    let inside = "SELECT classid::regclass FROM pg_depend
+    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
+    let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
-                    AND classid <> 'pg_proc'::regclass";
-    assert_eq!(session.column(inside), Vec::<String>::new(), "functions alone are in the schema");
+                    AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)";
+    assert_eq!(session.column(inside), ["civic.media_jobs"], "functions and one table");
 }
 
 #[test]

@@ -13,5 +13,6 @@ for major in "${majors[@]}"; do
     say "clippy for PostgreSQL $major"
     cargo clippy --quiet --all-targets --no-default-features --features "pg$major pg_test" -- -D warnings
 done
-say "clippy for demo, bench and queue"
-cargo clippy --quiet --package pg_civic_demo --package pg_civic_bench --package civic_queue --all-targets -- -D warnings
+say "clippy for the other crates"
+cargo clippy --quiet --package pg_civic_demo --package pg_civic_bench --package civic_queue \
+    --package civic_http --package civic_standin --all-targets -- -D warnings

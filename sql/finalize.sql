@@ -29,6 +29,7 @@ GRANT EXECUTE ON FUNCTION
     civic.tenant_folder_start(),
     civic.tenant_folder_end(),
     civic.relay_stats(),
+    civic.request_upload(text, text, bigint, text),
     civic.ticket_channel(text),
     civic.ticket_payload(text, jsonb)
 TO PUBLIC;
@@ -42,6 +43,33 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
         GRANT EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) TO service_role;
+        -- The worker's jobs work with the service key.
+        GRANT EXECUTE ON FUNCTION
+            civic.enqueue_media(text, text, text, text, boolean),
+            civic.cancel_media_job(uuid),
+            civic.retry_media_job(uuid)
+        TO service_role;
+        GRANT SELECT ON civic.media_jobs TO service_role;
+    END IF;
+END
+$$;
+
+-- What uses the service key or Twilio is the server's side's alone. What believes claims is for the
+-- role whose claims the gateway has verified: another role could write what it likes into them.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
+        GRANT EXECUTE ON FUNCTION
+            civic.upload_file(text, text, bytea, text),
+            civic.get_signed_url(text, text, integer),
+            civic.download_and_upload_media(text, text, text, text, boolean)
+        TO service_role;
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
+        GRANT EXECUTE ON FUNCTION
+            civic.confirm_upload(uuid, text),
+            civic.get_signed_url(text, text, integer)
+        TO authenticated;
     END IF;
 END
 $$;
@@ -66,7 +94,15 @@ COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a munici
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
 COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: tells of each change to a ticket';
 COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application''s own to a municipality';
+COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'has the worker fetch media of a ticket and store it; gives the id of the job';
+COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
+COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a media job that has not succeeded due at once';
 COMMENT ON FUNCTION civic.relay_stats() IS 'how the relay is doing: one row';
+COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
+COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records an upload that has taken place; the same row at each call';
+COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';
+COMMENT ON FUNCTION civic.get_signed_url(text, text, integer) IS 'a link to a file that the caller may read, valid for some seconds';
+COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, boolean) IS 'fetches media and stores it where the ticket''s media goes, while the caller waits';
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and makes a table''s tickets heard; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
 COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that mends it';

@@ -8,6 +8,10 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use crate::storage::bucket;
 
+mod service;
+
+pub use service::ServiceError;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// The setting that holds the claims does not hold a JSON object.
@@ -48,6 +52,14 @@ pub enum Error {
     Catalog { why: String },
     /// The caller lacks what a step of `setup` or `teardown` needs.
     Privileges { action: &'static str, role: String, missing: Vec<String> },
+    /// Of the storage service.
+    Service(ServiceError),
+}
+
+impl From<ServiceError> for Error {
+    fn from(error: ServiceError) -> Error {
+        Error::Service(error)
+    }
 }
 
 /// At most this much of a value from outside is repeated in a message.
@@ -92,6 +104,7 @@ impl Error {
             Error::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
             Error::Privileges { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::Service(error) => error.sqlstate(),
         }
     }
 
@@ -144,6 +157,7 @@ impl Error {
             Error::Privileges { action, role, missing } => {
                 format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
             }
+            Error::Service(error) => error.message(),
         }
     }
 
@@ -185,6 +199,7 @@ impl Error {
             Error::Privileges { .. } => {
                 "Run it as a superuser, or as a role that is a member of the owner.".to_owned()
             }
+            Error::Service(error) => return error.hint(),
             Error::Empty { .. }
             | Error::InvalidSegment { .. }
             | Error::PathTooLong { .. }

@@ -4,12 +4,15 @@
 
 use pgrx::prelude::*;
 
+mod catalog;
 mod claims;
 mod error;
 mod events;
+mod media;
 #[allow(unsafe_code)]
 mod pg;
 mod relay;
+mod service;
 mod settings;
 mod setup;
 mod storage;
@@ -20,7 +23,13 @@ extension_sql_file!(
     name = "access",
     requires = [readable_buckets, tenant_folder_start, tenant_folder_end]
 );
-extension_sql_file!("../sql/finalize.sql", name = "finalize", requires = ["access"], finalize);
+extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
+extension_sql_file!(
+    "../sql/finalize.sql",
+    name = "finalize",
+    requires = ["access", "media"],
+    finalize
+);
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -30,6 +39,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     if pg::is_preloading() {
         relay::initialize();
+        media::initialize();
     }
 }
 

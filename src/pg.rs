@@ -4,9 +4,14 @@
 
 mod firewall;
 pub mod notify;
+mod presence;
+pub mod role;
+pub mod secret;
 pub mod shared;
 pub mod transaction;
 pub mod trigger;
+pub mod wait;
+pub mod worker;
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -279,10 +284,33 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL counts from.
 pub const UNIX_EPOCH_OFFSET: i64 = 946_684_800_000_000;
 
+/// The five characters of an SQLSTATE.
+pub fn sqlstate_text(code: pgrx::PgSqlErrorCode) -> String {
+    // Six bits a character, the first one lowest (MAKE_SQLSTATE in utils/elog.h).
+    let code = code as u32;
+    (0..5).map(|place| char::from(((code >> (6 * place)) & 0x3f) as u8 + b'0')).collect()
+}
+
+/// A random number from 0 to 1.
+pub fn random() -> f64 {
+    let mut bytes = [0; 4];
+    // SAFETY: fills the bytes that it is given. Where it cannot, they stay 0, which is one of the
+    // numbers.
+    unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
 /// Whether the library is being loaded by shared_preload_libraries.
 pub fn is_preloading() -> bool {
     // SAFETY: reads a variable of this process.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// A new UUID from the server's own strong source.
+pub fn random_uuid() -> pgrx::Uuid {
+    // SAFETY: a function of the catalog that takes no argument and returns a uuid.
+    unsafe { direct_function_call::<pgrx::Uuid>(pg_sys::gen_random_uuid, &[]) }
+        .expect("gen_random_uuid() returns no NULL")
 }
 
 /// Takes the configuration file's settings as they are now.

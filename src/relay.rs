@@ -54,7 +54,7 @@ mod civic {
         let queue = shared.queue();
         let delivered = shared.delivered.load(Ordering::Relaxed);
         let accepted = shared.accepted.load(Ordering::Relaxed);
-        let pid = shared.pid().map(|pid| pid as i32);
+        let pid = shared.relay.pid().map(|pid| pid as i32);
         TableIterator::once((
             pid.is_some(),
             pid,

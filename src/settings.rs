@@ -8,6 +8,9 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg;
 
+pub mod media;
+pub mod service;
+
 /// Setting that holds the claims of the request, as PostgREST and the Storage API set it.
 static CLAIMS_SETTING: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"request.jwt.claims"));
@@ -192,5 +195,7 @@ pub fn define() {
         at_start(),
         GucFlags::UNIT_KB,
     );
+    service::define();
+    media::define();
     pg::reserve_setting_prefix(c"civic");
 }

@@ -2,7 +2,6 @@
 //!
 //! The caller's own rights decide. What he lacks is told before anything is touched.
 
-mod catalog;
 mod check;
 mod files;
 mod policy;
@@ -14,7 +13,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::pg;
+use crate::{catalog, pg};
 
 /// One step of `setup` or `teardown`: what it was about, what was done, and why.
 type Step = (String, &'static str, String);

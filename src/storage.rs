@@ -3,8 +3,15 @@
 //! They look nothing up by name, so no search_path is set: it would cost more than they do.
 
 pub mod access;
+pub mod attachment;
 pub mod bucket;
+mod confirm;
+mod link;
+mod object;
 pub mod path;
+mod service;
+mod signed_url;
+mod upload;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

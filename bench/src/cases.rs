@@ -1,6 +1,8 @@
 //! What is measured, in order.
 
 mod calls;
+mod links;
+mod media;
 mod reads;
 mod relay;
 mod trigger;
@@ -13,10 +15,12 @@ use crate::server::Server;
 
 type Case = fn(&Server, &mut Progress) -> Result<Vec<Comparison>, Error>;
 
-pub const ALL: [(&str, Case); 5] = [
+pub const ALL: [(&str, Case); 7] = [
     ("a claim, row by row", calls::measure),
     ("the trigger on an INSERT of many tickets", trigger::measure),
     ("the policies on an INSERT of many objects", uploads::measure),
     ("single tickets and the relay", relay::measure),
+    ("signed links", links::measure),
+    ("media jobs", media::measure),
     ("reads of a tenant's folder among many", reads::measure),
 ];

@@ -17,6 +17,9 @@ pub const MIGRATIONS: &str = include_str!("../../pgrx-tests/fixtures/migrations.
 pub const CIVIC: &str =
     "CREATE EXTENSION pg_civic; SELECT count(*) FROM civic.setup('public.tickets')";
 
+/// The one database that the cluster's workers serve.
+pub const SERVED: &str = "bench";
+
 pub struct Server {
     socket: String,
 }
@@ -78,6 +81,24 @@ impl Server {
     pub fn create(&self, database: &str, scripts: &[&str]) -> Result<(), Error> {
         self.session("postgres")?.batch_execute(&format!("CREATE DATABASE {database}"))?;
         self.run(database, scripts)
+    }
+
+    /// Makes the database that the workers serve, anew where a case before has made it, and waits for
+    /// the relay to be in it.
+    pub fn create_served(&self, scripts: &[&str]) -> Result<(), Error> {
+        let drop = format!("DROP DATABASE IF EXISTS {SERVED} WITH (FORCE)");
+        self.session("postgres")?.batch_execute(&drop)?;
+        self.create(SERVED, scripts)?;
+        let mut session = self.session(SERVED)?;
+        let query = "SELECT running FROM civic.relay_stats()";
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !session.query_one(query, &[])?.get::<_, bool>(0) {
+            if Instant::now() > deadline {
+                return Err("the relay does not come".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Copies a database that nobody uses any more, and runs scripts in the copy.

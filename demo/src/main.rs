@@ -4,12 +4,14 @@
 //! `make psql`. Exits with 1 if anything happened that was not expected.
 
 mod people;
+mod service;
 mod story;
 
 use std::process::ExitCode;
 
 use people::{Person, Server};
 use serde_json::Value;
+use service::Outside;
 use story::{Story, refused};
 
 const TSHWANE: &str = "00000000-0000-0000-0000-000000000001";
@@ -49,6 +51,9 @@ fn play(server: &Server) -> Result<Story, postgres::Error> {
     files(&mut story, server)?;
     gbv_evidence(&mut story, server)?;
     careless_policy(&mut story, server, &mut owner)?;
+    let outside = Outside::start(&mut story, server, &mut owner)?;
+    outside.upload(&mut story, server)?;
+    outside.whatsapp(&mut story, server, &mut owner)?;
     removal(&mut story, &mut owner)?;
     Ok(story)
 }

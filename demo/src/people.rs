@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
 use postgres::{Client, Config, Error, NoTls};
 use serde_json::json;
 
 use crate::story;
 
 const DATABASE: &str = "demo";
+/// Everybody's user id: the roles are what matters.
+const USER: &str = "8f14e45f-0000-4000-8000-000000000000";
 /// An event comes in milliseconds; who waits this long waits in vain.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -49,7 +52,7 @@ impl Server {
     /// the verified token.
     pub fn person(&self, tenant_id: &str, role: &str) -> Result<Person, Error> {
         let claims = json!({
-            "sub": "8f14e45f-0000-4000-8000-000000000000",
+            "sub": USER,
             "role": "authenticated",
             "app_metadata": {"tenant_id": tenant_id, "role": role},
         });
@@ -59,6 +62,25 @@ impl Server {
     /// Somebody who is not logged in.
     pub fn nobody(&self) -> Result<Person, Error> {
         self.session("anon", r#"{"role": "anon"}"#)
+    }
+
+    /// The application's own side, which answers webhooks.
+    pub fn service(&self) -> Result<Person, Error> {
+        self.session("service_role", "")
+    }
+
+    /// Has the server read its configuration, and waits until sessions know it.
+    pub fn reload(&self, client: &mut Client) -> Result<(), Error> {
+        let loaded = "SELECT pg_conf_load_time()::text";
+        let before: String = client.query_one(loaded, &[])?.get(0);
+        client.batch_execute("SELECT pg_reload_conf()")?;
+        let deadline = Instant::now() + PATIENCE;
+        while client.query_one(loaded, &[])?.get::<_, String>(0) == before
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn session(&self, database_role: &str, claims: &str) -> Result<Person, Error> {
@@ -101,10 +123,30 @@ impl Person {
         Person::outcome(self.client.execute(statement, &[&bucket, &name]))
     }
 
+    /// Uploads as the Storage API does for a person, with what it knows of the file.
+    pub fn upload_file(
+        &mut self,
+        bucket: &str,
+        name: &str,
+        content_type: &str,
+        size: usize,
+    ) -> String {
+        let statement = "INSERT INTO storage.objects (bucket_id, name, owner_id, metadata)
+             VALUES ($1, $2, $3, jsonb_build_object('size', $4::bigint, 'mimetype', $5::text))";
+        let size = size as i64;
+        let values: [&(dyn ToSql + Sync); 5] = [&bucket, &name, &USER, &size, &content_type];
+        Person::outcome(self.client.execute(statement, &values))
+    }
+
     /// How many objects of a bucket the person sees.
     pub fn count(&mut self, bucket: &str) -> String {
         let query = "SELECT name FROM storage.objects WHERE bucket_id = $1";
         Person::outcome(self.client.query(query, &[&bucket]).map(|rows| rows.len() as u64))
+    }
+
+    /// How many rows a query gives, or why it was refused.
+    pub fn outcome_of(&mut self, query: &str) -> String {
+        Person::outcome(self.client.query(query, &[]).map(|rows| rows.len() as u64))
     }
 
     pub fn value(&mut self, query: &str) -> Result<String, Error> {

@@ -76,6 +76,19 @@ impl Cluster {
         standby
     }
 
+    /// Starts it again after a crash: false while something of the one before is still there.
+    pub fn try_start_again(&self) -> bool {
+        server_user(self.bin.join("pg_ctl"))
+            .args(["-w", "-s", "-o", &self.options, "start", "-D"])
+            .arg(self.directory.join("data"))
+            .arg("-l")
+            .arg(self.directory.join("log"))
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
     /// Stops it: smart, fast or immediate.
     pub fn stop(&self, mode: &str) {
         output(
@@ -83,6 +96,14 @@ impl Cluster {
                 .args(["-m", mode, "-w", "-s", "stop", "-D"])
                 .arg(self.directory.join("data")),
         );
+    }
+
+    /// One of PostgreSQL's own programs, told where the cluster is.
+    pub fn program(&self, name: &str, database: &str) -> Command {
+        let mut program = Command::new(self.bin.join(name));
+        program.arg("--host").arg(&self.directory).args(["--username", &SERVER.user]);
+        program.args(["--dbname", database]);
+        program
     }
 
     /// Sends a signal to one of its processes.

@@ -172,12 +172,7 @@ impl Ticket {
     pub fn is_sensitive(&self, table_has_column: bool) -> bool {
         match self.kind(Column::IsSensitive) {
             Kind::Null => table_has_column,
-            _ => {
-                let text = self.text(Column::IsSensitive);
-                !["false", "f", "0", "no", "n", "off"]
-                    .iter()
-                    .any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
-            }
+            _ => !is_plainly_no(self.text(Column::IsSensitive)),
         }
     }
 
@@ -189,6 +184,11 @@ impl Ticket {
             Kind::Boolean | Kind::Number | Kind::Text => write_string(text, out),
         }
     }
+}
+
+/// Whether a text says "no", as a boolean of PostgreSQL or in another column's words.
+pub fn is_plainly_no(text: &[u8]) -> bool {
+    ["false", "f", "0", "no", "n", "off"].iter().any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
 }
 
 /// Writes a JSON string. The database's encoding is UTF-8, so nothing is ever replaced.

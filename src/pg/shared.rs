@@ -1,17 +1,13 @@
-//! The memory that the relay shares with the backends.
+//! The memory that the workers share with the backends.
 
 use std::ffi::c_void;
 use std::mem::size_of;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
-unsafe extern "C-unwind" {
-    /// Wakes the owner of a latch (storage/latch.h). It raises no error, so it needs no frame to
-    /// catch one.
-    fn SetLatch(latch: *mut pg_sys::Latch);
-}
+use super::presence::Presence;
 
 /// Why a transaction's events went out by ordinary NOTIFY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +39,10 @@ impl FellBack {
 #[repr(C)]
 pub struct Shared {
     control: Control,
-    /// The relay's process, or 0 while none takes events.
-    pid: AtomicU32,
-    /// The database that it serves.
-    database: AtomicU32,
-    /// The address of its latch.
-    latch: AtomicUsize,
+    /// The relay. While there is none, no events are taken.
+    pub relay: Presence,
+    /// The worker that fetches media.
+    pub media: Presence,
     /// Where the queue stood still while a transaction waited in vain for it to be told, plus one.
     pub given_up: AtomicU64,
     /// Up to where transactions wait, or have waited, for the queue to be told. A place and no count:
@@ -81,54 +75,41 @@ impl Shared {
         Queue::new(&self.control, words)
     }
 
-    pub fn pid(&self) -> Option<u32> {
-        Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
-    }
-
-    /// Whether the relay serves this backend's database; `None` while it has served none.
-    pub fn is_this_database(&self) -> Option<bool> {
-        // SAFETY: reads a variable of this backend.
-        let own = unsafe { pg_sys::MyDatabaseId };
-        let served = self.database.load(Ordering::Relaxed);
-        (served != 0).then_some(served == own.to_u32())
-    }
-
-    /// Wakes the relay, if there is one.
-    pub fn wake(&self) {
-        let latch = self.latch.load(Ordering::Acquire) as *mut pg_sys::Latch;
-        if !latch.is_null() {
-            // SAFETY: the latch of a slot for a process, which lives as long as the server. To set
-            // one that has meanwhile another owner wakes that one for nothing.
-            unsafe { SetLatch(latch) };
-        }
-    }
-
     /// This process is the relay from now on, until it ends.
     pub fn take_over(&'static self) {
-        // SAFETY: reads variables of this process, and registers a function that lives as long.
+        // SAFETY: registers a function that lives as long as the process.
         unsafe {
             pg_sys::before_shmem_exit(Some(relay_ends), pg_sys::Datum::null());
-            let own = pg_sys::MyDatabaseId.to_u32();
-            let served = self.database.load(Ordering::Relaxed);
-            if served != 0 && served != own {
+            if self.relay.is_this_database() == Some(false) {
                 // That database was dropped, so all of its transactions have ended. What they left
                 // is not for the listeners of the one that has its name now.
                 self.queue().release(self.queue().head());
                 self.delivered.store(self.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             self.given_up.store(0, Ordering::Relaxed);
-            self.database.store(own, Ordering::Relaxed);
-            self.latch.store(pg_sys::MyLatch as usize, Ordering::Release);
-            self.pid.store(pg_sys::MyProcPid as u32, Ordering::Release);
         }
+        self.relay.begin();
+    }
+
+    /// This process is the media worker from now on, until it ends.
+    pub fn take_over_media(&'static self) {
+        // SAFETY: registers a function that lives as long as the process.
+        unsafe { pg_sys::before_shmem_exit(Some(media_worker_ends), pg_sys::Datum::null()) };
+        self.media.begin();
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn relay_ends(_code: i32, _argument: pg_sys::Datum) {
     if let Some(shared) = shared() {
-        shared.pid.store(0, Ordering::Release);
-        shared.latch.store(0, Ordering::Release);
+        shared.relay.end();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn media_worker_ends(_code: i32, _argument: pg_sys::Datum) {
+    if let Some(shared) = shared() {
+        shared.media.end();
     }
 }
 

@@ -53,9 +53,9 @@ thread_local! {
 fn refusal(shared: &Shared) -> Option<FellBack> {
     if !settings::relay() {
         Some(FellBack::Off)
-    } else if shared.is_this_database() == Some(false) {
+    } else if shared.relay.is_this_database() == Some(false) {
         Some(FellBack::OtherDatabase)
-    } else if shared.pid().is_none() {
+    } else if shared.relay.pid().is_none() {
         Some(FellBack::NotRunning)
     } else {
         None
@@ -98,11 +98,11 @@ pub fn accept(channel: &CStr, payload: &CStr) -> bool {
 fn wait_for_queue(shared: &'static Shared) {
     let queue = shared.queue();
     let (place, deadline) = (queue.head(), Instant::now() + PATIENCE);
-    if queue.tail() >= place || shared.is_this_database() != Some(true) {
+    if queue.tail() >= place || shared.relay.is_this_database() != Some(true) {
         return;
     }
     shared.awaited.fetch_max(place, Ordering::Relaxed);
-    shared.wake();
+    shared.relay.wake();
     loop {
         let tail = queue.tail();
         if tail >= place || shared.given_up.load(Ordering::Relaxed) == tail + 1 {
@@ -203,7 +203,7 @@ fn end(settle: impl FnOnce(&'static Shared, Reservation, u64)) {
             (std::mem::take(route), shared::shared())
         {
             settle(shared, reservation, count);
-            shared.wake();
+            shared.relay.wake();
         }
     });
 }

@@ -1,5 +1,8 @@
 //! What is right and what is not, each with the statement that mends it.
 
+mod media;
+mod service;
+
 use super::policy::{self, POLICIES, State};
 use super::{catalog, files, tickets};
 use crate::error::Error;
@@ -33,7 +36,9 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     }
     findings.extend(triggers()?);
     findings.push(relay()?);
+    findings.push(media::worker()?);
     findings.extend(service_role()?);
+    findings.extend(service::findings()?);
     findings.push(sensitive_events()?);
     findings.push(sensitive_readers()?);
     Ok(findings)
@@ -192,29 +197,33 @@ fn triggers() -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
+/// What has the library preloaded. Hidden from a role that could not add a library either.
+fn preload_statement() -> Result<Option<String>, Error> {
+    let statement = catalog::texts(
+        "SELECT pg_catalog.format(
+             'ALTER SYSTEM SET shared_preload_libraries = %s; ALTER SYSTEM SET civic.database = %L;'
+             ' -- and restart the server',
+             (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(library), ', ')
+              FROM pg_catalog.unnest(pg_catalog.array_append(
+                       pg_catalog.regexp_split_to_array(NULLIF(setting, ''), '\\s*,\\s*'),
+                       'pg_civic'))
+                   AS library),
+             pg_catalog.current_database())
+         FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'",
+        &[],
+    )?;
+    Ok(statement.into_iter().next())
+}
+
 /// Without the relay all is right but slow, so it is told and not held against anybody.
 fn relay() -> Result<Finding, Error> {
     let component = "relay";
     let Some(shared) = shared::shared() else {
         let detail = "the library is not preloaded: at its commit each change of a ticket waits for \
                       the cluster's one lock of NOTIFY, and wakes every listener";
-        // Hidden from a role that could not add a library either.
-        let fix = catalog::texts(
-            "SELECT pg_catalog.format(
-                 'ALTER SYSTEM SET shared_preload_libraries = %s; ALTER SYSTEM SET civic.database = %L;'
-                 ' -- and restart the server',
-                 (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(library), ', ')
-                  FROM pg_catalog.unnest(pg_catalog.array_append(
-                           pg_catalog.regexp_split_to_array(NULLIF(setting, ''), '\\s*,\\s*'),
-                           'pg_civic'))
-                       AS library),
-                 pg_catalog.current_database())
-             FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'",
-            &[],
-        )?;
-        return Ok((component.to_owned(), true, detail.to_owned(), fix.into_iter().next()));
+        return Ok((component.to_owned(), true, detail.to_owned(), preload_statement()?));
     };
-    Ok(match shared.is_this_database() {
+    Ok(match shared.relay.is_this_database() {
         Some(false) => {
             let detail = format!(
                 "serves database {}: here events go out by ordinary NOTIFY",
@@ -225,7 +234,7 @@ fn relay() -> Result<Finding, Error> {
         _ if !settings::relay() => {
             bad(component, "off", "ALTER SYSTEM SET civic.relay = on; SELECT pg_reload_conf();")
         }
-        Some(true) if shared.pid().is_some() => good(component, "running"),
+        Some(true) if shared.relay.pid().is_some() => good(component, "running"),
         _ => {
             let detail = "not running: the server's log says why; events go out by ordinary NOTIFY";
             bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")

@@ -67,22 +67,40 @@ pub fn purposes() -> [&'static str; 4] {
     PURPOSES.map(|(name, _)| name)
 }
 
+/// The media types that the application knows, each with its filename extension.
+const EXTENSIONS: [(&str, &str); 7] = [
+    ("image/jpeg", "jpg"),
+    ("image/png", "png"),
+    ("image/gif", "gif"),
+    ("image/webp", "webp"),
+    ("application/pdf", "pdf"),
+    ("video/mp4", "mp4"),
+    ("video/quicktime", "mov"),
+];
+
+/// The media types that are believed of a file that somebody else has sent.
+pub const MEDIA_TYPES: [&str; EXTENSIONS.len()] = {
+    let mut types = [""; EXTENSIONS.len()];
+    let mut index = 0;
+    while index < types.len() {
+        types[index] = EXTENSIONS[index].0;
+        index += 1;
+    }
+    types
+};
+
+/// A media type without its parameters, which do not count (RFC 9110, section 8.3.1).
+pub fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
 /// The filename extension of a media type, as the application knows them; `bin` for any other.
-/// Parameters (`; charset=…`) and case do not count (RFC 9110, section 8.3.1).
 pub fn file_extension(content_type: &str) -> &'static str {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    const EXTENSIONS: [(&str, &str); 7] = [
-        ("image/jpeg", "jpg"),
-        ("image/png", "png"),
-        ("image/gif", "gif"),
-        ("image/webp", "webp"),
-        ("application/pdf", "pdf"),
-        ("video/mp4", "mp4"),
-        ("video/quicktime", "mov"),
-    ];
     EXTENSIONS
         .into_iter()
-        .find_map(|(known, extension)| essence.eq_ignore_ascii_case(known).then_some(extension))
+        .find_map(|(known, extension)| {
+            essence(content_type).eq_ignore_ascii_case(known).then_some(extension)
+        })
         .unwrap_or("bin")
 }
 

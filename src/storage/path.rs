@@ -108,6 +108,15 @@ pub fn is_upload_of(tenant_id: &str, name: &str) -> bool {
         }) >= Some(2)
 }
 
+/// Whether a path has the form `{tenant}/{id}/{filename}` for some tenant, in characters that the
+/// Storage API takes, and no longer than it takes.
+pub fn is_well_formed(path: &str) -> bool {
+    let tenant_id = path.split('/').next().unwrap_or_default();
+    path.len() <= PATH_LIMIT
+        && is_upload_of(tenant_id, path)
+        && path.chars().all(|character| character == '/' || is_key_character(character))
+}
+
 /// Whether a text is a media type, `type/subtype` of RFC 9110's token characters, with parameters
 /// or without.
 pub fn is_content_type(content_type: &str) -> bool {

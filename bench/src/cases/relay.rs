@@ -5,16 +5,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::Error;
 use crate::measure::{Clock, Progress, Side, in_turn};
 use crate::report::{Comparison, Figure, Ratio};
-use crate::server::{self, Server, fill, tenant};
+use crate::server::{self, SERVED, Server, fill, tenant};
 
-/// The one database that the cluster's relay serves.
-const DATABASE: &str = "bench";
 const TICKET: &str = include_str!("../../sql/ticket.sql");
 const CLIENTS: usize = 32;
 const LISTENERS: usize = 80;
@@ -24,35 +21,19 @@ const LATENCIES: usize = 1000;
 const TICKETS: usize = 200_000;
 
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
-    server.create(
-        DATABASE,
-        &[
-            server::SUPABASE,
-            server::APPLICATION,
-            server::MIGRATIONS,
-            "CREATE EXTENSION pg_civic",
-            include_str!("../../sql/relay_tables.sql"),
-        ],
-    )?;
-    let mut session = server.session(DATABASE)?;
-    wait_until(&mut session, "SELECT running FROM civic.relay_stats()")?;
+    server.create_served(&[
+        server::SUPABASE,
+        server::APPLICATION,
+        server::MIGRATIONS,
+        "CREATE EXTENSION pg_civic",
+    ])?;
+    server.session(SERVED)?.batch_execute(include_str!("../../sql/relay_tables.sql"))?;
 
     let mut comparisons = throughput(server, progress, "no listener", 0, [0.95, 3.0])?;
     comparisons.extend(throughput(server, progress, "80 idle listeners", LISTENERS, [0.85, 9.0])?);
     comparisons.extend(latency(server, progress)?);
     comparisons.push(large_transaction(server, progress)?);
     Ok(comparisons)
-}
-
-fn wait_until(session: &mut Client, query: &str) -> Result<(), Error> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !session.query_one(query, &[])?.get::<_, bool>(0) {
-        if Instant::now() > deadline {
-            return Err(format!("waited in vain for: {query}").into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 /// Single tickets from many clients: the time that one takes, all clients together.
@@ -65,11 +46,11 @@ fn throughput(
 ) -> Result<Vec<Comparison>, Error> {
     let mut idle = vec![];
     for number in 0..count {
-        let mut listener = server.session(DATABASE)?;
+        let mut listener = server.session(SERVED)?;
         listener.batch_execute(&format!("LISTEN \"ticket_updates:{}\"", tenant(1000 + number)))?;
         idle.push(listener);
     }
-    let session = RefCell::new(server.session(DATABASE)?);
+    let session = RefCell::new(server.session(SERVED)?);
     let side = |table: &'static str| {
         let session = &session;
         move || {
@@ -104,7 +85,7 @@ fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
         .args(["--client", &CLIENTS.to_string(), "--time", &SECONDS.to_string()])
         .arg("--file")
         .arg(&script)
-        .args(["--host", server.socket(), DATABASE])
+        .args(["--host", server.socket(), SERVED])
         .output()?;
     std::fs::remove_file(&script)?;
     let printed = String::from_utf8_lossy(&output.stdout);
@@ -124,8 +105,8 @@ fn bin_directory() -> Result<PathBuf, Error> {
 
 /// From the commit's being sent to the event's being heard, one client, nothing else going on.
 fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
-    let mut writer = server.session(DATABASE)?;
-    let mut listener = server.session(DATABASE)?;
+    let mut writer = server.session(SERVED)?;
+    let mut listener = server.session(SERVED)?;
     listener.batch_execute(&format!("LISTEN \"ticket_updates:{}\"", tenant(1)))?;
     let insert = writer.prepare(&fill(TICKET, &[("table", "public.tickets_civic")]))?;
     let (mut relayed, mut plain) = (vec![], vec![]);
@@ -163,7 +144,7 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
 
 /// One transaction of many tickets, more than the queue holds.
 fn large_transaction(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
-    let mut session = server.session(DATABASE)?;
+    let mut session = server.session(SERVED)?;
     let clock = Clock::of(&mut session)?;
     let session = RefCell::new(session);
     let variables = [("tickets", &*TICKETS.to_string()), ("table", "public.tickets_civic")];

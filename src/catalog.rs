@@ -1,4 +1,4 @@
-//! Questions to the catalog and statements, as the caller.
+//! Questions to the catalog and statements, as whoever is the current user.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;

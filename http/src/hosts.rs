@@ -1,0 +1,202 @@
+//! The hosts that media may be fetched from.
+
+use reqwest::Url;
+
+use crate::address;
+use crate::error::{Error, Kind, shown};
+
+/// The hosts of the setting, in its order.
+///
+/// An item is a host, such as `api.twilio.com`, or a host and a port, such as `media.test:8080`.
+///
+/// - A host alone is reached by https on port 443, at addresses of the public internet.
+/// - A host with a port is reached at this port, at any address, by https or by http: whoever writes
+///   it means that very server.
+/// - The first item is the API's host, and the only one that is ever sent the credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hosts(Vec<Host>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Host {
+    /// As a URL has it: lower case, IDN in ASCII, an IPv6 address in brackets.
+    name: String,
+    port: Option<u16>,
+}
+
+/// A URL that may be asked.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub url: Url,
+    /// Whether its name may lead to addresses that are not public.
+    pub any_address: bool,
+    /// Whether it is the API's host.
+    pub is_api: bool,
+}
+
+impl Hosts {
+    /// Reads items parted by commas. An item that is no host is an error and never another host;
+    /// no item at all is an error too.
+    pub fn parse(list: &str) -> Result<Hosts, Error> {
+        let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let hosts = items.map(Host::parse).collect::<Result<Vec<_>, _>>()?;
+        if hosts.is_empty() {
+            return Err(Error::new(Kind::Invalid, "the list of media hosts is empty"));
+        }
+        Ok(Hosts(hosts))
+    }
+
+    /// Whether, and how, a URL may be asked. The error names the host that was refused.
+    pub(crate) fn target(&self, url: Url) -> Result<Target, Error> {
+        let refuse = |why: String| Err(Error::new(Kind::Refused, why));
+        let Some(name) = url.host_str() else {
+            return refuse(format!("a {}: URL names no host", shown(url.scheme())));
+        };
+        let name = name.to_owned();
+        if !matches!(url.scheme(), "https" | "http") {
+            return refuse(format!("{name} is asked for by {}, not https", shown(url.scheme())));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return refuse(format!("the URL carries a user's name or password for {name}"));
+        }
+        let port = url.port_or_known_default();
+        let named = |host: &Host| host.name == name && host.port.is_some() && host.port == port;
+        let is_api = |host: &Host| self.0.first() == Some(host);
+        if let Some(host) = self.0.iter().find(|host| named(host)) {
+            return Ok(Target { url, any_address: true, is_api: is_api(host) });
+        }
+        let Some(host) = self.0.iter().find(|host| host.name == name && host.port.is_none()) else {
+            return refuse(format!("{name}, port {}, is not a media host", port.unwrap_or(0)));
+        };
+        if url.scheme() != "https" {
+            return refuse(format!("{name} is asked for without https"));
+        }
+        if port != Some(443) {
+            return refuse(format!("{name} is a media host on port 443 alone"));
+        }
+        // A name is resolved later; an address would never meet the resolver.
+        let literal = name.trim_start_matches('[').trim_end_matches(']').parse();
+        if literal.is_ok_and(|address| !address::is_public(address)) {
+            return refuse(format!("{name} is not an address of the public internet"));
+        }
+        Ok(Target { url, any_address: false, is_api: is_api(host) })
+    }
+}
+
+impl Host {
+    fn parse(item: &str) -> Result<Host, Error> {
+        let refuse = || {
+            let message = format!("\"{}\" is not a host or a host and a port", shown(item));
+            Err(Error::new(Kind::Invalid, message))
+        };
+        if item.contains(['/', '\\', '@', '?', '#', '*']) || item.contains(char::is_whitespace) {
+            return refuse();
+        }
+        // As a URL reads it, so that what is compared later has been read the same way. The scheme
+        // has no default port that would be dropped.
+        let Ok(url) = Url::parse(&format!("https://{item}/")) else { return refuse() };
+        let Some(name) = url.host_str().map(str::to_owned) else { return refuse() };
+        let after_name = item.rsplit(']').next().unwrap_or_default();
+        let port = match after_name.rsplit_once(':').map(|(_, port)| port.parse::<u16>()) {
+            None => None,
+            Some(Ok(port)) if port != 0 => Some(port),
+            Some(_) => return refuse(),
+        };
+        Ok(Host { name, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWILIO: &str = "api.twilio.com, media.twiliocdn.com, 127.0.0.1:8080, [::1]:8081,";
+
+    fn target(url: &str) -> Result<Target, Error> {
+        Hosts::parse(TWILIO).unwrap().target(Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn a_host_of_the_list_is_asked_by_https() {
+        let target = target("https://API.twilio.com/2010-04-01/x").unwrap();
+        assert!(target.is_api && !target.any_address);
+        assert!(
+            !Hosts::parse(TWILIO)
+                .unwrap()
+                .target(Url::parse("https://media.twiliocdn.com/x").unwrap())
+                .unwrap()
+                .is_api
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_named_with_its_port_may_be_anywhere() {
+        for url in ["http://127.0.0.1:8080/x", "https://127.0.0.1:8080/x", "http://[::1]:8081/"] {
+            assert!(target(url).unwrap().any_address, "{url}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_asked() {
+        for url in [
+            "http://api.twilio.com/x",
+            "http://api.twilio.com:443/x",
+            "https://api.twilio.com:8443/x",
+            "https://api.twilio.com./x",
+            "https://api.twilio.com.evil.example/x",
+            "https://evil.example/api.twilio.com",
+            "https://api.twilio.com@evil.example/",
+            "https://user:password@api.twilio.com/x",
+            "https://user@api.twilio.com/x",
+            "https://:password@api.twilio.com/x",
+            "http://user@127.0.0.1:8080/x",
+            "http://127.0.0.1/x",
+            "http://127.0.0.1:8081/x",
+            "http://localhost:8080/x",
+            "https://169.254.169.254/latest/meta-data",
+            "ftp://api.twilio.com/x",
+            "file:///etc/passwd",
+            "data:image/png,x",
+        ] {
+            assert_eq!(target(url).unwrap_err().kind(), Kind::Refused, "{url}");
+        }
+    }
+
+    #[test]
+    fn another_way_to_write_an_address_is_the_same_address() {
+        for url in ["http://2130706433:8080/", "http://0x7f.1:8080/", "http://127.1:8080/"] {
+            assert!(target(url).is_ok(), "{url}");
+        }
+        let hosts = Hosts::parse("127.0.0.1").unwrap();
+        for url in ["https://2130706433/", "https://0x7f000001/", "https://127.0.0.1/"] {
+            let error = hosts.target(Url::parse(url).unwrap()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_one_of_hosts_is_refused() {
+        for list in [
+            "",
+            " , ",
+            "https://api.twilio.com",
+            "*.twilio.com",
+            "a b",
+            "a:b",
+            "a:0",
+            "a:99999",
+            "a:",
+            "user@a",
+            "a/b",
+            "[::1",
+        ] {
+            assert_eq!(Hosts::parse(list).unwrap_err().kind(), Kind::Invalid, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_the_host_and_nothing_of_the_query() {
+        let error = target("https://evil.example/x?token=hunter2").unwrap_err();
+        assert!(error.message().contains("evil.example"), "{error}");
+        assert!(!error.message().contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Who is sent the account's password.
+
+use civic_standin::{Answer, Standin, Twilio, sequence};
+
+use super::*;
+use crate::Kind;
+
+fn jpeg() -> Answer {
+    Answer::file("image/jpeg", "bytes")
+}
+
+#[test]
+fn twilio_is_sent_the_credentials_and_the_host_behind_it_is_not() {
+    let twilio = Twilio::start(SID, TOKEN);
+    let url = twilio.offer("image/jpeg", "bytes");
+    source(&twilio.hosts(), LIMITS).fetch(&url, &Cancel::new()).unwrap();
+    // `printf 'AC0123456789:twilio-token-hunter2' | base64`
+    let expected = "Basic QUMwMTIzNDU2Nzg5OnR3aWxpby10b2tlbi1odW50ZXIy";
+    assert_eq!(twilio.api().requests()[0].header("authorization"), Some(expected));
+    assert_eq!(twilio.media().requests()[0].header("authorization"), None);
+    assert_eq!(twilio.media().requests()[0].header("referer"), None);
+}
+
+#[test]
+fn a_media_host_that_is_asked_first_is_sent_no_credentials() {
+    let (api, media) = (Standin::start(sequence([jpeg()])), Standin::start(sequence([jpeg()])));
+    let source = source(&format!("{}, {}", api.host(), media.host()), LIMITS);
+    source.fetch(&media.url("/x"), &Cancel::new()).unwrap();
+    assert_eq!(media.requests()[0].header("authorization"), None);
+}
+
+#[test]
+fn a_redirect_back_to_twilio_is_sent_no_credentials() {
+    // Who sends a fetch to Twilio chooses what is asked of it there.
+    let api = Standin::start(sequence([jpeg()]));
+    let media = Standin::start(sequence([Answer::redirect(&api.url("/Accounts.json"))]));
+    let source = source(&format!("{}, {}", api.host(), media.host()), LIMITS);
+    source.fetch(&media.url("/x"), &Cancel::new()).unwrap();
+    assert_eq!(api.requests()[0].header("authorization"), None);
+}
+
+#[test]
+fn another_path_of_the_same_host_is_sent_no_credentials_by_a_redirect() {
+    let api = Standin::start(sequence([Answer::redirect("/Accounts.json"), jpeg()]));
+    fetch(&api, LIMITS).unwrap();
+    assert!(api.requests()[0].header("authorization").is_some());
+    assert_eq!(api.requests()[1].header("authorization"), None);
+}
+
+#[test]
+fn another_port_of_the_same_address_is_another_host() {
+    let (api, other) = (Standin::start(sequence([jpeg()])), Standin::start(sequence([jpeg()])));
+    let error = source(&api.host(), LIMITS).fetch(&other.url("/x"), &Cancel::new()).unwrap_err();
+    assert_eq!((error.kind(), other.connections()), (Kind::Refused, 0));
+}
+
+#[test]
+fn wrong_credentials_are_told_and_not_shown() {
+    let twilio = Twilio::start(SID, "another token");
+    let url = twilio.offer("image/jpeg", "bytes");
+    let error = source(&twilio.hosts(), LIMITS).fetch(&url, &Cancel::new()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unauthorized);
+    assert_tells_no_secret(&error);
+}
+
+#[test]
+fn what_is_printed_of_a_client_tells_no_secret() {
+    let source = source("api.twilio.com", LIMITS);
+    let api = StorageApi::new("https://h/storage/v1", Secret::new(KEY), LIMITS).unwrap();
+    assert!(!format!("{source:?} {api:?}").contains("hunter2"));
+}

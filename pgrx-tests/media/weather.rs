@@ -1,0 +1,370 @@
+//! Bad weather: what heals is tried again, what cannot fails at once, and no file is stored twice.
+
+use std::time::Duration;
+
+use civic_standin::Answer;
+use serde_json::json;
+
+use super::{PHOTO, TICKET, TOKEN, Town, wait_until};
+use crate::pg_tests::support::TENANT;
+
+/// A job whose first tries go wrong, and which is then done.
+fn heals(what: &str, tries: usize, go_wrong: impl FnOnce(&Town)) {
+    let mut town = Town::new();
+    go_wrong(&town);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    assert_eq!(town.wait_for_end(&id), "done", "{what}: {}", town.job(&id, "last_error"));
+    assert_eq!(town.job(&id, "attempts"), (tries + 1).to_string(), "{what}");
+    assert_eq!(town.job(&id, "last_error"), "NULL", "{what}");
+    let path = town.job(&id, "path");
+    assert_eq!(town.storage.object("evidence", &path).expect(what).body, PHOTO);
+}
+
+#[test]
+fn twilios_404_just_after_the_webhook_heals() {
+    heals("404", 2, |town| town.twilio.fails_first([Answer::new(404), Answer::new(404)]));
+}
+
+#[test]
+fn what_twilio_cannot_do_for_a_while_heals() {
+    heals("500, hanging up, garbage", 3, |town| {
+        town.twilio.fails_first([
+            Answer::new(500),
+            Answer::hang_up(),
+            Answer::raw("garbage\r\n\r\n"),
+        ]);
+    });
+}
+
+#[test]
+fn what_storage_cannot_do_for_a_while_heals() {
+    let unavailable = json!({"statusCode": "503", "error": "Busy", "message": "try later"});
+    heals("500, 503 in the body, hanging up, no JSON", 4, |town| {
+        town.storage.fails_first([
+            Answer::new(500),
+            Answer::json(400, &unavailable),
+            Answer::hang_up(),
+            Answer::new(200).body("<html>a proxy's page</html>"),
+        ]);
+    });
+}
+
+#[test]
+fn a_server_that_asks_to_be_left_alone_is() {
+    for (who, is_twilio) in [("Twilio", true), ("Storage", false)] {
+        let mut town = Town::new();
+        let busy = Answer::new(429).header("retry-after", "600");
+        if is_twilio {
+            town.twilio.fails_first([busy])
+        } else {
+            town.storage.fails_first([busy])
+        };
+        let url = town.twilio.offer("image/jpeg", PHOTO);
+        let id = town.enqueue(&url);
+        wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+        let wait =
+            "next_attempt_at - clock_timestamp() BETWEEN interval '590 s' AND interval '661 s'";
+        assert_eq!(town.job(&id, wait), "t", "{who}: {}", town.job(&id, "next_attempt_at"));
+        assert!(town.job(&id, "last_error").contains("429"), "{who}");
+        assert_eq!(town.wait_for_end(&id), "done");
+    }
+}
+
+#[test]
+fn a_job_waits_longer_after_each_try_and_fails_after_the_last() {
+    let mut town = Town::new();
+    town.set("civic.media_attempts", "3");
+    town.reload();
+    let url = town.twilio.offer_answer(Answer::new(500));
+    let id = town.enqueue(&url);
+    for tries in 1..3 {
+        let waits = format!("state = 'queued' AND attempts = {tries}");
+        wait_until("it waits", || town.job(&id, &waits) == "t");
+        // The longest that it may be, and half of that, less the time that has passed since.
+        let longest = 3_i32.pow(tries - 1);
+        let wait = format!(
+            "next_attempt_at - started_at BETWEEN interval '{longest} s' * 0.5 AND interval '{longest} s' * 1.0 + interval '1 s'"
+        );
+        assert_eq!(town.job(&id, &wait), "t", "try {tries}");
+        town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    }
+    town.wait_for_state(&id, "failed");
+    assert_eq!(town.job(&id, "attempts"), "3");
+    assert!(town.job(&id, "last_error").contains("500"));
+    assert_eq!(town.job(&id, "finished_at IS NOT NULL AND next_attempt_at IS NULL"), "t");
+}
+
+#[test]
+fn a_job_comes_back_by_itself_when_its_time_has_come() {
+    let mut town = Town::new();
+    town.twilio.fails_first([Answer::new(503)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    let begun = std::time::Instant::now();
+    town.wait_for_state(&id, "done");
+    assert_eq!(town.job(&id, "attempts"), "2");
+    // Well before the worker would look for its own sake.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_cannot_heal_fails_at_the_first_try() {
+    let mut town = Town::new();
+    let storage_says = |code: &str, error: &str| {
+        Answer::json(400, &json!({"statusCode": code, "error": error, "message": "no"}))
+    };
+    let file = || Answer::file("image/jpeg", PHOTO);
+    for (what, source, storage, told) in [
+        ("401", Answer::new(401), None, "401"),
+        ("403", Answer::new(403), None, "403"),
+        ("410", Answer::new(410), None, "410"),
+        ("a page", Answer::file("text/html", "<html>"), None, "text/html"),
+        ("no content type", Answer::new(200).body("x"), None, "content type"),
+        ("gzip", file().header("content-encoding", "gzip"), None, "encoding"),
+        ("another host", Answer::redirect("https://example.com/x"), None, "example.com"),
+        ("the metadata", Answer::redirect("https://169.254.169.254/x"), None, "169.254.169.254"),
+        ("plain http", Answer::redirect("http://api.twilio.com/x"), None, "api.twilio.com"),
+        ("a file's URL", Answer::redirect("file:///etc/passwd"), None, "file"),
+        ("403 of Storage", file(), Some(storage_says("403", "Unauthorized")), "403"),
+        ("413 of Storage", file(), Some(storage_says("413", "Payload too large")), "413"),
+        ("415 of Storage", file(), Some(storage_says("415", "invalid_mime_type")), "415"),
+        ("no bucket", file(), Some(storage_says("404", "Bucket not found")), "404"),
+        ("401 as the status", file(), Some(Answer::new(401)), "401"),
+    ] {
+        town.storage.fails_first(storage);
+        let url = town.twilio.offer_answer(source);
+        let id = town.enqueue(&url);
+        wait_until(what, || !matches!(town.job(&id, "state").as_str(), "queued" | "running"));
+        assert_eq!(town.job(&id, "state || ' ' || attempts"), "failed 1", "{what}");
+        let error = town.job(&id, "last_error");
+        assert!(error.contains(told), "{what}: {error}");
+        assert_eq!(town.job(&id, "file_size"), "NULL", "{what}");
+    }
+}
+
+#[test]
+fn a_redirect_without_end_fails() {
+    let mut town = Town::new();
+    // The host that gives out files sends on to itself.
+    let there = town.twilio.media().url("/again?Signature=signed");
+    let url = town.twilio.offer_answer(Answer::redirect(&there));
+    let id = town.enqueue(&url);
+    town.wait_for_end(&id);
+    assert_ne!(town.job(&id, "state"), "done");
+}
+
+#[test]
+fn a_file_over_the_limit_fails_whatever_its_length_says() {
+    let mut town = Town::new();
+    town.set("civic.media_max_size", "64kB");
+    town.reload();
+    let body = vec![7; 64 * 1024 + 1];
+    for answer in [
+        Answer::file("image/jpeg", body.clone()),
+        Answer::file("image/jpeg", body).header("content-length", "10"),
+        Answer::file("image/jpeg", vec![7; 1000]).endless(),
+    ] {
+        let is_cut = format!("{answer:?}");
+        let url = town.twilio.offer_answer(answer);
+        let id = town.enqueue(&url);
+        // One that promises less is cut there, which is a file of that length and no failure.
+        town.wait_for_end(&id);
+        let size = town.job(&id, "coalesce(file_size, 0)");
+        assert!(size == "0" || size == "10", "{is_cut}: {size}");
+    }
+    let url = town.twilio.offer("image/jpeg", vec![7; 64 * 1024]);
+    let id = town.enqueue(&url);
+    assert_eq!(town.wait_for_end(&id), "done");
+}
+
+#[test]
+fn an_empty_file_and_a_large_one_arrive_whole() {
+    let mut town = Town::new();
+    for size in [0, 20 * 1024 * 1024] {
+        let body: Vec<u8> = (0..size).map(|place: usize| (place * 31 % 251) as u8).collect();
+        let url = town.twilio.offer("video/mp4", body.clone());
+        let id = town.enqueue(&url);
+        assert_eq!(town.wait_for_end(&id), "done", "{size}: {}", town.job(&id, "last_error"));
+        let path = town.job(&id, "path");
+        assert!(
+            town.storage.object("evidence", &path).expect("it is stored").body == body,
+            "{size}"
+        );
+        assert_eq!(town.job(&id, "file_size"), size.to_string());
+    }
+}
+
+#[test]
+fn what_drips_for_hours_or_says_nothing_ends_in_time() {
+    let mut town = Town::new();
+    town.set("civic.http_timeout", "500ms");
+    town.set("civic.media_attempts", "1");
+    town.reload();
+    for answer in [
+        Answer::black_hole(),
+        Answer::file("image/jpeg", PHOTO).dripping(1, Duration::from_millis(100)),
+        Answer::header_bomb(),
+        Answer::file("image/jpeg", PHOTO).cut_after(3),
+    ] {
+        let what = format!("{answer:?}");
+        let url = town.twilio.offer_answer(answer);
+        let begun = std::time::Instant::now();
+        let id = town.enqueue(&url);
+        town.wait_for_state(&id, "failed");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{what}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn an_upload_whose_answer_was_lost_is_not_repeated() {
+    let mut town = Town::new();
+    let stored = town.storage.objects().len();
+    town.storage.answers_instead([Answer::hang_up()]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
+    assert_eq!(
+        town.job(&id, "(attempts, content_type, file_size)::text"),
+        format!("(2,image/jpeg,{})", PHOTO.len())
+    );
+    assert_eq!(town.storage.objects().len(), stored + 1);
+    let path = town.job(&id, "path");
+    assert_eq!(town.storage.object("evidence", &path).expect("it is there").body, PHOTO);
+}
+
+#[test]
+fn somebody_elses_object_in_the_jobs_place_is_not_taken_for_its_own() {
+    let mut town = Town::new();
+    for (content_type, body) in [("image/jpeg", &PHOTO[1..]), ("image/png", PHOTO)] {
+        // The first try leaves one object there, the next has another file.
+        town.storage.answers_instead([Answer::new(500)]);
+        let url = town.twilio.offer(content_type, body);
+        let id = town.enqueue(&url);
+        wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+        let other = town.twilio.offer("image/jpeg", PHOTO);
+        town.session
+            .run(&format!("UPDATE civic.media_jobs SET media_url = '{other}' WHERE id = '{id}'"));
+        assert_eq!(town.wait_for_end(&id), "failed", "{content_type}");
+        let error = town.job(&id, "last_error");
+        assert!(error.contains("at the job's path"), "{error}");
+        let path = town.job(&id, "path");
+        assert_eq!(town.storage.object("evidence", &path).expect("it is there").body, body);
+    }
+}
+
+/// A job whose first try stored the file and lost the answer.
+fn stored_and_waiting(town: &mut Town) -> (String, String) {
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.storage.answers_instead([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    let path = town.job(&id, "path");
+    assert!(town.storage.object("evidence", &path).is_some());
+    (id, path)
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_takes_its_waiting_media_behind_the_firewall() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.job(&id, "bucket || ' ' || is_sensitive"), "gbv-evidence true");
+    assert_eq!(town.job(&id, "path"), path);
+    assert!(town.storage.object("gbv-evidence", &path).is_some());
+    assert!(town.storage.object("evidence", &path).is_none(), "nor is it left in the open");
+    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+    let attached = format!("SELECT s3_bucket FROM media_attachments WHERE s3_key = '{path}'");
+    assert_eq!(town.session.text(&attached), "gbv-evidence");
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_while_its_media_travels_takes_it_behind_the_firewall() {
+    let mut town = Town::new();
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    let url = town
+        .twilio
+        .offer_answer(Answer::file("image/jpeg", PHOTO).after(Duration::from_millis(500)));
+    let id = town.enqueue(&url);
+    town.wait_for_state(&id, "running");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    let path = town.job(&id, "path");
+    assert_eq!(town.job(&id, "bucket || ' ' || attempts"), "gbv-evidence 2");
+    assert!(town.storage.object("gbv-evidence", &path).is_some());
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn what_may_be_left_in_the_open_is_told_where_it_could_not_be_removed() {
+    let mut town = Town::new();
+    town.set("civic.media_attempts", "2");
+    town.reload();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.twilio.fails_first([Answer::new(500)]);
+    assert_eq!(town.wait_for_end(&id), "failed");
+    assert_eq!(town.job(&id, "former_bucket"), "evidence");
+    let log = town.cluster.log();
+    assert!(log.contains(&format!("remove {path} from bucket evidence")), "{log}");
+    // And once it is retried it is removed.
+    assert_eq!(town.retry(&id), "done");
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn media_waits_while_nobody_can_tell_whether_its_ticket_is_sensitive() {
+    let mut town = Town::new();
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.twilio.fails_first([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    town.session.run("ALTER TABLE tickets RENAME COLUMN tenant_id TO municipality");
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    let error = town.job(&id, "last_error");
+    assert!(error.contains("cannot be told"), "{error}");
+    assert_eq!(
+        town.storage.objects().iter().filter(|object| object.path.contains(TICKET)).count(),
+        town.storage.objects().len()
+    );
+    // Other jobs go on meanwhile, where there is no such ticket.
+    town.session.run("ALTER TABLE tickets RENAME COLUMN municipality TO tenant_id");
+    assert_eq!(town.wait_for_end(&id), "done");
+}
+
+#[test]
+fn no_secret_gets_into_a_job_or_the_log() {
+    let mut town = Town::new();
+    let key = town.storage.service_key().to_owned();
+    let echo =
+        json!({"statusCode": "403", "error": "Unauthorized", "message": format!("bad {key}")});
+    town.storage.fails_first([Answer::json(400, &echo)]);
+    let good = town.twilio.offer("image/jpeg", PHOTO);
+    let first = town.enqueue(&good);
+    town.wait_for_end(&first);
+    town.twilio.fails_first([Answer::new(401).body(format!("{TOKEN} is wrong"))]);
+    let second = town.enqueue(&good);
+    town.wait_for_end(&second);
+    let signed = Answer::redirect("https://example.com/x?Signature=a-signature");
+    let url = town.twilio.offer_answer(signed);
+    let third = town.enqueue(&url);
+    town.wait_for_end(&third);
+    let jobs = town.session.column("SELECT to_jsonb(j)::text FROM civic.media_jobs j").join("\n");
+    assert_eq!(
+        town.session.text("SELECT count(*) FROM civic.media_jobs WHERE state = 'failed'"),
+        "3"
+    );
+    let log = town.cluster.log();
+    for secret in [key.as_str(), TOKEN, "a-signature"] {
+        assert!(!jobs.contains(secret), "{jobs}");
+        // The statements with which the tests set them are not logged.
+        assert!(!log.contains(secret), "{log}");
+    }
+}

@@ -1,0 +1,225 @@
+//! civic.media_table: tables of any shape, and owners who wish us ill.
+
+use super::{SUB, add_object, json};
+use crate::pg_tests::support::{Database, Session, TENANT, claims};
+
+const FILE: &str = "8f14e45f-0000-4000-8000-00000000000a";
+
+fn confirm() -> String {
+    format!("SELECT civic.confirm_upload('{FILE}', 'evidence')")
+}
+
+fn uploaded() -> Database {
+    let database = Database::guarded();
+    add_object(&mut database.superuser(), "evidence", &format!("{TENANT}/{FILE}/photo.jpg"), SUB);
+    database
+}
+
+/// A citizen, in a session in which a superuser has named another table.
+fn citizen(database: &Database, table: &str) -> Session {
+    let mut session = database.superuser();
+    session.run(&format!("LOAD 'pg_civic'; SET civic.media_table = '{table}'"));
+    session.acts_as("authenticated", &claims(TENANT, "citizen"));
+    session
+}
+
+#[test]
+fn only_the_columns_that_exist_are_written() {
+    let database = uploaded();
+    database.superuser().run(
+        "CREATE SCHEMA \"My Media\";
+         CREATE TABLE \"My Media\".\"the files\" (
+             id bigint GENERATED ALWAYS AS IDENTITY,
+             file_id uuid UNIQUE, s3_bucket text, s3_key text, file_size bigint,
+             kilobytes bigint GENERATED ALWAYS AS (file_size / 1024) STORED,
+             created_at timestamptz NOT NULL, note text DEFAULT 'none')",
+    );
+    let mut session = citizen(&database, "\"My Media\".\"the files\"");
+    let answer = json(&mut session, &confirm());
+    assert_eq!(answer["id"], 1);
+    assert_eq!(answer["file_size"], 1234);
+    assert_eq!(answer["purpose"], serde_json::Value::Null);
+    assert_eq!(json(&mut session, &confirm()), answer);
+    let row = "SELECT concat_ws(' ', kilobytes, note, created_at IS NOT NULL)
+               FROM \"My Media\".\"the files\"";
+    assert_eq!(database.superuser().text(row), "1 none t");
+}
+
+#[test]
+fn a_table_that_cannot_take_a_file_is_told_of() {
+    let database = uploaded();
+    database.superuser().run(
+        "CREATE TABLE public.short (file_id text, s3_bucket text);
+         CREATE VIEW public.seen AS SELECT * FROM public.media_attachments",
+    );
+    for (table, state, says) in [
+        ("public.short", "42703", "s3_key"),
+        ("public.seen", "42P01", "does not exist"),
+        ("public.absent", "42P01", "does not exist"),
+        ("media_attachments", "42P01", "schema"),
+        ("", "42P01", "schema"),
+    ] {
+        let error = citizen(&database, table).error(&confirm());
+        assert_eq!(error.code().code(), state, "{table}");
+        assert!(error.message().contains(says), "{error:?}");
+        assert!(error.hint().expect("a hint").contains("civic.media_table"), "{error:?}");
+    }
+}
+
+#[test]
+fn nobody_needs_a_right_on_the_table() {
+    let database = uploaded();
+    database.superuser().run(
+        "REVOKE ALL ON public.media_attachments FROM PUBLIC, authenticated;
+         ALTER TABLE public.media_attachments ENABLE ROW LEVEL SECURITY",
+    );
+    let mut session = database.person(TENANT, "citizen");
+    session.text(&confirm());
+    assert_eq!(session.sqlstate("SELECT * FROM public.media_attachments"), "42501");
+}
+
+/// Gives the table of attachments to a role that is nobody special.
+fn owned_by_somebody(database: &Database) -> String {
+    let owner = database.role("owner", "");
+    database.superuser().run(&format!(
+        "GRANT CREATE, USAGE ON SCHEMA public TO {owner};
+         ALTER TABLE public.media_attachments OWNER TO {owner};
+         CREATE TABLE public.seen (who text, what text); GRANT ALL ON public.seen TO PUBLIC"
+    ));
+    owner
+}
+
+#[test]
+fn what_the_owner_has_put_on_the_table_runs_with_his_rights_alone() {
+    let database = uploaded();
+    let owner = owned_by_somebody(&database);
+    let mut session = database.superuser();
+    session.run(&format!(
+        "SET ROLE {owner};
+         CREATE FUNCTION public.spies() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.seen VALUES (current_user, TG_OP); RETURN NEW; END $$;
+         CREATE FUNCTION public.spies_by_default() RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.seen VALUES (current_user, 'default'); RETURN 'x'; END $$;
+         CREATE TRIGGER before BEFORE INSERT ON public.media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.spies();
+         CREATE TRIGGER after AFTER INSERT ON public.media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.spies();
+         CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON public.media_attachments
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.spies();
+         ALTER TABLE public.media_attachments ALTER updated_by SET DEFAULT public.spies_by_default()"
+    ));
+    // A person, and a superuser with a person's claims, whose commit is the prize.
+    session.reset_role();
+    session.run("CREATE TEMP TABLE nothing ()");
+    session.acts_as(
+        &database.superuser().text("SELECT quote_ident(session_user)"),
+        &claims(TENANT, "citizen"),
+    );
+    session.run("BEGIN");
+    session.text(&confirm());
+    session.run("COMMIT");
+    session.reset_role();
+    let seen = session.column("SELECT DISTINCT who FROM public.seen");
+    assert_eq!(seen, [owner]);
+    let count = session.text("SELECT count(*) FROM public.seen");
+    assert_eq!(count, "4", "all of them ran");
+}
+
+#[test]
+fn a_trigger_cannot_become_the_caller() {
+    let database = uploaded();
+    let owner = owned_by_somebody(&database);
+    for attempt in ["SET ROLE NONE", "RESET ROLE", "RESET SESSION AUTHORIZATION"] {
+        let mut session = database.superuser();
+        session.run(&format!(
+            "SET ROLE {owner};
+             CREATE OR REPLACE FUNCTION public.climbs() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN EXECUTE '{attempt}'; RETURN NEW; END $$;
+             DROP TRIGGER IF EXISTS climbs ON public.media_attachments;
+             CREATE TRIGGER climbs BEFORE INSERT ON public.media_attachments
+                 FOR EACH ROW EXECUTE FUNCTION public.climbs();
+             RESET ROLE"
+        ));
+        session.acts_as(
+            &database.superuser().text("SELECT quote_ident(session_user)"),
+            &claims(TENANT, "citizen"),
+        );
+        assert_eq!(session.sqlstate(&confirm()), "42501", "{attempt}");
+    }
+}
+
+#[test]
+fn an_error_of_a_trigger_gives_the_callers_rights_back() {
+    let database = uploaded();
+    let owner = owned_by_somebody(&database);
+    let mut session = database.superuser();
+    session.run(&format!(
+        "SET ROLE {owner};
+         CREATE FUNCTION public.fails() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER fails BEFORE INSERT ON public.media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.fails();
+         RESET ROLE"
+    ));
+    session.acts_as("authenticated", &claims(TENANT, "citizen"));
+    session.run("BEGIN; SAVEPOINT s");
+    assert_eq!(session.sqlstate(&confirm()), "P0001");
+    session.run("ROLLBACK TO s");
+    assert_eq!(session.text("SELECT current_user"), "authenticated");
+    session.run("COMMIT");
+    let caught = format!(
+        "DO $$ BEGIN PERFORM civic.confirm_upload('{FILE}', 'evidence');
+               EXCEPTION WHEN others THEN
+                   IF current_user <> 'authenticated' THEN RAISE EXCEPTION '%', current_user; END IF;
+               END $$"
+    );
+    session.run(&caught);
+}
+
+#[test]
+fn a_table_in_pg_temp_or_first_in_the_search_path_takes_nothing() {
+    let database = uploaded();
+    let mut session = database.person(TENANT, "citizen");
+    session.run(
+        "CREATE TEMP TABLE media_attachments (file_id text, s3_bucket text, s3_key text);
+         SET search_path = pg_temp, public",
+    );
+    session.text(&confirm());
+    assert_eq!(session.text("SELECT count(*) FROM pg_temp.media_attachments"), "0");
+    let count = "SELECT count(*) FROM public.media_attachments";
+    assert_eq!(database.superuser().text(count), "1");
+}
+
+#[test]
+fn a_callers_own_deferred_triggers_do_not_run_as_the_tables_owner() {
+    let database = uploaded();
+    let mut superuser = database.superuser();
+    superuser.run(
+        "CREATE TABLE public.seen (who text, what text); GRANT ALL ON public.seen TO PUBLIC;
+         GRANT CREATE ON SCHEMA public TO authenticated",
+    );
+    let mut session = database.person(TENANT, "citizen");
+    session.run(
+        "CREATE TABLE public.own (n int);
+         CREATE FUNCTION public.climbs() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.seen VALUES (current_user, 'own'); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER own AFTER INSERT ON public.own
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.climbs();
+         BEGIN; INSERT INTO public.own VALUES (1)",
+    );
+    session.text(&confirm());
+    session.run("COMMIT");
+    assert_eq!(superuser.column("SELECT who FROM public.seen"), ["authenticated"]);
+}
+
+#[test]
+fn a_value_that_the_table_cannot_hold_records_nothing() {
+    let database = uploaded();
+    let mut superuser = database.superuser();
+    superuser.run(
+        "UPDATE storage.objects SET metadata = '{\"size\": 99999999999, \"mimetype\": \"image/jpeg\"}'",
+    );
+    let mut session = database.person(TENANT, "citizen");
+    assert_eq!(session.sqlstate(&confirm()), "22003");
+    assert_eq!(superuser.text("SELECT count(*) FROM public.media_attachments"), "0");
+}

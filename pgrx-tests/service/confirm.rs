@@ -1,0 +1,276 @@
+//! civic.confirm_upload(): what was really uploaded is recorded, once, and told to nobody else.
+
+use serde_json::{Value, json};
+
+use super::{SUB, add_object, json};
+use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims};
+
+const FILE: &str = "8f14e45f-0000-4000-8000-00000000000a";
+
+fn confirm(purpose: &str) -> String {
+    format!("SELECT civic.confirm_upload('{FILE}', '{purpose}')")
+}
+
+fn uploaded(bucket: &str) -> Database {
+    let database = Database::guarded();
+    add_object(&mut database.superuser(), bucket, &format!("{TENANT}/{FILE}/photo.jpg"), SUB);
+    database
+}
+
+fn recorded(database: &Database) -> Vec<String> {
+    database
+        .superuser()
+        .column("SELECT to_jsonb(m) FROM public.media_attachments m ORDER BY s3_key")
+}
+
+#[test]
+fn an_upload_is_recorded_as_it_really_is() {
+    let database = uploaded("documents");
+    let mut session = database.person(TENANT, "citizen");
+    let answer = json(&mut session, &confirm("proof_of_residence"));
+    let keys: Vec<_> = answer.as_object().expect("an object").keys().cloned().collect();
+    let mut expected = [
+        "id",
+        "file_id",
+        "filename",
+        "content_type",
+        "file_size",
+        "purpose",
+        "source",
+        "created_at",
+    ];
+    expected.sort();
+    let mut found = keys.clone();
+    found.sort();
+    assert_eq!(found, expected);
+    let row: Value = serde_json::from_str(&recorded(&database)[0]).expect("JSON");
+    for (column, value) in [
+        ("id", answer["id"].clone()),
+        ("created_at", answer["created_at"].clone()),
+        ("file_id", json!(FILE)),
+        ("s3_bucket", json!("documents")),
+        ("s3_key", json!(format!("{TENANT}/{FILE}/photo.jpg"))),
+        ("filename", json!("photo.jpg")),
+        ("content_type", json!("image/jpeg")),
+        ("file_size", json!(1234)),
+        ("purpose", json!("proof_of_residence")),
+        ("source", json!("web")),
+        ("tenant_id", json!(TENANT)),
+        ("is_processed", json!(false)),
+        ("created_by", json!(SUB)),
+        ("ticket_id", Value::Null),
+    ] {
+        assert_eq!(row[column], value, "{column}");
+        if !answer[column].is_null() {
+            assert_eq!(answer[column], value, "{column}");
+        }
+    }
+}
+
+#[test]
+fn confirming_twice_gives_the_same_row() {
+    let database = uploaded("evidence");
+    let first = json(&mut database.person(TENANT, "citizen"), &confirm("evidence"));
+    let mut session = database.person(TENANT, "citizen");
+    for _ in 0..3 {
+        assert_eq!(json(&mut session, &confirm("evidence")), first);
+    }
+    assert_eq!(recorded(&database).len(), 1);
+}
+
+#[test]
+fn two_who_confirm_at_once_get_the_same_row() {
+    let database = uploaded("evidence");
+    let mut first = database.person(TENANT, "citizen");
+    first.run("BEGIN");
+    let row = json(&mut first, &confirm("evidence"));
+    let mut second = database.person(TENANT, "citizen");
+    let process = second.process();
+    let waiting = std::thread::spawn(move || json(&mut second, &confirm("evidence")));
+    crate::pg_tests::support::installation::wait_until_blocked(&database, &process);
+    first.run("COMMIT");
+    assert_eq!(waiting.join().expect("it ends"), row);
+    assert_eq!(recorded(&database).len(), 1);
+}
+
+#[test]
+fn what_was_rolled_back_can_be_confirmed_anew() {
+    let database = uploaded("gbv-evidence");
+    let mut session = database.person(TENANT, "manager");
+    for end in ["ROLLBACK", "COMMIT"] {
+        session.run("BEGIN");
+        session.text(&confirm("gbv-evidence"));
+        session.run(end);
+    }
+    assert_eq!(recorded(&database).len(), 1);
+}
+
+#[test]
+fn what_was_not_uploaded_is_not_confirmed() {
+    let database = Database::guarded();
+    let mut superuser = database.superuser();
+    // Another folder whose name begins like it, the folder itself, a file beside it.
+    for name in [
+        format!("{TENANT}/{FILE}0/photo.jpg"),
+        format!("{TENANT}/{FILE}"),
+        format!("{TENANT}/{FILE}.jpg"),
+        format!("{TENANT}/x/{FILE}/photo.jpg"),
+    ] {
+        add_object(&mut superuser, "evidence", &name, SUB);
+    }
+    // A row that the API has not finished.
+    superuser.run(&format!(
+        "INSERT INTO storage.objects (bucket_id, name, owner_id)
+         VALUES ('evidence', '{TENANT}/{FILE}/unfinished.jpg', '{SUB}')"
+    ));
+    let error = database.person(TENANT, "citizen").error(&confirm("evidence"));
+    assert_eq!(error.code().code(), "P0002");
+    assert!(error.hint().expect("a hint").contains("request_upload()"), "{error:?}");
+    assert!(recorded(&database).is_empty());
+}
+
+/// Everything of an error that the caller sees.
+fn seen(session: &mut Session, purpose: &str) -> String {
+    let error = session.error(&confirm(purpose));
+    format!("{} {} {:?} {:?}", error.code().code(), error.message(), error.detail(), error.hint())
+}
+
+#[test]
+fn what_is_forbidden_looks_like_what_is_absent() {
+    let absent = seen(&mut Database::guarded().person(OTHER_TENANT, "admin"), "evidence");
+    let database = uploaded("evidence");
+    assert_eq!(seen(&mut database.person(OTHER_TENANT, "admin"), "evidence"), absent);
+    assert_eq!(seen(&mut database.authenticated("{}"), "evidence"), absent, "without a tenant");
+    database.person(TENANT, "citizen").text(&confirm("evidence"));
+    assert_eq!(seen(&mut database.person(OTHER_TENANT, "admin"), "evidence"), absent);
+    assert_eq!(seen(&mut database.person(TENANT, "citizen"), "documents"), absent, "other bucket");
+    let gbv = uploaded("gbv-evidence");
+    for role in ["citizen", "field_worker", ""] {
+        assert_eq!(seen(&mut gbv.person(TENANT, role), "gbv-evidence"), absent, "{role}");
+    }
+}
+
+#[test]
+fn a_file_id_that_another_municipality_has_taken_looks_absent_too() {
+    let database = uploaded("evidence");
+    database.person(TENANT, "citizen").text(&confirm("evidence"));
+    let before = recorded(&database);
+    let absent = seen(&mut Database::guarded().person(OTHER_TENANT, "citizen"), "evidence");
+    add_object(
+        &mut database.superuser(),
+        "evidence",
+        &format!("{OTHER_TENANT}/{FILE}/mine.jpg"),
+        "somebody",
+    );
+    let mut thief = database.authenticated(&claims(OTHER_TENANT, "citizen"));
+    assert_eq!(seen(&mut thief, "evidence"), absent);
+    assert_eq!(recorded(&database), before, "and nothing is overwritten");
+}
+
+#[test]
+fn a_manager_confirms_his_gbv_upload_once_and_reads_nothing() {
+    let database = uploaded("gbv-evidence");
+    let mut session = database.person(TENANT, "manager");
+    let count = "SELECT count(*) FROM storage.objects";
+    assert_eq!(session.text(count), "0");
+    let answer = json(&mut session, &confirm("gbv-evidence"));
+    assert_eq!(answer["filename"], "photo.jpg");
+    assert_eq!(session.text(count), "0");
+    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert_eq!(recorded(&database).len(), 1);
+    // Whoever may read it still confirms it, and gets that row.
+    let mut liaison = database.person(TENANT, "saps_liaison");
+    assert_eq!(json(&mut liaison, &confirm("gbv-evidence")), answer);
+}
+
+#[test]
+fn a_manager_does_not_confirm_what_somebody_else_filed() {
+    let database = Database::guarded();
+    let mut superuser = database.superuser();
+    for (name, owner) in [
+        (format!("{TENANT}/{FILE}/theirs.jpg"), "somebody-else"),
+        (format!("{OTHER_TENANT}/{FILE}/mine-elsewhere.jpg"), SUB),
+    ] {
+        add_object(&mut superuser, "gbv-evidence", &name, owner);
+    }
+    superuser.run(&format!(
+        "INSERT INTO storage.objects (bucket_id, name, metadata)
+         VALUES ('gbv-evidence', '{TENANT}/{FILE}/nobodys.jpg', '{{\"size\": 1}}')"
+    ));
+    let mut session = database.person(TENANT, "manager");
+    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
+    // Without a user in the claims an uploader without a name is not he.
+    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
+    assert_eq!(database.authenticated(&nobody).sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert!(recorded(&database).is_empty());
+}
+
+#[test]
+fn of_several_files_in_a_folder_ones_own_is_confirmed() {
+    let database = Database::guarded();
+    let mut superuser = database.superuser();
+    for (name, owner) in [("a.jpg", "somebody-else"), ("b.jpg", SUB), ("c.jpg", "another")] {
+        add_object(&mut superuser, "evidence", &format!("{TENANT}/{FILE}/{name}"), owner);
+    }
+    let answer = json(&mut database.person(TENANT, "citizen"), &confirm("evidence"));
+    assert_eq!(answer["filename"], "b.jpg");
+}
+
+#[test]
+fn nobody_but_people_who_have_logged_in_confirms() {
+    let database = uploaded("evidence");
+    let forger = database.role("forger", "");
+    for role in ["anon", &forger] {
+        let mut session = database.superuser();
+        session.run(&format!("GRANT USAGE ON SCHEMA storage TO {role}"));
+        session.acts_as(role, &claims(TENANT, "manager"));
+        assert_eq!(session.sqlstate(&confirm("evidence")), "42501", "{role}");
+    }
+}
+
+#[test]
+fn a_person_in_a_role_without_policies_is_still_held_by_his_claims() {
+    let database = uploaded("gbv-evidence");
+    let mut session = database.superuser();
+    session.acts_as(&session_user(&database), &claims(TENANT, "citizen"));
+    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert!(recorded(&database).is_empty());
+}
+
+fn session_user(database: &Database) -> String {
+    database.superuser().text("SELECT quote_ident(session_user)")
+}
+
+#[test]
+fn nothing_given_is_an_error_and_not_silence() {
+    let mut session = Database::guarded().person(TENANT, "citizen");
+    for arguments in ["NULL, 'evidence'", "gen_random_uuid(), NULL"] {
+        let state = session.sqlstate(&format!("SELECT civic.confirm_upload({arguments})"));
+        assert_eq!(state, "22023", "{arguments}");
+    }
+    assert_eq!(session.sqlstate("SELECT civic.confirm_upload('x', 'evidence')"), "22P02");
+    assert_eq!(session.sqlstate(&confirm("gbv")), "22023");
+}
+
+#[test]
+fn the_object_is_found_by_an_index_range() {
+    let database = uploaded("evidence");
+    let mut superuser = database.superuser();
+    superuser.run(&format!(
+        "INSERT INTO storage.objects (bucket_id, name)
+         SELECT 'evidence', '{TENANT}/' || gen_random_uuid() || '/a.jpg'
+         FROM generate_series(1, 20000);
+         ANALYZE storage.objects"
+    ));
+    let mut session = database.superuser();
+    session.acts_as("authenticated", &claims(TENANT, "citizen"));
+    session.run("SET enable_seqscan = on");
+    let read = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables
+                WHERE relname = 'objects'";
+    session.run("BEGIN");
+    session.text(&confirm("evidence"));
+    session.run("RESET ROLE");
+    let rows: i64 = session.text(read).parse().expect("a number");
+    session.run("COMMIT");
+    assert!(rows < 100, "{rows} rows were looked at");
+}

@@ -1,0 +1,261 @@
+//! Secrets: nobody is shown one, and where anybody could be the service is shut.
+
+use super::downloads::download;
+use super::uploads::SERVER_SIDE;
+use super::{PHOTO, Town, wait_until};
+use crate::pg_tests::support::cluster::Cluster;
+use crate::pg_tests::support::{APPLICATION, SUPABASE, Session, TENANT, claims};
+
+/// What a secret holds that stands nowhere else.
+const MARK: &str = "hunter2";
+
+const SECRETS: [&str; 3] = ["civic.service_key", "civic.jwt_secret", "civic.twilio_auth_token"];
+
+fn secret(setting: &str) -> String {
+    format!("{MARK}-{}-with-at-least-32-characters", setting.replace('.', "-"))
+}
+
+/// A town whose every secret has the mark.
+fn marked() -> Town {
+    let town = Town::apart(&[]);
+    for setting in SECRETS {
+        town.configure(&[(setting, &secret(setting))]);
+    }
+    town
+}
+
+/// Everything that a session is told of settings.
+fn shown(session: &mut Session) -> Vec<String> {
+    let mut shown = session.column("SELECT s::text FROM pg_settings s");
+    let all = session.rows("SHOW ALL");
+    shown.extend(all.into_iter().flatten().flatten());
+    shown.extend(session.column("SELECT c::text FROM civic.check() c"));
+    shown.extend(session.column("SELECT s::text FROM pg_db_role_setting s"));
+    shown
+}
+
+#[test]
+fn no_role_is_shown_a_secret() {
+    let town = marked();
+    let mut superuser = town.superuser();
+    superuser.run("CREATE ROLE monitor; GRANT pg_monitor TO monitor; CREATE ROLE plain");
+    for role in ["plain", "authenticated", "service_role", "anon", "monitor"] {
+        let mut session = town.acting_as(role, &claims(TENANT, "admin"));
+        assert!(!shown(&mut session).concat().contains(MARK), "{role}");
+        for setting in SECRETS {
+            for sql in [
+                format!("SHOW {setting}"),
+                format!("SELECT current_setting('{setting}')"),
+                format!("SELECT current_setting('{setting}', true)"),
+            ] {
+                match session.client().simple_query(&sql) {
+                    Ok(_) => assert_eq!(session.text(&sql), "********", "{role}: {sql}"),
+                    Err(error) => assert_eq!(error.code().expect("a state").code(), "42501"),
+                }
+            }
+        }
+        let files = session.client().simple_query("SELECT * FROM pg_file_settings");
+        assert_eq!(files.expect_err("refused").code().expect("a state").code(), "42501", "{role}");
+    }
+    // Not to a superuser either, who is told that there is one; what stands in the file he can read.
+    assert!(!shown(&mut superuser).concat().contains(MARK));
+    for setting in SECRETS {
+        assert_eq!(superuser.text(&format!("SHOW {setting}")), "********");
+        town.configure(&[(setting, "")]);
+        assert_eq!(town.superuser().text(&format!("SHOW {setting}")), "");
+    }
+}
+
+#[test]
+fn a_secret_that_changes_is_not_in_the_servers_log() {
+    let town = marked();
+    town.configure(&[("civic.http_timeout", "12345")]);
+    for setting in SECRETS {
+        town.configure(&[(setting, &(secret(setting) + "-anew"))]);
+        town.configure(&[(setting, "")]);
+        town.configure(&[(setting, &secret(setting))]);
+    }
+    town.cluster.stop("fast");
+    town.cluster.start_again();
+    let log = town.cluster.log();
+    assert!(log.contains("\"civic.http_timeout\" changed to \"12345\""), "the log tells of others");
+    assert!(!log.contains(MARK), "{log}");
+    for setting in SECRETS {
+        assert!(!log.contains(&format!("\"{setting}\" changed")), "{log}");
+    }
+}
+
+#[test]
+fn no_error_and_no_log_line_has_a_secret() {
+    let town = marked();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let mut told = String::new();
+    let mut session = town.service_role();
+    session.run("SET log_error_verbosity = verbose");
+    for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
+        told.push_str(&format!("{:?}", session.error(&sql)));
+    }
+    // A secret that cannot be sent as it is.
+    for setting in ["civic.service_key", "civic.twilio_auth_token"] {
+        town.configure(&[(setting, &format!("{MARK}\u{1}"))]);
+        for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
+            told.push_str(&format!("{:?}", town.service_role().error(&sql)));
+        }
+        town.configure(&[(setting, &secret(setting))]);
+    }
+    assert!(!told.contains(MARK), "{told}");
+    assert!(!town.cluster.log().contains(MARK));
+}
+
+#[test]
+fn the_secrets_are_the_ones_in_use() {
+    let town = Town::new();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    town.service_role().text(&download(&url));
+    let asked = &town.storage.standin().requests()[0];
+    let bearer = format!("Bearer {}", town.storage.service_key());
+    assert_eq!(asked.header("authorization"), Some(bearer.as_str()));
+    // A session that is there takes a new one as well.
+    let mut session = town.service_role();
+    session.text("SELECT civic.bucket_for_media(true)");
+    town.configure(&[("civic.service_key", "another")]);
+    wait_until("it is taken", || session.client().simple_query(&download(&url)).is_err());
+    assert_eq!(session.sqlstate(&download(&url)), "28000");
+}
+
+#[test]
+fn nobody_sends_the_keys_elsewhere() {
+    let town = Town::new();
+    let thief = civic_standin::Standin::start(|_| civic_standin::Answer::new(200));
+    let mut superuser = town.superuser();
+    superuser.run("DO $$ BEGIN CREATE ROLE thief LOGIN; EXCEPTION WHEN duplicate_object THEN END $$; GRANT service_role TO thief");
+    let database = &town.database;
+    for (setting, value) in [
+        ("civic.storage_url", thief.url("")),
+        ("civic.supabase_url", thief.url("")),
+        ("civic.media_hosts", thief.host()),
+        ("civic.service_key", "mine".to_owned()),
+        ("civic.jwt_secret", "mine".to_owned()),
+    ] {
+        for role in ["thief", "service_role"] {
+            let mut session = town.superuser();
+            session.run(&format!("SET ROLE {role}"));
+            for sql in [
+                format!("SET {setting} = '{value}'"),
+                format!("SELECT set_config('{setting}', '{value}', true)"),
+                format!("ALTER ROLE thief SET {setting} = '{value}'"),
+                format!("ALTER DATABASE {database} SET {setting} = '{value}'"),
+                format!("ALTER SYSTEM SET {setting} = '{value}'"),
+                format!(
+                    "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql
+                             SET {setting} = '{value}' AS 'SELECT 1'"
+                ),
+            ] {
+                let refused = session.client().batch_execute(&sql).expect_err(&sql);
+                let state = refused.code().expect("a state").code().to_owned();
+                assert!(["42501", "55P02"].contains(&state.as_str()), "{sql}: {state}");
+            }
+        }
+        // A superuser cannot either, but for the whole server.
+        for sql in [
+            format!("SET {setting} = '{value}'"),
+            format!("ALTER DATABASE {database} SET {setting} = '{value}'"),
+            format!("ALTER ROLE thief SET {setting} = '{value}'"),
+        ] {
+            assert_eq!(superuser.sqlstate(&sql), "55P02", "{sql}");
+        }
+    }
+    town.service_role().text(SERVER_SIDE[0]);
+    assert_eq!(thief.connections(), 0);
+}
+
+/// A server in which nobody has the library loaded from the start.
+fn not_preloaded() -> Cluster {
+    let cluster = Cluster::start(&[]);
+    let mut session = cluster.superuser();
+    for fixture in [SUPABASE, APPLICATION, "CREATE EXTENSION pg_civic"] {
+        session.run(fixture);
+    }
+    session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    session.run(
+        "ALTER SYSTEM SET civic.storage_url = 'http://127.0.0.1:1';
+         ALTER SYSTEM SET civic.twilio_account_sid = 'AC1'",
+    );
+    for setting in SECRETS {
+        session.run(&format!("ALTER SYSTEM SET {setting} = '{}'", secret(setting)));
+    }
+    cluster.stop("fast");
+    cluster.start_again();
+    cluster
+}
+
+#[test]
+fn without_preloading_every_role_can_show_the_secrets_so_the_service_is_shut() {
+    let cluster = not_preloaded();
+    let mut plain = cluster.superuser();
+    plain.run("CREATE ROLE plain; SET ROLE plain");
+    // This is what the rule is for.
+    assert_eq!(plain.text("SHOW civic.service_key"), secret("civic.service_key"));
+
+    let mut session = cluster.superuser();
+    super::add_object(&mut session, "evidence", &format!("{TENANT}/f/a.jpg"), "x");
+    let link = format!("SELECT civic.get_signed_url('evidence', '{TENANT}/f/a.jpg')");
+    for sql in SERVER_SIDE.into_iter().chain([link.as_str()]) {
+        let error = session.error(sql);
+        assert_eq!(error.code().code(), "55000", "{sql}");
+        assert!(error.hint().expect("a hint").contains("shared_preload_libraries"), "{error:?}");
+    }
+    let wrong = session.rows(
+        "SELECT detail, fix FROM civic.check() WHERE component = 'secrets of the storage service'
+         AND NOT ok",
+    );
+    assert_eq!(wrong.len(), 1);
+    assert!(wrong[0][0].as_deref().expect("a detail").contains("every role can SHOW them"));
+    assert!(!format!("{wrong:?}").contains(MARK));
+
+    // Once the library is loaded in it, a session shows nothing any more.
+    assert_eq!(session.text("SHOW civic.service_key"), "********");
+
+    // The fix is the fix.
+    session.run(wrong[0][1].as_deref().expect("a fix"));
+    cluster.stop("fast");
+    cluster.start_again();
+    let mut session = cluster.superuser();
+    session.text(&link);
+    session.run("SET ROLE plain");
+    assert_eq!(session.sqlstate("SHOW civic.service_key"), "42501");
+}
+
+#[test]
+fn what_a_person_set_before_the_library_was_loaded_is_not_taken() {
+    let cluster = not_preloaded();
+    let mut session = cluster.superuser();
+    session.run("SET civic.storage_url = 'http://thief.example'; SET civic.jwt_secret = 'mine'");
+    session.run("SELECT civic.tenant_id()");
+    assert_eq!(session.text("SHOW civic.storage_url"), "http://127.0.0.1:1");
+    assert_eq!(session.warnings().len(), 2);
+}
+
+#[test]
+fn a_secret_on_a_database_or_a_role_is_found_and_mended() {
+    let cluster = not_preloaded();
+    let mut session = cluster.superuser();
+    session.run("CREATE ROLE \"of the app\"");
+    let component = "secrets of the storage service";
+    // Where the library is loaded the server refuses them; before, it does not know them.
+    for on in
+        ["DATABASE postgres", "ROLE \"of the app\"", "ROLE \"of the app\" IN DATABASE postgres"]
+    {
+        let mut before = cluster.superuser();
+        before.run(&format!("ALTER {on} SET civic.jwt_secret = '{}'", secret("civic.jwt_secret")));
+        let sql = format!("SELECT detail, fix FROM civic.check() WHERE component = '{component}'");
+        let found = session.rows(&sql);
+        let (detail, fix) = (found[0][0].clone().expect("a detail"), found[0][1].clone());
+        assert!(detail.contains("a database or a role has one"), "{on}: {detail}");
+        let fix = fix.expect("a fix");
+        assert!(!fix.contains(MARK), "{fix}");
+        session.run(&fix);
+        let after = session.text(&sql);
+        assert!(!after.contains("a database or a role has one"), "{on}: {after}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Where a ticket's media goes, whatever the caller says.
+
+use serde_json::json;
+
+use super::{PHOTO, Town, json as answer};
+use crate::pg_tests::support::{OTHER_TENANT, Session, TENANT, literal};
+
+const TICKET: &str = "8f14e45f-ceea-467f-a83c-6d8b04dd5d30";
+
+fn download(town: &Town, ticket: &str, rest: &str) -> String {
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    format!(
+        "SELECT civic.download_and_upload_media({}, 'image/jpeg', {}, '{TENANT}'{rest})",
+        literal(&url),
+        literal(ticket)
+    )
+}
+
+/// The bucket that a ticket's media lands in.
+#[track_caller]
+fn bucket(town: &Town, ticket: &str, rest: &str) -> String {
+    let answer = answer(&mut town.service_role(), &download(town, ticket, rest));
+    let (bucket, path) = (answer["bucket"].as_str().unwrap(), answer["path"].as_str().unwrap());
+    assert!(town.storage.object(bucket, path).is_some(), "it is where the answer says");
+    bucket.to_owned()
+}
+
+fn add_ticket(session: &mut Session, tenant: &str, is_sensitive: bool) {
+    session.run(&format!(
+        "INSERT INTO public.tickets (id, tenant_id, is_sensitive)
+         VALUES ('{TICKET}', '{tenant}', {is_sensitive})"
+    ));
+}
+
+#[test]
+fn a_sensitive_tickets_media_goes_behind_the_firewall_whatever_the_argument_says() {
+    let town = Town::new();
+    add_ticket(&mut town.superuser(), TENANT, true);
+    for rest in ["", ", false", ", true", ", NULL"] {
+        assert_eq!(bucket(&town, TICKET, rest), "gbv-evidence", "{rest}");
+    }
+    // However its id is written.
+    for spelling in [TICKET.to_uppercase(), format!("{{{TICKET}}}"), TICKET.replace('-', "")] {
+        assert_eq!(bucket(&town, &spelling, ""), "gbv-evidence", "{spelling}");
+    }
+}
+
+#[test]
+fn an_ordinary_tickets_media_goes_where_the_caller_says() {
+    let town = Town::new();
+    add_ticket(&mut town.superuser(), TENANT, false);
+    assert_eq!(bucket(&town, TICKET, ""), "evidence");
+    assert_eq!(bucket(&town, TICKET, ", true"), "gbv-evidence");
+    assert_eq!(bucket(&town, TICKET, ", NULL"), "gbv-evidence");
+    let unknown = "00000000-ceea-467f-a83c-6d8b04dd5d30";
+    assert_eq!(bucket(&town, unknown, ""), "evidence");
+    assert_eq!(bucket(&town, unknown, ", true"), "gbv-evidence");
+    assert_eq!(bucket(&town, "no-uuid", ""), "evidence");
+}
+
+#[test]
+fn a_ticket_of_another_municipality_gets_no_media() {
+    let town = Town::new();
+    add_ticket(&mut town.superuser(), OTHER_TENANT, false);
+    let error = town.service_role().error(&download(&town, TICKET, ""));
+    assert_eq!(error.code().code(), "22023");
+    assert!(error.message().contains(TICKET), "{error:?}");
+    assert!(town.storage.objects().is_empty());
+    assert_eq!(town.twilio.api().count(), 0, "nothing was fetched");
+}
+
+#[test]
+fn a_ticket_that_the_caller_cannot_see_still_counts() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    add_ticket(&mut session, TENANT, true);
+    session.run(
+        "REVOKE ALL ON public.tickets FROM PUBLIC, service_role;
+         REVOKE ALL ON SCHEMA public FROM service_role;
+         ALTER TABLE public.tickets ENABLE ROW LEVEL SECURITY",
+    );
+    assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence");
+}
+
+#[test]
+fn a_table_that_cannot_be_read_whole_stops_the_media() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    session.run(
+        "DO $$ BEGIN CREATE ROLE keeper; EXCEPTION WHEN duplicate_object THEN END $$;
+         GRANT USAGE ON SCHEMA public TO keeper;
+         ALTER TABLE public.tickets OWNER TO keeper;
+         ALTER TABLE public.tickets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    );
+    add_ticket(&mut session, TENANT, true);
+    let error = town.service_role().error(&download(&town, TICKET, ""));
+    assert_eq!(error.code().code(), "55000");
+    assert!(error.message().contains("public.tickets"), "{error:?}");
+    session.run(
+        "ALTER TABLE public.tickets NO FORCE ROW LEVEL SECURITY;
+         REVOKE ALL ON public.tickets FROM keeper",
+    );
+    assert_eq!(town.service_role().sqlstate(&download(&town, TICKET, "")), "42501");
+    assert!(town.storage.objects().is_empty());
+    session.run("GRANT SELECT ON public.tickets TO keeper");
+    assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence");
+}
+
+#[test]
+fn every_table_whose_tickets_are_heard_is_asked() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    for (table, columns, id, spelling) in [
+        ("of_numbers", "id bigint, is_sensitive boolean", "42", "42"),
+        ("of_texts", "id varchar(40), is_sensitive boolean", "'T-1'", "T-1"),
+        (
+            "of_uuids_as_text",
+            "id text, is_sensitive boolean",
+            &format!("'{TICKET}'"),
+            &TICKET.to_uppercase(),
+        ),
+        ("of_odd_types", "id numeric, is_sensitive text", "7", "7"),
+        ("of_words", "id int, is_sensitive text DEFAULT 'yes'", "8", "8"),
+    ] {
+        session.run(&format!(
+            "CREATE TABLE public.{table} ({columns}, tenant_id text);
+             SELECT count(*) FROM civic.setup('public.{table}');
+             INSERT INTO public.{table} (id, tenant_id, is_sensitive) VALUES ({id}, '{TENANT}', 'true')"
+        ));
+        assert_eq!(bucket(&town, spelling, ""), "gbv-evidence", "{table}");
+        session.run(&format!("UPDATE public.{table} SET is_sensitive = NULL"));
+        assert_eq!(bucket(&town, spelling, ""), "gbv-evidence", "{table}, NULL");
+        session.run(&format!("UPDATE public.{table} SET is_sensitive = 'false'"));
+        assert_eq!(bucket(&town, spelling, ""), "evidence", "{table}");
+        session.run(&format!("DROP TABLE public.{table}"));
+    }
+}
+
+#[test]
+fn a_table_without_the_column_knows_no_sensitive_tickets() {
+    let town = Town::new();
+    town.superuser().run(&format!(
+        "CREATE TABLE public.repairs (id int, tenant_id text);
+         SELECT count(*) FROM civic.setup('public.repairs');
+         INSERT INTO public.repairs VALUES (9, '{TENANT}')"
+    ));
+    assert_eq!(bucket(&town, "9", ""), "evidence");
+}
+
+#[test]
+fn the_path_is_of_tenant_ticket_and_a_new_file() {
+    let town = Town::new();
+    let answer = answer(&mut town.service_role(), &download(&town, TICKET, ""));
+    let file_id = answer["file_id"].as_str().expect("a file id");
+    assert_eq!(
+        answer,
+        json!({
+            "bucket": "evidence",
+            "path": format!("{TENANT}/{TICKET}/{file_id}.jpg"),
+            "file_id": file_id,
+            "content_type": "image/jpeg",
+            "file_size": PHOTO.len(),
+        })
+    );
+}
+
+#[test]
+fn a_tenant_or_a_ticket_that_is_no_folder_is_refused() {
+    let town = Town::new();
+    let mut session = town.service_role();
+    for ticket in ["", "..", "a/b", "é", &"x".repeat(300)] {
+        assert_eq!(session.sqlstate(&download(&town, ticket, "")), "22023", "{ticket}");
+    }
+    let in_tenant =
+        |tenant: &str| download(&town, TICKET, "").replace(&literal(TENANT), &literal(tenant));
+    for tenant in ["", "..", "a/b", "a\nb"] {
+        assert_eq!(session.sqlstate(&in_tenant(tenant)), "22023", "{tenant}");
+    }
+    assert_eq!(town.twilio.api().count(), 0);
+}
+
+#[test]
+fn what_the_tickets_owner_has_made_runs_with_his_rights_alone() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    session.run(&format!(
+        "DO $$ BEGIN CREATE ROLE owner_of_tickets; EXCEPTION WHEN duplicate_object THEN END $$;
+         GRANT CREATE, USAGE ON SCHEMA public TO owner_of_tickets;
+         CREATE TABLE public.seen (who text); GRANT ALL ON public.seen TO PUBLIC;
+         SET ROLE owner_of_tickets;
+         CREATE TYPE public.secrecy AS (level text);
+         CREATE FUNCTION public.spies(public.secrecy) RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.seen VALUES (current_user); RETURN 'no'; END $$;
+         CREATE CAST (public.secrecy AS text) WITH FUNCTION public.spies(public.secrecy);
+         CREATE TABLE public.traps (id int, tenant_id text, is_sensitive public.secrecy);
+         RESET ROLE;
+         SELECT count(*) FROM civic.setup('public.traps');
+         INSERT INTO public.traps VALUES (1, '{TENANT}', ROW('x'))"
+    ));
+    bucket(&town, "1", "");
+    assert_eq!(session.column("SELECT DISTINCT who FROM public.seen"), ["owner_of_tickets"]);
+}

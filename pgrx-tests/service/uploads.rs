@@ -1,0 +1,162 @@
+//! civic.upload_file(): what the server's side stores.
+
+use civic_standin::{Errors, Options};
+
+use super::{PHOTO, Town, json};
+use crate::pg_tests::support::{Session, TENANT, claims, literal};
+
+fn upload(path: &str) -> String {
+    format!(
+        "SELECT civic.upload_file('evidence', {}, 'a photo'::bytea, 'image/jpeg')",
+        literal(path)
+    )
+}
+
+#[test]
+fn a_file_is_stored_as_it_is() {
+    let town = Town::new();
+    let path = format!("{TENANT}/f/it's a photo (1) & $2+@=;:,.jpg");
+    let answer = json(&mut town.service_role(), &upload(&path));
+    assert_eq!(answer, serde_json::json!({"bucket": "evidence", "path": path}));
+    let object = town.storage.object("evidence", &path).expect("it is there");
+    assert_eq!(
+        (object.body.as_slice(), object.content_type.as_str()),
+        (&b"a photo"[..], "image/jpeg")
+    );
+    let request = &town.storage.standin().requests()[0];
+    assert_eq!(request.header("x-upsert"), Some("false"));
+}
+
+#[test]
+fn an_empty_file_and_one_of_fifty_megabytes_are_stored() {
+    let town = Town::new();
+    let mut session = town.service_role();
+    for size in [0, 50 * 1024 * 1024] {
+        let path = format!("{TENANT}/f/{size}.mp4");
+        session.text(&format!(
+            "SELECT civic.upload_file('evidence', '{path}',
+                                      convert_to(repeat('x', {size}), 'UTF8'), 'video/mp4')"
+        ));
+        assert_eq!(town.storage.object("evidence", &path).expect("stored").body.len(), size);
+    }
+    let error = session.error(&format!(
+        "SELECT civic.upload_file('evidence', '{TENANT}/f/more',
+                                  convert_to(repeat('x', 50 * 1024 * 1024 + 1), 'UTF8'), 'video/mp4')"
+    ));
+    assert_eq!(error.code().code(), "22023");
+    assert!(error.hint().expect("a hint").contains("civic.media_max_size"), "{error:?}");
+}
+
+#[test]
+fn a_file_that_is_there_is_not_overwritten() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let town = Town::with(Options { errors, ..Options::default() });
+        let path = format!("{TENANT}/f/a.jpg");
+        let mut session = town.service_role();
+        session.text(&upload(&path));
+        let second = upload(&path).replace("a photo", "another");
+        assert_eq!(session.sqlstate(&second), "42710");
+        assert_eq!(town.storage.object("evidence", &path).expect("stored").body, b"a photo");
+    }
+}
+
+#[test]
+fn only_the_three_buckets_and_proper_paths_are_written() {
+    let town = Town::new();
+    let mut session = town.service_role();
+    let call = |bucket: &str, path: &str, content_type: &str| {
+        format!(
+            "SELECT civic.upload_file({}, {}, 'x'::bytea, {})",
+            literal(bucket),
+            literal(path),
+            literal(content_type)
+        )
+    };
+    let proper = format!("{TENANT}/f/a.jpg");
+    for bucket in ["avatars", "", "evidence/x", "Evidence", ".."] {
+        assert_eq!(session.sqlstate(&call(bucket, &proper, "image/jpeg")), "22023", "{bucket}");
+    }
+    for path in [
+        "",
+        "a.jpg",
+        "t/a.jpg",
+        "t//a.jpg",
+        "/t/f/a.jpg",
+        "t/f/",
+        "t/../u/f/a.jpg",
+        "t/f/é.jpg",
+        "t/f/a%2F..%2Fb.jpg",
+        "t/f/a#b.jpg",
+        "t/f/a\r\nx-upsert: true",
+    ] {
+        assert_eq!(session.sqlstate(&call("evidence", path, "image/jpeg")), "22023", "{path}");
+    }
+    let too_long = format!("t/f/{}", "x".repeat(1024));
+    assert_eq!(session.sqlstate(&call("evidence", &too_long, "image/jpeg")), "22023");
+    for content_type in ["", "jpeg", "image/jpeg\r\nx-upsert: true", "a/b/c"] {
+        assert_eq!(session.sqlstate(&call("evidence", &proper, content_type)), "22023");
+    }
+    assert_eq!(town.storage.standin().count(), 0, "nothing was sent");
+}
+
+#[test]
+fn nothing_given_is_an_error_and_not_silence() {
+    let town = Town::new();
+    let mut session = town.service_role();
+    for arguments in [
+        "NULL, 't/f/a', 'x'::bytea, 'image/png'",
+        "'evidence', NULL, 'x'::bytea, 'image/png'",
+        "'evidence', 't/f/a', NULL, 'image/png'",
+        "'evidence', 't/f/a', 'x'::bytea, NULL",
+    ] {
+        let state = session.sqlstate(&format!("SELECT civic.upload_file({arguments})"));
+        assert_eq!(state, "22023", "{arguments}");
+    }
+}
+
+/// Every function that works with a key of the server's side.
+pub(super) const SERVER_SIDE: [&str; 2] = [
+    "SELECT civic.upload_file('evidence', 't/f/a', 'x'::bytea, 'image/png')",
+    "SELECT civic.download_and_upload_media('https://api.twilio.com/x', 'image/png', 'k', 't')",
+];
+
+#[test]
+fn nobody_but_the_servers_side_uses_its_keys() {
+    let town = Town::new();
+    let refused = |session: &mut Session, sql: &str| session.sqlstate(sql) == "42501";
+    for sql in SERVER_SIDE {
+        for role in ["citizen", "manager", "saps_liaison", "admin"] {
+            assert!(refused(&mut town.person(role), sql), "{role}: {sql}");
+        }
+        // The claim is only a word: what counts is the role that the gateway has become.
+        let forged = r#"{"role": "service_role"}"#;
+        assert!(refused(&mut town.acting_as("authenticated", forged), sql), "{sql}");
+        assert!(refused(&mut town.acting_as("anon", &claims(TENANT, "admin")), sql), "{sql}");
+        let mut session = town.superuser();
+        session.run("DO $$ BEGIN CREATE ROLE somebody; EXCEPTION WHEN duplicate_object THEN END $$; SET ROLE somebody");
+        assert!(refused(&mut session, sql), "{sql}");
+    }
+    assert_eq!(town.storage.standin().count() + town.twilio.api().count(), 0);
+}
+
+#[test]
+fn an_upload_outlives_the_transaction_that_is_rolled_back() {
+    let town = Town::new();
+    let path = format!("{TENANT}/f/a.jpg");
+    let mut session = town.service_role();
+    session.run("BEGIN");
+    session.text(&upload(&path));
+    session.run("ROLLBACK");
+    assert!(town.storage.object("evidence", &path).is_some());
+}
+
+#[test]
+fn a_photo_with_every_byte_arrives_whole() {
+    let town = Town::new();
+    let bytes: Vec<u8> = (0..=255).cycle().take(70_000).chain(PHOTO.iter().copied()).collect();
+    let path = format!("{TENANT}/f/bytes.jpg");
+    let mut session = town.service_role();
+    let sql = "SELECT civic.upload_file('evidence', $1, $2, 'image/jpeg')";
+    session.client().query_one(sql, &[&path, &bytes]).expect("it is stored");
+    assert_eq!(town.storage.object("evidence", &path).expect("stored").body, bytes);
+}

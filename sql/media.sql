@@ -1,0 +1,87 @@
+-- The queue of media: what enqueue_media() is asked for, and how it goes.
+CREATE TABLE civic.media_jobs (
+    id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id text NOT NULL,
+    ticket_id text NOT NULL,
+    is_sensitive boolean NOT NULL,
+    state text NOT NULL DEFAULT 'queued',
+    attempts integer NOT NULL DEFAULT 0,
+    last_error text,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    next_attempt_at timestamptz DEFAULT pg_catalog.now(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    bucket text NOT NULL,
+    path text NOT NULL,
+    file_id uuid NOT NULL,
+    former_bucket text,
+    content_type text,
+    file_size bigint,
+    media_content_type text NOT NULL,
+    media_url text NOT NULL,
+    -- The firewall, whoever writes here: what is sensitive goes behind it, and nothing comes out.
+    CONSTRAINT media_jobs_bucket CHECK (
+        bucket OPERATOR(pg_catalog.=) CASE WHEN is_sensitive THEN 'gbv-evidence' ELSE 'evidence' END),
+    CONSTRAINT media_jobs_former_bucket CHECK (
+        former_bucket IS NULL OR former_bucket OPERATOR(pg_catalog.=) 'evidence' AND is_sensitive
+                                 AND state OPERATOR(pg_catalog.<>) 'done'),
+    CONSTRAINT media_jobs_state CHECK (
+        CASE state
+        WHEN 'queued' THEN next_attempt_at IS NOT NULL AND finished_at IS NULL
+        WHEN 'running' THEN started_at IS NOT NULL AND next_attempt_at IS NULL AND finished_at IS NULL
+        WHEN 'done' THEN finished_at IS NOT NULL AND next_attempt_at IS NULL
+                         AND content_type IS NOT NULL AND file_size IS NOT NULL
+        WHEN 'failed' THEN finished_at IS NOT NULL AND next_attempt_at IS NULL
+        WHEN 'cancelled' THEN finished_at IS NOT NULL AND next_attempt_at IS NULL
+        ELSE false
+        END)
+);
+CREATE INDEX media_jobs_due ON civic.media_jobs (next_attempt_at) WHERE state OPERATOR(pg_catalog.=) 'queued';
+CREATE INDEX media_jobs_running ON civic.media_jobs (id) WHERE state OPERATOR(pg_catalog.=) 'running';
+CREATE INDEX media_jobs_finished ON civic.media_jobs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX media_jobs_of_tenant ON civic.media_jobs (tenant_id, created_at);
+
+-- A job is data: pg_dump takes it along, so that none is lost with the server.
+SELECT pg_catalog.pg_extension_config_dump('civic.media_jobs', '');
+
+-- Default privileges may have given rights on the new table away, TRIGGER among them, with which a
+-- role would have its function called by the worker.
+DO $$
+DECLARE
+    grantee pg_catalog.regrole;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT acl.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
+        WHERE c.oid OPERATOR(pg_catalog.=) 'civic.media_jobs'::pg_catalog.regclass
+          AND acl.grantee OPERATOR(pg_catalog.<>) c.relowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON civic.media_jobs FROM %s', grantee);
+    END LOOP;
+END
+$$;
+REVOKE ALL ON civic.media_jobs FROM PUBLIC;
+
+-- Whoever may read the file sees its job, but for the address that it comes from: that opens the
+-- file for some time, without any policy.
+ALTER TABLE civic.media_jobs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY "civic read" ON civic.media_jobs FOR SELECT TO PUBLIC
+    USING (tenant_id OPERATOR(pg_catalog.=) civic.tenant_id()
+           AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
+GRANT SELECT (id, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
+              next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
+              former_bucket, content_type, file_size, media_content_type)
+    ON civic.media_jobs TO PUBLIC;
+
+COMMENT ON TABLE civic.media_jobs IS 'media that enqueue_media() was asked for, and how it goes';
+COMMENT ON COLUMN civic.media_jobs.state IS 'queued, running, done, failed or cancelled';
+COMMENT ON COLUMN civic.media_jobs.attempts IS 'tries so far, with the one that runs';
+COMMENT ON COLUMN civic.media_jobs.last_error IS 'why the last try failed; no secret is in it';
+COMMENT ON COLUMN civic.media_jobs.next_attempt_at IS 'when a queued job is due';
+COMMENT ON COLUMN civic.media_jobs.started_at IS 'when the last try began';
+COMMENT ON COLUMN civic.media_jobs.cancel_requested IS 'cancelled while it ran: the worker stops it, unless the file has got through';
+COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, as the ticket was not sensitive before: removed there by the end of the job';
+COMMENT ON COLUMN civic.media_jobs.content_type IS 'of the stored file';
+COMMENT ON COLUMN civic.media_jobs.file_size IS 'of the stored file, in bytes';
+COMMENT ON COLUMN civic.media_jobs.media_content_type IS 'what the webhook said it would be';
+COMMENT ON COLUMN civic.media_jobs.media_url IS 'where the file comes from; only for the server''s side';

@@ -1,0 +1,49 @@
+//! A stored file's row in the application's table of attachments, as the application itself would
+//! write it: with that the ticket shows the file, whether or not anybody listens.
+
+use super::queue::{Claim, briefly};
+use crate::catalog::execute;
+use crate::error::{Error, ServiceError};
+use crate::settings::service::media_table;
+use crate::storage::attachment::{Attachment, Attachments};
+
+/// Records a file. The caller is in a restricted operation, so that nothing of the table's owner waits
+/// for the transaction's end, where it would run with the worker's own rights.
+///
+/// Where there is no such table, or `civic.media_table` is empty, there is nothing to
+/// do: the application may keep its files otherwise.
+///
+/// Errors: the table refuses the row.
+pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error> {
+    let table = media_table();
+    if table.is_empty() {
+        return Ok(());
+    }
+    let file_id = claim.file_id.to_string();
+    let attachment = Attachment {
+        tenant_id: &claim.tenant_id,
+        ticket_id: Some(&claim.ticket_id),
+        file_id: &file_id,
+        bucket: &claim.bucket,
+        path: &claim.path,
+        content_type: Some(content_type),
+        size: size as i64,
+        // A bucket's name is the purpose that it serves.
+        purpose: &claim.bucket,
+        source: "whatsapp",
+        created_by: None,
+    };
+    let record = || match execute("SET CONSTRAINTS ALL IMMEDIATE", &[])
+        .and_then(|()| Attachments::find(&table))
+    {
+        Err(Error::Service(ServiceError::NoMediaTable { .. })) => Ok(()),
+        Err(error) => Err(error),
+        Ok(attachments) => {
+            if attachments.find_recorded(&attachment)?.is_none() {
+                attachments.record(&attachment)?;
+            }
+            Ok(())
+        }
+    };
+    briefly(record, |sqlstate| ServiceError::AttachmentRefused { sqlstate })
+}

@@ -1,0 +1,70 @@
+//! Fetching media and storing it while the caller waits.
+
+use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde_json::json;
+
+use super::target::{Target, target};
+use crate::error::{Error, ServiceError};
+use crate::service;
+
+/// A file that was stored.
+struct Stored {
+    target: Target,
+    content_type: String,
+    size: u64,
+}
+
+/// Fetches a file from Twilio and uploads it to where the ticket's media goes.
+fn download(
+    media_url: &str,
+    media_content_type: &str,
+    ticket_id: &str,
+    tenant_id: &str,
+    is_sensitive: bool,
+) -> Result<Stored, Error> {
+    let (api, source) = (service::storage_api()?, service::media_source()?);
+    source.check(media_url).map_err(ServiceError::Transfer)?;
+    let target = target(tenant_id, ticket_id, media_content_type, is_sensitive)?;
+    let (url, bucket, path) = (media_url.to_owned(), target.bucket.id(), target.path.clone());
+    let (content_type, size) = service::exchange(move |cancel| {
+        let media = source.fetch(&url, cancel)?;
+        let size = media.body.len() as u64;
+        api.upload(bucket, &path, &media.content_type, media.body, cancel)?;
+        Ok((media.content_type, size))
+    })?;
+    Ok(Stored { target, content_type, size })
+}
+
+#[pg_schema]
+mod civic {
+    use super::*;
+
+    /// Fetches media and stores it: `{bucket, path, file_id, content_type, file_size}`. A NULL counts
+    /// as nothing given, for `is_sensitive` as true.
+    #[pg_extern(volatile, parallel_unsafe, cost = 100000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn download_and_upload_media(
+        media_url: Option<&str>,
+        media_content_type: Option<&str>,
+        ticket_id: Option<&str>,
+        tenant_id: Option<&str>,
+        is_sensitive: default!(Option<bool>, false),
+    ) -> Result<JsonB, ErrorReport> {
+        let Stored { target, content_type, size } = download(
+            media_url.unwrap_or_default(),
+            media_content_type.unwrap_or_default(),
+            ticket_id.unwrap_or_default(),
+            tenant_id.unwrap_or_default(),
+            is_sensitive.unwrap_or(true),
+        )?;
+        Ok(JsonB(json!({
+            "bucket": target.bucket.id(),
+            "path": target.path,
+            "file_id": target.file_id.to_string(),
+            "content_type": content_type,
+            "file_size": size,
+        })))
+    }
+}

@@ -1,0 +1,398 @@
+//! The table `civic.media_jobs`: every statement that reads or writes it.
+//!
+//! They run with the rights of its owner, see [`as_owner`]: a session needs none of its own, and what
+//! the owner has put on the table does no more than he could. Everything in them is qualified, values
+//! are parameters.
+
+use std::ffi::CString;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::time::Duration;
+
+use pgrx::Uuid;
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::spi::SpiHeapTupleData;
+
+use super::job::{self, Next, Outcome, State};
+use super::target::{self, Target};
+use crate::catalog::execute;
+use crate::error::{Error, ServiceError};
+use crate::pg;
+use crate::pg::role::{Restriction, acting_as};
+use crate::pg::transaction::attempt;
+use crate::storage::bucket::Bucket;
+
+/// What a new job is made of; its target does not change from here on.
+pub struct NewJob<'a> {
+    pub tenant_id: &'a str,
+    pub ticket_id: &'a str,
+    pub target: &'a Target,
+    pub media_url: &'a str,
+    /// What the webhook says it is.
+    pub content_type: &'a str,
+}
+
+/// A job that the worker has in hand.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub id: Uuid,
+    /// With the one that has been claimed.
+    pub tries: i32,
+    pub tenant_id: String,
+    pub ticket_id: String,
+    pub is_sensitive: bool,
+    pub bucket: String,
+    pub path: String,
+    pub file_id: Uuid,
+    /// Where an earlier try may have left the file, when its ticket was not sensitive.
+    pub former_bucket: Option<String>,
+    pub media_url: String,
+    /// Content type and size in bytes, where an earlier try has stored the file and only its row in
+    /// the table of attachments is missing.
+    pub stored: Option<(String, u64)>,
+}
+
+/// How a try ended, with what the row tells of it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// Content type and size in bytes of what is stored.
+    pub stored: Option<(String, u64)>,
+    /// Why it is not. No secret is in it.
+    pub error: Option<String>,
+}
+
+/// Whose a job is, at the end of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is this worker's, and its row is locked.
+    Ours { is_cancelled: bool },
+    /// Somebody else has locked its row: later.
+    Locked,
+    /// It is not this worker's any more, or is gone.
+    NotOurs,
+}
+
+/// Every row of a statement that may write. Unlike the catalog's, it sees what has been written.
+fn rows<R>(
+    sql: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, Error>,
+) -> Result<Vec<R>, Error> {
+    Spi::connect_mut(|client| {
+        let table = client.update(sql, None, arguments)?;
+        table.into_iter().map(|row| read(&row)).collect()
+    })
+}
+
+/// A column that is NOT NULL.
+fn column<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, place: usize) -> Result<T, Error> {
+    let null = || Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
+    row.get(place)?.ok_or_else(null)
+}
+
+/// Adds a job that is due at once. Gives its id.
+pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
+    let ids = rows(
+        "INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
+                                       media_url, media_content_type)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
+        &[
+            job.tenant_id.into(),
+            job.ticket_id.into(),
+            job.target.is_sensitive.into(),
+            job.target.bucket.id().into(),
+            job.target.path.as_str().into(),
+            job.target.file_id.into(),
+            job.media_url.into(),
+            job.content_type.into(),
+        ],
+        |row| column(row, 1),
+    )?;
+    ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no row was added".to_owned() })
+}
+
+/// A job's state, its row locked. Errors: there is no such job.
+fn locked_state(id: Uuid) -> Result<State, Error> {
+    let states =
+        rows("SELECT state FROM civic.media_jobs WHERE id = $1 FOR UPDATE", &[id.into()], |row| {
+            column::<String>(row, 1)
+        })?;
+    let state = states.first().and_then(|state| State::from_name(state));
+    state.ok_or_else(|| ServiceError::NoMediaJob { id }.into())
+}
+
+/// Cancels a job: at once where it waits, by the worker where it runs.
+///
+/// Errors: there is no such job; it has ended.
+pub fn cancel(id: Uuid) -> Result<(), Error> {
+    let state = locked_state(id)?;
+    let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
+    let next = state.when_cancelled().ok_or(refused)?;
+    execute(
+        "UPDATE civic.media_jobs
+         SET cancel_requested = true, state = $2,
+             next_attempt_at = NULL,
+             finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END
+         WHERE id = $1",
+        &[id.into(), next.name().into()],
+    )?;
+    if next == State::Cancelled {
+        tell(id)?;
+    }
+    Ok(())
+}
+
+/// Makes a job due at once: one that has failed or was cancelled with all its tries before it, one
+/// that waits for its next try with those that it has left.
+///
+/// Errors: there is no such job; it runs, or is done.
+pub fn retry(id: Uuid) -> Result<(), Error> {
+    let state = locked_state(id)?;
+    let refused = ServiceError::MediaJobState { id, state, action: "retried" };
+    state.when_retried().ok_or(refused)?;
+    execute(
+        "UPDATE civic.media_jobs
+         SET attempts = CASE state WHEN 'queued' THEN attempts ELSE 0 END,
+             state = 'queued', cancel_requested = false, finished_at = NULL,
+             next_attempt_at = pg_catalog.now()
+         WHERE id = $1",
+        &[id.into()],
+    )
+}
+
+/// The owner of the table; `None` where this database has none of this extension. One of the name
+/// that somebody else has made is not looked at.
+pub fn owner() -> Result<Option<pg_sys::Oid>, Error> {
+    let owners = rows(
+        "SELECT c.relowner
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'civic'
+         JOIN pg_catalog.pg_depend d
+           ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+          AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_civic'
+         WHERE c.relname = 'media_jobs' AND c.relkind = 'r'",
+        &[],
+        |row| column(row, 1),
+    )?;
+    Ok(owners.into_iter().next())
+}
+
+/// Does something with the rights of the table's owner.
+pub fn as_owner<R>(
+    owner: pg_sys::Oid,
+    body: impl FnOnce() -> Result<R, Error>,
+) -> Result<R, Error> {
+    acting_as(owner, Restriction::Reading, body)
+}
+
+/// What runs, according to the table: job, try, and whether it is to be cancelled.
+pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
+    rows(
+        "SELECT id, attempts, cancel_requested FROM civic.media_jobs WHERE state = 'running'",
+        &[],
+        |row| Ok((column(row, 1)?, column(row, 2)?, column(row, 3)?)),
+    )
+}
+
+/// Takes up to so many jobs that are due, the longest due first. Jobs that somebody has locked are
+/// passed by.
+pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
+    rows(
+        // As an array, so that jobs are looked for, and locked, once.
+        "UPDATE civic.media_jobs
+         SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
+             started_at = pg_catalog.clock_timestamp()
+         WHERE id = ANY (ARRAY(
+             SELECT id FROM civic.media_jobs
+             WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
+             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+         RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
+                   media_url, content_type, file_size, former_bucket",
+        &[(limit as i64).into()],
+        |row| {
+            Ok(Claim {
+                id: column(row, 1)?,
+                tries: column(row, 2)?,
+                tenant_id: column(row, 3)?,
+                ticket_id: column(row, 4)?,
+                is_sensitive: column(row, 5)?,
+                bucket: column(row, 6)?,
+                path: column(row, 7)?,
+                file_id: column(row, 8)?,
+                media_url: column(row, 9)?,
+                former_bucket: row.get(12)?,
+                stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
+            })
+        },
+    )
+}
+
+/// Looks again whether a claimed job's ticket is sensitive: it may have become so since the job was
+/// added. Then the file goes behind the firewall, and is removed from where it may be already. Gives
+/// whether that is so.
+///
+/// Errors: as [`target::is_sensitive`].
+pub fn becomes_sensitive(claim: &mut Claim) -> Result<bool, Error> {
+    let Claim { tenant_id, ticket_id, .. } = &*claim;
+    if claim.is_sensitive {
+        return Ok(false);
+    }
+    let is_sensitive = briefly(
+        || target::is_sensitive(tenant_id, ticket_id, false),
+        |sqlstate| ServiceError::TicketsUnreadable { sqlstate },
+    )?;
+    if is_sensitive {
+        let bucket = Bucket::for_media(true).id().to_owned();
+        execute(
+            "UPDATE civic.media_jobs
+             SET is_sensitive = true, former_bucket = bucket, bucket = $2, content_type = NULL,
+                 file_size = NULL
+             WHERE id = $1",
+            &[claim.id.into(), bucket.as_str().into()],
+        )?;
+        claim.is_sensitive = true;
+        claim.stored = None;
+        claim.former_bucket = Some(std::mem::replace(&mut claim.bucket, bucket));
+    }
+    Ok(is_sensitive)
+}
+
+/// Does something with a table of somebody else's: where that fails, the job waits and not the worker,
+/// nor does the worker wait for a lock that somebody has forgotten.
+pub fn briefly<R>(
+    body: impl FnOnce() -> Result<R, Error>,
+    raised: impl Fn(String) -> ServiceError + UnwindSafe + RefUnwindSafe,
+) -> Result<R, Error> {
+    let lock_timeout = |time: &str| {
+        execute("SELECT pg_catalog.set_config('lock_timeout', $1, true)", &[time.into()])
+    };
+    attempt(
+        || {
+            lock_timeout("1s")?;
+            let result = body()?;
+            lock_timeout("0")?;
+            Ok(result)
+        },
+        |sqlstate, _| raised(pg::sqlstate_text(sqlstate)).into(),
+    )
+}
+
+/// Locks a job's row at the end of a try, for [`settle`].
+pub fn hold(id: Uuid, tries: i32) -> Result<Hold, Error> {
+    let locked = rows(
+        "SELECT cancel_requested FROM civic.media_jobs
+         WHERE id = $1 AND attempts = $2 AND state = 'running' FOR UPDATE SKIP LOCKED",
+        &[id.into(), tries.into()],
+        |row| column(row, 1),
+    )?;
+    if let Some(is_cancelled) = locked.into_iter().next() {
+        return Ok(Hold::Ours { is_cancelled });
+    }
+    let there = rows(
+        "SELECT true FROM civic.media_jobs WHERE id = $1 AND attempts = $2 AND state = 'running'",
+        &[id.into(), tries.into()],
+        |_| Ok(()),
+    )?;
+    Ok(if there.is_empty() { Hold::NotOurs } else { Hold::Locked })
+}
+
+/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. Gives
+/// the job's state from now on.
+pub fn settle(
+    id: Uuid,
+    tries: i32,
+    is_cancelled: bool,
+    report: &Report,
+    limit: u32,
+) -> Result<State, Error> {
+    let next = job::next(&report.outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
+    let (state, delay, uncounted) = match next {
+        Next::End(state) => (state, None, 0),
+        Next::Again(delay) => (State::Queued, Some(delay.as_secs_f64()), 0),
+        Next::Anew => (State::Queued, Some(0.0), 1),
+    };
+    let (content_type, file_size) = report.stored.clone().unzip();
+    execute(
+        "UPDATE civic.media_jobs
+         SET state = $2, attempts = attempts - $3,
+             next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
+             finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
+             content_type = $5, file_size = $6, last_error = $7,
+             former_bucket = CASE $2 WHEN 'done' THEN NULL ELSE former_bucket END
+         WHERE id = $1",
+        &[
+            id.into(),
+            state.name().into(),
+            uncounted.into(),
+            delay.into(),
+            content_type.into(),
+            file_size.map(|size| size as i64).into(),
+            report.error.as_deref().into(),
+        ],
+    )?;
+    if matches!(next, Next::End(_)) {
+        tell(id)?;
+    }
+    Ok(state)
+}
+
+/// Notifies of a job's end, at the commit. Those who may not read the file do not hear of it.
+fn tell(id: Uuid) -> Result<(), Error> {
+    let told = rows(
+        "SELECT tenant_id, is_sensitive,
+                pg_catalog.json_build_object(
+                    'type', 'media_job', 'job_id', id, 'ticket_id', ticket_id,
+                    'municipality_id', tenant_id, 'state', state, 'is_sensitive', is_sensitive,
+                    'bucket', bucket, 'path', path, 'file_id', file_id,
+                    'content_type', content_type, 'file_size', file_size)::pg_catalog.text
+         FROM civic.media_jobs WHERE id = $1",
+        &[id.into()],
+        |row| Ok((column::<String>(row, 1)?, column(row, 2)?, column::<String>(row, 3)?)),
+    )?;
+    for (tenant_id, is_sensitive, payload) in told {
+        let channel =
+            job::channel(&tenant_id, is_sensitive).and_then(|name| CString::new(name).ok());
+        if let (Some(channel), Ok(payload)) = (channel, CString::new(payload)) {
+            pg::notify::notify_if_room(&channel, &payload);
+        }
+    }
+    Ok(())
+}
+
+/// Whether there are jobs that have not ended.
+pub fn has_unfinished() -> Result<bool, Error> {
+    let unfinished = rows(
+        "SELECT true FROM civic.media_jobs WHERE state IN ('queued', 'running') LIMIT 1",
+        &[],
+        |_| Ok(()),
+    )?;
+    Ok(!unfinished.is_empty())
+}
+
+/// How long it is until a queued job is due; zero where one is. `None` where none is queued.
+pub fn next_due() -> Result<Option<Duration>, Error> {
+    let seconds = rows(
+        "SELECT pg_catalog.date_part('epoch', next_attempt_at - pg_catalog.clock_timestamp())
+         FROM civic.media_jobs WHERE state = 'queued' ORDER BY next_attempt_at LIMIT 1",
+        &[],
+        |row| column::<f64>(row, 1),
+    )?;
+    let until = |seconds: &f64| Duration::try_from_secs_f64(*seconds).unwrap_or_default();
+    Ok(seconds.first().map(until))
+}
+
+/// Removes jobs that ended longer ago than this, so many at most. Gives how many it removed.
+pub fn prune(retention: Duration, limit: i64) -> Result<usize, Error> {
+    let removed = rows(
+        "DELETE FROM civic.media_jobs WHERE id = ANY (ARRAY(
+             SELECT id FROM civic.media_jobs
+             WHERE finished_at <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)
+             ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+         RETURNING id",
+        &[retention.as_secs_f64().into(), limit.into()],
+        |_| Ok(()),
+    )?;
+    Ok(removed.len())
+}

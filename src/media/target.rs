@@ -1,0 +1,250 @@
+//! Where a ticket's media goes. Whatever the caller says, that of a sensitive ticket goes behind the
+//! firewall.
+//!
+//! The ticket is looked for in the tables that [`civic.setup`] has made heard, each with the rights
+//! of its own owner: who calls need not be able to read it, and nothing that the owner has put on
+//! the table gets more rights than he has.
+//!
+//! [`civic.setup`]: crate::setup
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{Uuid, pg_sys};
+
+use crate::error::{Error, ServiceError};
+use crate::events::payload::is_plainly_no;
+use crate::pg::role::{Restriction, acting_as};
+use crate::storage::bucket::{Bucket, file_extension};
+use crate::storage::path;
+use crate::{catalog, pg};
+
+/// Where a file goes, fixed before it is fetched: however often that is tried, it is this one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub bucket: Bucket,
+    pub path: String,
+    pub file_id: Uuid,
+    pub is_sensitive: bool,
+}
+
+/// The target of a new file: `{tenant}/{ticket}/{file}.{extension}`.
+///
+/// Errors: as [`is_sensitive`], and a tenant or a ticket that cannot be part of a path.
+pub fn target(
+    tenant_id: &str,
+    ticket_id: &str,
+    content_type: &str,
+    declared_sensitive: bool,
+) -> Result<Target, Error> {
+    let ticket = TicketId::new(ticket_id);
+    let folder = path::segment("ticket", ticket.canonical())?;
+    let tenant_id = path::segment("tenant", tenant_id)?;
+    let is_sensitive = is_sensitive(tenant_id, ticket_id, declared_sensitive)?;
+    let file_id = pg::random_uuid();
+    let name = format!("{file_id}.{}", file_extension(content_type));
+    Ok(Target {
+        bucket: Bucket::for_media(is_sensitive),
+        path: path::object_path(tenant_id, folder, &name)?,
+        file_id,
+        is_sensitive,
+    })
+}
+
+/// Whether a ticket's media is sensitive: where the caller says so, and where a ticket of this id is
+/// found that is not plainly not. Where none is found the caller is believed.
+///
+/// Errors: the ticket is another municipality's (22023); the table cannot be read whole (55000). No
+/// answer is better than one that opens the firewall.
+pub fn is_sensitive(
+    tenant_id: &str,
+    ticket_id: &str,
+    declared_sensitive: bool,
+) -> Result<bool, Error> {
+    let ticket = TicketId::new(ticket_id);
+    let mut found = vec![];
+    for table in tables()? {
+        found.extend(table.find(&ticket)?);
+    }
+    if !found.is_empty() && !found.iter().any(|found| found.is_of(tenant_id)) {
+        return Err(ServiceError::TicketOfAnother { ticket_id: ticket_id.to_owned() }.into());
+    }
+    Ok(declared_sensitive || found.iter().any(|found| found.is_sensitive))
+}
+
+/// A ticket's id as somebody has written it. A UUID can be written in many ways.
+#[derive(Debug, PartialEq, Eq)]
+struct TicketId {
+    given: String,
+    uuid: Option<uuid::Uuid>,
+    canonical: String,
+}
+
+impl TicketId {
+    fn new(given: &str) -> TicketId {
+        // PostgreSQL takes a hyphen behind any four digits, and braces around all.
+        let digits: String = given.trim().chars().filter(|c| !"-{}".contains(*c)).collect();
+        let uuid = uuid::Uuid::try_parse(&digits).ok();
+        let canonical = uuid.map_or_else(|| given.to_owned(), |uuid| uuid.to_string());
+        TicketId { given: given.to_owned(), uuid, canonical }
+    }
+
+    /// As the server would write it.
+    fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
+    fn integer(&self) -> Option<i64> {
+        self.given.trim().parse().ok()
+    }
+}
+
+/// A ticket that was found.
+struct Found {
+    tenant_id: Option<String>,
+    is_sensitive: bool,
+}
+
+impl Found {
+    fn is_of(&self, tenant_id: &str) -> bool {
+        self.tenant_id.as_deref() == Some(tenant_id)
+    }
+}
+
+/// A table whose tickets are heard.
+struct Table {
+    oid: pg_sys::Oid,
+    /// Qualified and quoted.
+    name: String,
+    owner: pg_sys::Oid,
+    /// The type of its column `id`.
+    id_type: Option<pg_sys::Oid>,
+    knows_sensitive: bool,
+}
+
+fn tables() -> Result<Vec<Table>, Error> {
+    catalog::rows(
+        "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
+                i.atttypid, s.attnum IS NOT NULL
+         FROM pg_catalog.pg_trigger t
+         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_catalog.pg_attribute i
+                ON i.attrelid = c.oid AND i.attname = 'id' AND NOT i.attisdropped AND i.attnum > 0
+         LEFT JOIN pg_catalog.pg_attribute s
+                ON s.attrelid = c.oid AND s.attname = 'is_sensitive' AND NOT s.attisdropped
+         WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
+           AND t.tgparentid = 0 AND NOT t.tgisinternal
+         ORDER BY 2",
+        &[],
+        |row| {
+            Ok(Table {
+                oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
+                name: row.get(2)?.unwrap_or_default(),
+                owner: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
+                id_type: row.get(4)?,
+                knows_sensitive: row.get(5)?.unwrap_or_default(),
+            })
+        },
+    )
+}
+
+impl Table {
+    /// The tickets of this id, at most one in a table with a key.
+    fn find(&self, ticket: &TicketId) -> Result<Vec<Found>, Error> {
+        let condition = "t.id OPERATOR(pg_catalog.=) $1";
+        match self.id_type {
+            None => Ok(vec![]),
+            // Those with an index, compared as what they are: another type's value is no ticket's.
+            Some(pg_sys::UUIDOID) => match ticket.uuid {
+                Some(uuid) => self.read(condition, Uuid::from_bytes(*uuid.as_bytes()).into()),
+                None => Ok(vec![]),
+            },
+            Some(pg_sys::INT8OID | pg_sys::INT4OID | pg_sys::INT2OID) => match ticket.integer() {
+                Some(integer) => self.read(condition, integer.into()),
+                None => Ok(vec![]),
+            },
+            Some(pg_sys::TEXTOID | pg_sys::VARCHAROID) => {
+                let spellings = vec![ticket.given.clone(), ticket.canonical.clone()];
+                self.read("t.id OPERATOR(pg_catalog.=) ANY ($1)", spellings.into())
+            }
+            Some(_) => {
+                let spellings = vec![ticket.given.clone(), ticket.canonical.clone()];
+                let condition = "t.id::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($1)";
+                self.read(condition, spellings.into())
+            }
+        }
+    }
+
+    fn read(&self, condition: &str, id: DatumWithOid<'_>) -> Result<Vec<Found>, Error> {
+        let sensitive =
+            if self.knows_sensitive { "t.is_sensitive::pg_catalog.text" } else { "'false'" };
+        let sql = format!(
+            "SELECT t.tenant_id::pg_catalog.text, {sensitive} FROM {} t WHERE {condition}",
+            self.name
+        );
+        acting_as(self.owner, Restriction::Reading, || {
+            // A policy that holds the owner too would hide tickets, and not say so.
+            let is_hidden = catalog::holds(
+                "SELECT pg_catalog.row_security_active($1::pg_catalog.oid)",
+                &[self.oid.into()],
+            )?;
+            if is_hidden {
+                return Err(ServiceError::TicketsHidden { table: self.name.clone() }.into());
+            }
+            catalog::rows(&sql, &[id], |row| {
+                let sensitive = row.get::<String>(2)?;
+                Ok(Found {
+                    tenant_id: row.get(1)?,
+                    is_sensitive: !sensitive.is_some_and(|text| is_plainly_no(text.as_bytes())),
+                })
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "8f14e45f-ceea-467f-a83c-6d8b04dd5d30";
+
+    #[test]
+    fn a_uuid_is_the_same_however_it_is_written() {
+        for spelling in [
+            ID,
+            "8F14E45F-CEEA-467F-A83C-6D8B04DD5D30",
+            "{8f14e45f-ceea-467f-a83c-6d8b04dd5d30}",
+            "8f14e45fceea467fa83c6d8b04dd5d30",
+            "8f14-e45f-ceea-467f-a83c-6d8b-04dd-5d30",
+            " 8f14e45f-ceea-467f-a83c-6d8b04dd5d30 ",
+        ] {
+            assert_eq!(TicketId::new(spelling).canonical(), ID, "{spelling}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_no_uuid_stays_as_it_is() {
+        for id in ["42", "T-1", "", "8f14e45f"] {
+            assert_eq!(TicketId::new(id).canonical(), id);
+        }
+        assert_eq!(TicketId::new("42").integer(), Some(42));
+        assert_eq!(TicketId::new("42x").integer(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_spelling_with_hyphens_is_the_same_uuid(
+            bytes in any::<[u8; 16]>(), hyphens in any::<[bool; 7]>(), upper in any::<bool>()
+        ) {
+            let uuid = uuid::Uuid::from_bytes(bytes);
+            let digits = uuid.simple().to_string();
+            let mut spelling = digits[..4].to_owned();
+            for (index, hyphen) in hyphens.into_iter().enumerate() {
+                spelling.push_str(if hyphen { "-" } else { "" });
+                spelling.push_str(&digits[4 + index * 4..8 + index * 4]);
+            }
+            let spelling = if upper { spelling.to_uppercase() } else { spelling };
+            prop_assert_eq!(TicketId::new(&spelling).uuid, Some(uuid));
+        }
+    }
+}

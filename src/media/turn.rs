@@ -1,0 +1,170 @@
+//! What the worker does in the database at each turn: it looks and claims in one transaction, and
+//! records in another.
+
+use std::time::Duration;
+
+use pgrx::prelude::*;
+use pgrx::{PgLogLevel, Uuid};
+
+use super::attach::attach;
+use super::job::{Outcome, State};
+use super::queue::{self, Claim, Hold, Report};
+use crate::error::{Error, ServiceError};
+use crate::pg;
+use crate::settings::media as limits;
+
+/// How many old jobs are removed at a time.
+const PRUNED_AT_ONCE: usize = 1000;
+
+/// Into the server's log, for whoever operates it.
+pub fn warn(message: &str) {
+    ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.to_owned());
+}
+
+/// What a look at the table has shown.
+#[derive(Default)]
+pub struct Look {
+    /// Claimed, and to be transferred.
+    pub claims: Vec<Claim>,
+    /// In hand, and to be cancelled.
+    pub cancelled: Vec<Uuid>,
+    /// How long it is until another job is due.
+    pub next_due: Option<Duration>,
+    /// Whether no more old jobs are left.
+    pub is_all_pruned: bool,
+}
+
+impl Look {
+    /// Takes a claimed job in hand, unless its ticket now stands in the way.
+    fn take(&mut self, mut claim: Claim) -> Result<(), Error> {
+        match queue::becomes_sensitive(&mut claim) {
+            Ok(_) => self.claims.push(claim),
+            Err(error) => {
+                let limit = limits::media_attempts();
+                queue::settle(claim.id, claim.tries, false, &of_ticket(&error), limit)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The report where it cannot be told whether a ticket is sensitive.
+fn of_ticket(error: &Error) -> Report {
+    let may_heal = !matches!(error, Error::Service(ServiceError::TicketOfAnother { .. }));
+    Report {
+        outcome: Outcome::Refused { may_heal, retry_after: None },
+        stored: None,
+        error: Some(error.message()),
+    }
+}
+
+/// Looks what has been cancelled, takes up what a worker before has left, claims so many jobs, and
+/// removes those that ended longer ago than the retention. `None` where there is no queue.
+pub fn look(
+    is_in_hand: impl Fn(&Uuid) -> bool,
+    to_claim: usize,
+    retention: Option<Duration>,
+) -> Option<Look> {
+    let look = || {
+        let mut look = Look { is_all_pruned: true, ..Look::default() };
+        for (id, tries, is_cancelled) in queue::running()? {
+            if !is_in_hand(&id) {
+                take_up(id, tries)?;
+            } else if is_cancelled {
+                look.cancelled.push(id);
+            }
+        }
+        if to_claim > 0 {
+            for claim in queue::claim(to_claim)? {
+                look.take(claim)?;
+            }
+            look.next_due = queue::next_due()?;
+        }
+        if let Some(retention) = retention {
+            let removed = queue::prune(retention, PRUNED_AT_ONCE as i64)?;
+            look.is_all_pruned = removed < PRUNED_AT_ONCE;
+        }
+        Ok(look)
+    };
+    in_transaction(|owner| queue::as_owner(owner, look))
+}
+
+/// A job runs, and this worker does not have it in hand: one before was killed over it.
+fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
+    let report = Report {
+        outcome: Outcome::Interrupted,
+        stored: None,
+        error: Some("the worker was killed, or its server crashed, during this try".to_owned()),
+    };
+    match queue::hold(id, tries)? {
+        Hold::Ours { is_cancelled } => {
+            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts()).map(|_| ())
+        }
+        // Looked at again next time.
+        Hold::Locked | Hold::NotOurs => Ok(()),
+    }
+}
+
+/// Records how tries ended, in their order. Gives for each whose it was; nothing where there is no
+/// queue any more.
+pub fn record<'a>(ended: impl Iterator<Item = (Option<&'a Claim>, &'a Report)>) -> Vec<Hold> {
+    let record = |owner| {
+        let record = |(claim, report): (Option<&Claim>, &Report)| match claim {
+            Some(claim) => record_one(owner, claim, report),
+            None => Ok(Hold::NotOurs),
+        };
+        ended.map(record).collect::<Result<Vec<_>, _>>()
+    };
+    in_transaction(record).unwrap_or_default()
+}
+
+/// Records how a try ended. A file that is stored gets its row in the table of attachments, with the
+/// rights of that table's owner; where this fails the job is tried again, and only this of it. One
+/// whose ticket has become sensitive meanwhile is taken behind the firewall by the next try.
+fn record_one(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold, Error> {
+    let hold = queue::as_owner(owner, || queue::hold(claim.id, claim.tries))?;
+    let Hold::Ours { is_cancelled } = hold else { return Ok(hold) };
+    let mut claim = claim.clone();
+    let refused = match &report.stored {
+        None => None,
+        Some((content_type, size)) => {
+            match queue::as_owner(owner, || queue::becomes_sensitive(&mut claim)) {
+                Err(error) => Some(of_ticket(&error)),
+                Ok(true) => Some(Report {
+                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                    stored: None,
+                    error: Some("the ticket has become sensitive during the transfer".to_owned()),
+                }),
+                Ok(false) => {
+                    let attached = queue::as_owner(owner, || attach(&claim, content_type, *size));
+                    attached.err().map(|error| Report {
+                        outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                        stored: report.stored.clone(),
+                        error: Some(error.message()),
+                    })
+                }
+            }
+        }
+    };
+    let report = refused.as_ref().unwrap_or(report);
+    let limit = limits::media_attempts();
+    let settle = || queue::settle(claim.id, claim.tries, is_cancelled, report, limit);
+    let state = queue::as_owner(owner, settle)?;
+    if let (State::Failed | State::Cancelled, Some(bucket)) = (state, &claim.former_bucket) {
+        warn(&format!(
+            "media job {} is {}, and its ticket has become sensitive: remove {} from bucket {bucket}, \
+             should it be there",
+            claim.id,
+            state.name(),
+            claim.path
+        ));
+    }
+    Ok(hold)
+}
+
+/// Does something in a transaction of its own, given the table's owner. `None` where there is no such
+/// table. An error ends the worker, which starts anew.
+fn in_transaction<R>(body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>) -> Option<R> {
+    let body = || queue::owner().and_then(|owner| owner.map(body).transpose());
+    pg::worker::transaction(|| body().unwrap_or_else(|error| error.raise()))
+}

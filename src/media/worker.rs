@@ -1,0 +1,291 @@
+//! The worker: it claims jobs that are due, has threads transfer the files, and records how it went.
+//!
+//! HTTP is done in the threads, with no transaction open; PostgreSQL is called by the process's own
+//! thread alone, in short transactions. A thread hands its result over and wakes the worker through
+//! a socket.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use civic_http::Cancel;
+use pgrx::Uuid;
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::prelude::*;
+
+use super::job::Outcome;
+use super::queue::{Claim, Hold, Report};
+use super::transfer::{Services, Task, transfer};
+use super::turn::{self, warn};
+use crate::error::{Error, ServiceError};
+use crate::pg::{shared, wait};
+use crate::settings::media as limits;
+use crate::{pg, service, settings};
+
+/// With nothing to do it looks this often, though whoever has something wakes it.
+const IDLE: Duration = Duration::from_secs(10);
+/// It looks no more often than this, unless it is woken.
+const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
+/// With all hands full it looks this often, at most.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often it removes old jobs.
+const PRUNING: Duration = Duration::from_secs(60);
+/// How long transfers get to notice that the server is about to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+pub fn register() {
+    BackgroundWorkerBuilder::new("pg_civic media")
+        .set_library("pg_civic")
+        .set_function("civic_media_main")
+        .set_type("pg_civic media")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
+/// The worker's main function. The server starts it again a second after it ends.
+#[allow(unsafe_code)]
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
+    pg::worker::begin(&settings::database());
+    let Some(shared) = shared::shared() else { return };
+    shared.take_over_media();
+    match Worker::new() {
+        Ok(mut worker) => worker.run(),
+        Err(error) => warn(&format!("the media worker cannot start: {error}")),
+    }
+    // To be ended by a person or by DROP DATABASE … (FORCE) is no reason to stay away.
+    pg::end_process_to_be_restarted();
+}
+
+/// A job whose transfer is under way, or has ended and waits to be recorded.
+struct InHand {
+    claim: Claim,
+    cancel: Cancel,
+}
+
+struct Ended {
+    id: Uuid,
+    report: Report,
+}
+
+struct Worker {
+    in_hand: HashMap<Uuid, InHand>,
+    /// Ended and not recorded yet.
+    ended: Vec<Ended>,
+    results: Receiver<Ended>,
+    sender: Sender<Ended>,
+    /// What a thread writes a byte to wakes the worker, which waits at the other end.
+    bell: UnixStream,
+    rope: Arc<UnixStream>,
+    /// The services as the settings name them; `None` where they cannot be asked.
+    services: Option<Arc<Services>>,
+    /// When the worker last looked at the table, and when it last removed old jobs.
+    looked: Option<Instant>,
+    pruned: Option<Instant>,
+}
+
+impl Worker {
+    fn new() -> std::io::Result<Worker> {
+        let (bell, rope) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        rope.set_nonblocking(true)?;
+        let (sender, results) = channel();
+        Ok(Worker {
+            in_hand: HashMap::new(),
+            ended: vec![],
+            results,
+            sender,
+            bell,
+            rope: Arc::new(rope),
+            services: None,
+            looked: None,
+            pruned: None,
+        })
+    }
+
+    fn run(&mut self) {
+        self.services = services();
+        while !pg::worker::takes_leave() {
+            if BackgroundWorker::sighup_received() {
+                pg::reload_settings();
+                self.services = services();
+                self.pruned = None;
+            }
+            self.gather();
+            // The next transfers begin before the last ones are recorded, which takes its time.
+            let mut time = if self.has_just_looked() { GLANCE } else { self.look() };
+            if self.record() {
+                time = time.min(SHORTEST_SLEEP);
+            }
+            pg::worker::wait(self.bell.as_fd(), time);
+        }
+        self.take_leave();
+    }
+
+    /// With all hands full a look shows only what was cancelled, however many jobs are being added,
+    /// each of which wakes the worker.
+    fn has_just_looked(&self) -> bool {
+        self.free() == 0 && self.looked.is_some_and(|looked| looked.elapsed() < GLANCE)
+    }
+
+    /// How many more files may travel.
+    fn free(&self) -> usize {
+        let travelling = self.in_hand.len().saturating_sub(self.ended.len());
+        limits::media_concurrency().saturating_sub(travelling)
+    }
+
+    /// Takes the results that have come.
+    fn gather(&mut self) {
+        // Emptied before the results are taken: one that comes in between rings again.
+        while matches!(self.bell.read(&mut [0; 64]), Ok(1..)) {}
+        self.ended.extend(self.results.try_iter());
+    }
+
+    /// Records what has ended, all in one transaction. Gives whether there was anything, after which
+    /// there may be more to do.
+    fn record(&mut self) -> bool {
+        if self.ended.is_empty() {
+            return false;
+        }
+        let in_hand = &self.in_hand;
+        let claim = |id: &Uuid| in_hand.get(id).map(|in_hand| &in_hand.claim);
+        let ended = self.ended.iter().map(|Ended { id, report }| (claim(id), report));
+        let mut holds = turn::record(ended).into_iter();
+        self.ended.retain(|Ended { id, .. }| {
+            let is_locked = holds.next() == Some(Hold::Locked);
+            if !is_locked {
+                self.in_hand.remove(id);
+            }
+            is_locked
+        });
+        true
+    }
+
+    /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
+    fn look(&mut self) -> Duration {
+        self.looked = Some(Instant::now());
+        let to_claim = if self.services.is_some() { self.free() } else { 0 };
+        let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
+        let retention = limits::media_retention().filter(|_| is_time_to_prune);
+        let is_in_hand = |id: &Uuid| self.in_hand.contains_key(id);
+        let Some(look) = turn::look(is_in_hand, to_claim, retention) else { return IDLE };
+        if is_time_to_prune {
+            self.pruned = look.is_all_pruned.then(Instant::now);
+        }
+        for id in look.cancelled {
+            if let Some(in_hand) = self.in_hand.get(&id) {
+                in_hand.cancel.cancel();
+            }
+        }
+        let claimed = look.claims.len();
+        look.claims.into_iter().for_each(|claim| self.begin(claim));
+        match look.next_due {
+            _ if !look.is_all_pruned => SHORTEST_SLEEP,
+            Some(due) if claimed < to_claim => due.clamp(SHORTEST_SLEEP, IDLE),
+            // The next transfer to end wakes the worker.
+            _ => IDLE,
+        }
+    }
+
+    /// Has a thread transfer a job's file.
+    fn begin(&mut self, claim: Claim) {
+        let Some(services) = self.services.clone() else { return };
+        let (id, cancel) = (claim.id, Cancel::new());
+        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim.clone();
+        self.in_hand.insert(id, InHand { claim, cancel: cancel.clone() });
+        if stored.is_some() {
+            self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
+            return;
+        }
+        let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
+        let task = Task { media_url, bucket, path, former_bucket };
+        let started = wait::start_thread("civic media", move || {
+            let report = report(&services, &task, &cancel);
+            // Where nobody listens any more, the worker has ended.
+            let _ = sender.send(Ended { id, report });
+            // Where the socket is full, the worker is awake.
+            let _ = (&*rope).write(&[0]);
+        });
+        if let Err(error) = started {
+            let outcome = Outcome::Refused { may_heal: true, retry_after: None };
+            self.hand_over(id, Report { outcome, stored: None, error: Some(error.message()) });
+        }
+    }
+
+    /// What a thread does at its end, for a job that needs none.
+    fn hand_over(&mut self, id: Uuid, report: Report) {
+        self.ended.push(Ended { id, report });
+        let _ = (&*self.rope).write(&[0]);
+    }
+
+    /// The worker ends in good order: transfers are called off, and their jobs are due again.
+    fn take_leave(&mut self) {
+        self.in_hand.values().for_each(|in_hand| in_hand.cancel.cancel());
+        self.gather();
+        let deadline = Instant::now() + FAREWELL;
+        while self.ended.len() < self.in_hand.len()
+            && let left = deadline.saturating_duration_since(Instant::now())
+            && let Ok(ended) = self.results.recv_timeout(left)
+        {
+            self.ended.push(ended);
+        }
+        for Ended { report, .. } in &mut self.ended {
+            if report.outcome == Outcome::Cancelled {
+                report.outcome = Outcome::Released;
+                report.error = None;
+            }
+        }
+        // What has not noticed ends with the process.
+        let is_missing = |id: &Uuid| !self.ended.iter().any(|ended| ended.id == *id);
+        let missing = self.in_hand.iter().filter(|(id, _)| is_missing(id));
+        let released = |(id, _): (&Uuid, &InHand)| {
+            let report = Report { outcome: Outcome::Released, stored: None, error: None };
+            Ended { id: *id, report }
+        };
+        let missing: Vec<_> = missing.map(released).collect();
+        self.ended.extend(missing);
+        self.record();
+    }
+}
+
+/// The services, as the settings are now. Where none are configured jobs wait, as `check()` says; what
+/// is configured and cannot be used is told.
+fn services() -> Option<Arc<Services>> {
+    let made = service::storage_api()
+        .and_then(|storage| Ok(Services { storage, source: service::media_source()? }));
+    match made {
+        Ok(services) => Some(Arc::new(services)),
+        Err(Error::Service(ServiceError::NotConfigured { .. })) => None,
+        Err(error) => {
+            warn(&format!("media jobs wait: {}", error.message()));
+            None
+        }
+    }
+}
+
+fn report(services: &Services, task: &Task, cancel: &Cancel) -> Report {
+    // A panic here would take its job along, and leave it running for as long as the worker does.
+    match catch_unwind(AssertUnwindSafe(|| transfer(services, task, cancel))) {
+        Ok(Ok(stored)) => Report {
+            outcome: Outcome::Stored,
+            stored: Some((stored.content_type, stored.size)),
+            error: None,
+        },
+        Ok(Err(failure)) => {
+            Report { outcome: failure.outcome, stored: None, error: Some(failure.message) }
+        }
+        Err(_) => Report {
+            outcome: Outcome::Refused { may_heal: true, retry_after: None },
+            stored: None,
+            error: Some("a mistake of pg_civic's: the transfer panicked".to_owned()),
+        },
+    }
+}

@@ -1,0 +1,62 @@
+//! A background worker as the other processes see it, in shared memory.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    /// Wakes the owner of a latch (storage/latch.h). It raises no error, so it needs no frame to
+    /// catch one.
+    fn SetLatch(latch: *mut pg_sys::Latch);
+}
+
+/// All zeros is the state before the worker's first start.
+#[derive(Default)]
+#[repr(C)]
+pub struct Presence {
+    /// The worker's process, or 0 while there is none.
+    pid: AtomicU32,
+    /// The database that it serves, or served last.
+    database: AtomicU32,
+    /// The address of its latch.
+    latch: AtomicUsize,
+}
+
+impl Presence {
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
+    }
+
+    /// Whether the worker serves this backend's database; `None` while it has served none.
+    pub fn is_this_database(&self) -> Option<bool> {
+        // SAFETY: reads a variable of this backend.
+        let own = unsafe { pg_sys::MyDatabaseId };
+        let served = self.database.load(Ordering::Relaxed);
+        (served != 0).then_some(served == own.to_u32())
+    }
+
+    /// Wakes the worker, if there is one.
+    pub fn wake(&self) {
+        let latch = self.latch.load(Ordering::Acquire) as *mut pg_sys::Latch;
+        if !latch.is_null() {
+            // SAFETY: the latch of a slot for a process, which lives as long as the server. To set
+            // one that has meanwhile another owner wakes that one for nothing.
+            unsafe { SetLatch(latch) };
+        }
+    }
+
+    /// This process is the worker from now on.
+    pub(super) fn begin(&self) {
+        // SAFETY: reads variables of this process.
+        unsafe {
+            self.database.store(pg_sys::MyDatabaseId.to_u32(), Ordering::Relaxed);
+            self.latch.store(pg_sys::MyLatch as usize, Ordering::Release);
+            self.pid.store(pg_sys::MyProcPid as u32, Ordering::Release);
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.pid.store(0, Ordering::Release);
+        self.latch.store(0, Ordering::Release);
+    }
+}

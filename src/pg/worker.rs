@@ -1,0 +1,94 @@
+//! A background worker that has threads: its transactions, its sleep, its end.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    /// The server's own handler of SIGTERM (tcop/tcopprot.h): whatever can be interrupted then is.
+    fn die(signal: std::ffi::c_int);
+}
+
+/// Begins a worker in a database, as the server's own superuser, with a search_path and defaults of
+/// transactions that nobody else chooses.
+///
+/// SIGTERM is answered by whatever the worker is at, a wait for a lock as well.
+pub fn begin(database: &str) {
+    // SAFETY: the server's own handler, in its place before signals are let in.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
+    }
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+    BackgroundWorker::connect_worker_to_spi(Some(database), None);
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"lock_timeout", c"0"),
+    ] {
+        // SAFETY: settings and values that the server knows.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}
+
+/// Does something in a transaction of its own. An error ends the worker.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
+    let result = BackgroundWorker::transaction(AssertUnwindSafe(body));
+    // SAFETY: no transaction is open. Without it the table's changes would not be counted, and
+    // autovacuum would not come.
+    unsafe { pg_sys::pgstat_report_stat(true) };
+    result
+}
+
+/// Sleeps until this process's latch is set, the file has something to read, or the time is over.
+/// Then it does what the server asks of a process at such a point, and may end here by an error; but
+/// an order to end is left to the caller, see [`takes_leave`].
+pub fn wait(file: BorrowedFd<'_>, time: Duration) {
+    let events = pg_sys::WL_LATCH_SET
+        | pg_sys::WL_TIMEOUT
+        | pg_sys::WL_SOCKET_READABLE
+        | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: this process's own latch, and a file that is open throughout.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            file.as_raw_fd(),
+            time.as_millis() as std::ffi::c_long,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    if !is_asked_to_end() {
+        pg_sys::check_for_interrupts!();
+    }
+}
+
+fn is_asked_to_end() -> bool {
+    // SAFETY: reads a variable of this process that a signal sets.
+    unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
+}
+
+/// Whether the worker has been asked to end. If so it may still put its things in order: what it does
+/// from here on is only interrupted by the next such order.
+pub fn takes_leave() -> bool {
+    let asked = is_asked_to_end();
+    if asked {
+        // SAFETY: a variable of this process; the worker ends by itself.
+        unsafe { (&raw mut pg_sys::ProcDiePending).write_volatile(0) };
+    }
+    asked
+}

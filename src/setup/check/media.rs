@@ -1,0 +1,47 @@
+//! The worker that fetches media, and the jobs that wait for it.
+
+use super::{Finding, bad, good};
+use crate::catalog;
+use crate::error::Error;
+use crate::media::queue;
+use crate::pg::shared;
+use crate::{service, settings};
+
+/// Where no job waits, nothing is wrong: not every database has media.
+pub fn worker() -> Result<Finding, Error> {
+    let component = "media worker";
+    let has_jobs = match queue::owner()? {
+        Some(owner) => queue::as_owner(owner, queue::has_unfinished)?,
+        None => false,
+    };
+    let found = |detail: String, fix: Option<String>| match has_jobs {
+        false => good(component, detail),
+        true => (component.to_owned(), false, format!("{detail}; jobs wait"), fix),
+    };
+    let Some(shared) = shared::shared() else {
+        let detail = "the library is not preloaded, so there is no worker".to_owned();
+        return Ok(found(detail, super::preload_statement()?));
+    };
+    Ok(match shared.media.is_this_database() {
+        Some(false) => {
+            let fix = catalog::texts(
+                "SELECT pg_catalog.format(
+                     'ALTER SYSTEM SET civic.database = %L; -- and restart the server',
+                     pg_catalog.current_database())",
+                &[],
+            )?;
+            found(format!("serves database {}", settings::database()), Some(fix.concat()))
+        }
+        Some(true) if shared.media.pid().is_some() => {
+            match service::storage_api().map(drop).and(service::media_source().map(drop)) {
+                Ok(()) => good(component, "running"),
+                // Which settings are missing, and why others cannot be used, has rows of its own.
+                Err(error) => found(format!("running, and idle: {}", error.message()), None),
+            }
+        }
+        _ => {
+            let detail = "not running: the server's log says why; media jobs wait";
+            bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")
+        }
+    })
+}

@@ -1,0 +1,162 @@
+//! What of the storage service is configured, and whether its secrets are safe. No value is shown.
+
+use super::{Finding, bad, good};
+use crate::catalog;
+use crate::error::Error;
+use crate::service::secrets_are_safe;
+use crate::settings::service as settings;
+use crate::setup::files;
+use crate::storage::attachment::Attachments;
+
+pub fn findings() -> Result<Vec<Finding>, Error> {
+    let mut findings = vec![storage(), whatsapp(), secrets()?];
+    if files::has_storage()? {
+        findings.push(attachments()?);
+    }
+    findings.extend(grants()?);
+    Ok(findings)
+}
+
+/// A part of the service that is configured whole, or not at all.
+fn part(component: &str, parts: &[(&str, bool)]) -> Finding {
+    let named = |wanted: bool| {
+        let parts = parts.iter().filter(|(_, is_set)| *is_set == wanted);
+        parts.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    let (set, missing) = (named(true), named(false));
+    if missing.is_empty() {
+        good(component, format!("set: {set}"))
+    } else if set.is_empty() {
+        good(component, format!("not configured: {missing}"))
+    } else {
+        let fix = format!(
+            "SELECT pg_reload_conf(); -- after setting {missing} in the configuration file"
+        );
+        bad(component, format!("set: {set}; not set: {missing}"), fix)
+    }
+}
+
+fn storage() -> Finding {
+    let has_url = settings::storage_url().is_some();
+    let has_key = settings::service_key().is_some();
+    let has_secret = settings::jwt_secret().is_some();
+    let url = ("civic.storage_url or civic.supabase_url", has_url);
+    let key = ("civic.service_key", has_key);
+    // Either signs links, so neither has to be there for the other.
+    match (has_key, has_secret) {
+        (false, true) => part("storage service", &[url, ("civic.jwt_secret (links alone)", true)]),
+        (true, false) => part("storage service", &[url, key]),
+        _ => part("storage service", &[url, key, ("civic.jwt_secret", has_secret)]),
+    }
+}
+
+fn whatsapp() -> Finding {
+    let account = settings::twilio_account_sid().is_some();
+    let token = settings::twilio_auth_token().is_some();
+    let parts = [("civic.twilio_account_sid", account), ("civic.twilio_auth_token", token)];
+    part("WhatsApp media", &parts)
+}
+
+/// Where somebody who is no superuser can read them.
+fn secrets() -> Result<Finding, Error> {
+    let component = "secrets of the storage service";
+    let names = settings::SECRETS.map(str::to_owned).to_vec();
+    let fixes = catalog::texts(
+        "SELECT pg_catalog.format('ALTER %s RESET %s;',
+                    CASE WHEN s.setdatabase = 0 THEN pg_catalog.format('ROLE %I', r.rolname)
+                         WHEN s.setrole = 0 THEN pg_catalog.format('DATABASE %I', d.datname)
+                         ELSE pg_catalog.format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
+                    n.name)
+         FROM pg_catalog.pg_db_role_setting s
+         CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c (assignment)
+         CROSS JOIN LATERAL pg_catalog.split_part(c.assignment, '=', 1) AS n (name)
+         LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+         LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+         WHERE pg_catalog.lower(n.name) = ANY ($1)
+         ORDER BY 1",
+        &[names.into()],
+    )?;
+    if !fixes.is_empty() {
+        let detail = "a database or a role has one, where every user reads it and nothing uses it: \
+                      change it, and put it into the configuration file";
+        return Ok(bad(component, detail, fixes.join(" ")));
+    }
+    let is_any_set = [
+        settings::service_key().is_some(),
+        settings::jwt_secret().is_some(),
+        settings::twilio_auth_token().is_some(),
+    ]
+    .contains(&true);
+    Ok(if !is_any_set {
+        good(component, "none is set")
+    } else if secrets_are_safe() {
+        good(component, "hidden")
+    } else {
+        let detail = "the library is not preloaded: every role can SHOW them, and a reload writes \
+                      them into the server's log; the storage service is shut";
+        bad(component, detail, super::preload_statement()?.unwrap_or_default())
+    })
+}
+
+fn attachments() -> Result<Finding, Error> {
+    let component = "civic.media_table";
+    let setting = settings::media_table();
+    Ok(match Attachments::find(&setting) {
+        Ok(attachments) if attachments.is_unique()? => good(component, setting),
+        Ok(attachments) => {
+            let detail = format!(
+                "{setting} has no unique index on file_id: a file that is confirmed twice at once is \
+                 recorded twice"
+            );
+            bad(component, detail, attachments.unique_index_statement())
+        }
+        Err(error @ Error::Service(_)) => {
+            let detail = format!("{}: confirm_upload() has nowhere to record", error.message());
+            (component.to_owned(), true, detail, None)
+        }
+        Err(error) => return Err(error),
+    })
+}
+
+/// The functions that a role of Supabase needs, which may have been made after the extension.
+const GRANTS: [(&str, &[&str]); 2] = [
+    (
+        "service_role",
+        &[
+            "civic.upload_file(text, text, bytea, text)",
+            "civic.get_signed_url(text, text, integer)",
+            "civic.download_and_upload_media(text, text, text, text, boolean)",
+            "civic.enqueue_media(text, text, text, text, boolean)",
+            "civic.cancel_media_job(uuid)",
+            "civic.retry_media_job(uuid)",
+        ],
+    ),
+    (
+        "authenticated",
+        &["civic.confirm_upload(uuid, text)", "civic.get_signed_url(text, text, integer)"],
+    ),
+];
+
+fn grants() -> Result<Vec<Finding>, Error> {
+    let mut findings = vec![];
+    for (role, functions) in GRANTS {
+        if !files::has_role(role)? {
+            continue;
+        }
+        let component = format!("storage service for {role}");
+        let functions: Vec<_> = functions.iter().map(|function| function.to_string()).collect();
+        let missing = catalog::texts(
+            "SELECT function FROM pg_catalog.unnest($2) AS function
+             WHERE NOT pg_catalog.has_function_privilege($1, function, 'EXECUTE')",
+            &[role.into(), functions.into()],
+        )?;
+        findings.push(if missing.is_empty() {
+            good(component, "granted")
+        } else {
+            let missing = missing.join(", ");
+            let fix = format!("GRANT EXECUTE ON FUNCTION {missing} TO {role};");
+            bad(component, format!("not granted: {missing}"), fix)
+        });
+    }
+    Ok(findings)
+}

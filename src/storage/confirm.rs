@@ -1,0 +1,76 @@
+//! Recording an upload that has really taken place.
+
+use serde_json::Value;
+
+use super::access;
+use super::attachment::{Attachment, Attachments};
+use super::bucket::Bucket;
+use super::object::{self, Object};
+use crate::claims::{self, Identity};
+use crate::error::{Error, ServiceError};
+use crate::pg::role::{Restriction, acting_as};
+use crate::settings::{self, Access, service};
+
+/// Records the caller's upload and gives its row; the same one at each call.
+///
+/// Nothing is looked for outside the caller's own folder, so what another municipality has there
+/// makes no difference, to the answer or to the time that it takes.
+///
+/// Errors: P0002 where nothing was uploaded that the caller may confirm.
+pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
+    let bucket = Bucket::for_purpose(purpose)?;
+    let no_upload = || Error::from(ServiceError::NoUpload { file_id: file_id.to_owned() });
+    let (identity, access) = (claims::identity()?, settings::access());
+    let tenant_id = identity.tenant_id().ok_or_else(no_upload)?;
+    let folder = format!("{tenant_id}/{file_id}");
+    let is_readable = access::readable_buckets(&identity, &access).contains(&bucket);
+    let found = if is_readable {
+        object::uploaded(bucket.id(), &folder, identity.user_id(), false)?
+    } else {
+        own_unreadable(&identity, &access, bucket, &folder)?
+    };
+    let object = found.ok_or_else(no_upload)?;
+
+    let attachments = Attachments::find(&service::media_table())?;
+    let attachment = Attachment {
+        tenant_id,
+        ticket_id: None,
+        file_id,
+        bucket: bucket.id(),
+        path: &object.name,
+        content_type: object.content_type.as_deref(),
+        size: object.size,
+        purpose,
+        source: "web",
+        created_by: identity.user_id(),
+    };
+    if let Some(row) = attachments.find_recorded(&attachment)? {
+        // Whoever may not read the file may not read what is written of it from now on, either.
+        return if is_readable { Ok(row) } else { Err(no_upload()) };
+    }
+    match attachments.record(&attachment)? {
+        Some(row) => Ok(row),
+        // Somebody was faster; or the id is one of another municipality's, which is not told.
+        None if is_readable => attachments.find_recorded(&attachment)?.ok_or_else(no_upload),
+        None => Err(no_upload()),
+    }
+}
+
+/// A file that the caller may upload and not read, and that he has uploaded himself. It is looked up
+/// as the owner of Storage's table, in the caller's own folder.
+fn own_unreadable(
+    identity: &Identity,
+    access: &Access,
+    bucket: Bucket,
+    folder: &str,
+) -> Result<Option<Object>, Error> {
+    let may_upload =
+        access::can_upload(identity, access, bucket.id(), &format!("{folder}/filename"));
+    let (Some(user_id), Some(owner), true) = (identity.user_id(), object::owner()?, may_upload)
+    else {
+        return Ok(None);
+    };
+    acting_as(owner, Restriction::Reading, || {
+        object::uploaded(bucket.id(), folder, Some(user_id), true)
+    })
+}

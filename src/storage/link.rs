@@ -1,0 +1,38 @@
+//! Who gets a link to which file.
+
+use std::time::Duration;
+
+use super::access::Reader;
+use super::{object, signed_url};
+use crate::claims::{self, Identity};
+use crate::error::{Error, ServiceError};
+use crate::{service, settings};
+
+/// A link to a file: for a person where he may read it, for the server's own side where it exists.
+///
+/// The current user's row security is asked in either case, and a person's claims beside it, also
+/// where he comes as a role that no policy holds. Without claims nobody but such a role sees a row.
+///
+/// Errors: 22023 for the expiry, 55000 where the service is not configured, P0002 where there is no
+/// such file for the caller.
+pub fn signed_url(bucket: &str, path: &str, expiry: i32) -> Result<String, Error> {
+    let expiry = signed_url::expiry(expiry)?;
+    let signer = service::signer()?;
+    let api = if signer.is_none() { Some(service::storage_api()?) } else { None };
+    let no_object = || ServiceError::NoObject { bucket: bucket.to_owned(), path: path.to_owned() };
+    let identity = claims::identity()?;
+    let may_read = *identity == Identity::default()
+        || Reader::new(identity, &settings::access()).passes(bucket, path);
+    if !may_read || !object::exists(bucket, path)? {
+        return Err(no_object().into());
+    }
+    if let Some((base_url, secret)) = signer {
+        let now = signed_url::now();
+        return Ok(signed_url::signed_url(&base_url, secret.expose(), bucket, path, now, expiry));
+    }
+    let api = api.ok_or_else(no_object)?;
+    let (bucket, path) = (bucket.to_owned(), path.to_owned());
+    service::exchange(move |cancel| {
+        api.sign(&bucket, &path, Duration::from_secs(expiry.into()), cancel)
+    })
+}

@@ -1,0 +1,97 @@
+//! Rows of `storage.objects`, looked up with the rights of whoever is the current user: his row
+//! security decides what is there.
+
+use std::cell::RefCell;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::spi::OwnedPreparedStatement;
+
+use crate::catalog;
+use crate::error::Error;
+
+/// A file that was really uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    pub name: String,
+    pub content_type: Option<String>,
+    pub size: i64,
+}
+
+thread_local! {
+    static EXISTS: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+}
+
+/// Whether there is such an object that the current user sees. Its plan is kept: most of the time
+/// that a link takes would be spent on making one.
+pub fn exists(bucket: &str, name: &str) -> Result<bool, Error> {
+    Spi::connect(|client| {
+        EXISTS.with_borrow_mut(|exists| {
+            if exists.is_none() {
+                let sql = "SELECT 1 FROM storage.objects o
+                           WHERE o.bucket_id OPERATOR(pg_catalog.=) $1
+                             AND o.name OPERATOR(pg_catalog.=) $2";
+                let types = [pg_sys::TEXTOID.into(), pg_sys::TEXTOID.into()];
+                *exists = Some(client.prepare(sql, &types)?.keep());
+            }
+            let Some(exists) = exists.as_ref() else { return Ok(false) };
+            let arguments: [DatumWithOid<'_>; 2] = [bucket.into(), name.into()];
+            Ok(!client.select(exists, Some(1), &arguments)?.is_empty())
+        })
+    })
+}
+
+/// The file that was uploaded to a folder, `{tenant}/{id}/`, and that the current user sees: his own
+/// where there are several, else the first. `only_own` narrows it to his own.
+///
+/// The Storage API adds the row when the file is there, with its size.
+pub fn uploaded(
+    bucket: &str,
+    folder: &str,
+    user_id: Option<&str>,
+    only_own: bool,
+) -> Result<Option<Object>, Error> {
+    let start = format!("{folder}/");
+    // '0' follows '/'.
+    let end = format!("{folder}0");
+    let found = catalog::rows(
+        r#"SELECT o.name, o.metadata OPERATOR(pg_catalog.->>) 'mimetype',
+                  (o.metadata OPERATOR(pg_catalog.->>) 'size')::pg_catalog.int8
+           FROM storage.objects o
+           WHERE o.bucket_id OPERATOR(pg_catalog.=) $1
+             AND o.name COLLATE pg_catalog."C" OPERATOR(pg_catalog.>=) $2
+             AND o.name COLLATE pg_catalog."C" OPERATOR(pg_catalog.<) $3
+             AND o.metadata OPERATOR(pg_catalog.->>) 'size' OPERATOR(pg_catalog.~) '^[0-9]{1,18}$'
+             AND (NOT $5 OR o.owner_id OPERATOR(pg_catalog.=) $4)
+           ORDER BY o.owner_id OPERATOR(pg_catalog.=) $4 DESC NULLS LAST, o.created_at, o.name
+           LIMIT 1"#,
+        &[
+            bucket.into(),
+            start.into(),
+            end.into(),
+            user_id.map(str::to_owned).into(),
+            only_own.into(),
+        ],
+        |row| {
+            Ok(Object {
+                name: row.get(1)?.unwrap_or_default(),
+                content_type: row.get(2)?,
+                size: row.get(3)?.unwrap_or_default(),
+            })
+        },
+    )?;
+    Ok(found.into_iter().next())
+}
+
+/// Who owns the table of objects, and is held by no policy on it.
+pub fn owner() -> Result<Option<pg_sys::Oid>, Error> {
+    let owners = catalog::rows(
+        "SELECT c.relowner FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'storage' AND c.relname = 'objects'",
+        &[],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?;
+    Ok(owners.into_iter().flatten().next())
+}

@@ -1,0 +1,85 @@
+//! The storage service's SQL functions: uploads, their records, and links.
+//!
+//! They act, so a NULL is an error and not silence.
+
+use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde_json::json;
+
+use super::upload::{self, File, Sizes};
+use super::{confirm, link};
+use crate::error::Error;
+use crate::settings::service as limits;
+use crate::{claims, pg, settings};
+
+fn required<T>(what: &'static str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or(Error::Empty { what })
+}
+
+#[pg_schema]
+mod civic {
+    use super::*;
+
+    /// Where the caller's own upload goes: `{bucket, path, file_id}`, with a new file id.
+    #[pg_extern(volatile, parallel_safe, cost = 20)]
+    fn request_upload(
+        filename: Option<&str>,
+        content_type: Option<&str>,
+        file_size: Option<i64>,
+        purpose: Option<&str>,
+    ) -> Result<JsonB, ErrorReport> {
+        let file = File {
+            name: required("filename", filename)?,
+            content_type: required("content_type", content_type)?,
+            size: required("file_size", file_size)?,
+        };
+        let sizes = Sizes { image: limits::image_max_size(), pdf: limits::pdf_max_size() };
+        let file_id = pg::random_uuid().to_string();
+        let purpose = required("purpose", purpose)?;
+        let identity = claims::identity()?;
+        let (bucket, path) =
+            upload::request(&identity, &settings::access(), sizes, file, purpose, &file_id)?;
+        Ok(JsonB(json!({"bucket": bucket.id(), "path": path, "file_id": file_id})))
+    }
+
+    /// Records an upload that has taken place, and gives its row.
+    #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn confirm_upload(
+        file_id: Option<pgrx::Uuid>,
+        purpose: Option<&str>,
+    ) -> Result<JsonB, ErrorReport> {
+        let file_id = required("file_id", file_id)?.to_string();
+        Ok(JsonB(confirm::confirm(&file_id, required("purpose", purpose)?)?))
+    }
+
+    /// Uploads a file with the service key: `{bucket, path}`. There must be none of that name.
+    #[pg_extern(volatile, parallel_unsafe, cost = 100000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn upload_file(
+        bucket: Option<&str>,
+        path: Option<&str>,
+        content: Option<&[u8]>,
+        content_type: Option<&str>,
+    ) -> Result<JsonB, ErrorReport> {
+        let (bucket, path) = (required("bucket", bucket)?, required("path", path)?);
+        let (content, content_type) =
+            (required("content", content)?, required("content_type", content_type)?);
+        upload::check(bucket, path, content_type, content.len(), limits::media_max_size())?;
+        upload::upload(bucket, path, content, content_type)?;
+        Ok(JsonB(json!({"bucket": bucket, "path": path})))
+    }
+
+    /// A link to a file, valid for `expiry` seconds.
+    #[pg_extern(volatile, parallel_restricted, cost = 1000)]
+    #[search_path(pg_catalog, pg_temp)]
+    fn get_signed_url(
+        bucket: Option<&str>,
+        path: Option<&str>,
+        expiry: default!(Option<i32>, 3600),
+    ) -> Result<String, ErrorReport> {
+        let (bucket, path) = (required("bucket", bucket)?, required("path", path)?);
+        Ok(link::signed_url(bucket, path, required("expiry", expiry)?)?)
+    }
+}
