@@ -3,8 +3,13 @@
 //! Rules without PostgreSQL are tested beside their code; what is here needs a server.
 
 /// Settings of the test server.
-pub const CONFIGURATION: [&str; 3] =
-    ["fsync = off", "max_connections = 200", "max_prepared_transactions = 10"];
+pub const CONFIGURATION: [&str; 4] = [
+    "fsync = off",
+    "max_connections = 200",
+    "max_prepared_transactions = 10",
+    // As Supabase has it: Realtime reads the write-ahead log.
+    "wal_level = logical",
+];
 
 mod access_settings;
 mod catalog;
@@ -21,12 +26,14 @@ mod notify_queue;
 mod paths;
 mod publish;
 mod ranges;
+mod realtime;
 mod relay;
 mod sensitive;
 mod setup;
 mod setup_attacks;
 mod setup_rights;
 mod setup_sessions;
+mod sse;
 mod support;
 mod teardown;
 mod ticket;

@@ -28,6 +28,8 @@ GRANT EXECUTE ON FUNCTION
     civic.readable_buckets(),
     civic.tenant_folder_start(),
     civic.tenant_folder_end(),
+    civic.can_join_channel(text),
+    civic.dashboard_events(text),
     civic.relay_stats(),
     civic.ticket_channel(text),
     civic.ticket_payload(text, jsonb)
@@ -66,6 +68,8 @@ COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a munici
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
 COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: tells of each change to a ticket';
 COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application''s own to a municipality';
+COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of the own municipality';
+COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'how the relay is doing: one row';
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and makes a table''s tickets heard; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';

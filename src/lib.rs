@@ -20,6 +20,7 @@ extension_sql_file!(
     name = "access",
     requires = [readable_buckets, tenant_folder_start, tenant_folder_end]
 );
+extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires = [tenant_id]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", requires = ["access"], finalize);
 
 ::pgrx::pg_module_magic!(name, version);
@@ -31,6 +32,7 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::is_preloading() {
         relay::initialize();
     }
+    events::initialize();
 }
 
 #[cfg(any(test, feature = "pg_test"))]
