@@ -57,10 +57,13 @@ fn a_row_for_each_thing_that_setup_makes() {
             "policy \"civic no delete\" on storage.buckets",
             "index on (bucket_id, name COLLATE \"C\")",
             "trigger ticket_update_notify on public.tickets",
+            "civic.event_transport",
+            "realtime",
             "relay",
             "civic.publish() for service_role",
             "civic.sensitive_events",
             "civic.sensitive_readers",
+            "civic.event_listeners",
         ]
     );
     for row in found {
@@ -293,9 +296,12 @@ fn a_setting_that_tells_too_much_or_shuts_everybody_out_is_found_and_mended() {
     let database = Database::guarded();
     let role = database.role("boss", "SUPERUSER");
     let name = database.name();
-    for (component, value) in
-        [("civic.sensitive_events", "'full'"), ("civic.sensitive_readers", "' , '")]
-    {
+    for (component, value) in [
+        ("civic.sensitive_events", "'full'"),
+        ("civic.sensitive_readers", "' , '"),
+        ("civic.event_listeners", "''"),
+        ("civic.event_transport", "'none'"),
+    ] {
         let set = format!("SET {component} = {value}");
         for tampered in [
             set.clone(),

@@ -3,13 +3,8 @@
 //! Rules without PostgreSQL are tested beside their code; what is here needs a server.
 
 /// Settings of the test server.
-pub const CONFIGURATION: [&str; 4] = [
-    "fsync = off",
-    "max_connections = 200",
-    "max_prepared_transactions = 10",
-    // As Supabase has it: Realtime reads the write-ahead log.
-    "wal_level = logical",
-];
+pub const CONFIGURATION: [&str; 3] =
+    ["fsync = off", "max_connections = 200", "max_prepared_transactions = 10"];
 
 mod access_settings;
 mod catalog;

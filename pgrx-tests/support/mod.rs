@@ -13,8 +13,8 @@ use serde_json::Value;
 
 pub mod installation;
 
-const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
-const APPLICATION: &str = include_str!("../fixtures/application.sql");
+pub const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
+pub const APPLICATION: &str = include_str!("../fixtures/application.sql");
 /// Supabase Realtime's schema.
 pub const REALTIME: &str = include_str!("../fixtures/realtime.sql");
 pub const MIGRATIONS: &str = include_str!("../fixtures/migrations.sql");

@@ -131,7 +131,7 @@ fn flush() {
             let tally = send_all(&sender, || pending.events());
             let lost = count - tally.sent;
             (lost > 0).then(|| {
-                let (why, hint) = explain_refusal(tally.error);
+                let (why, hint) = explain_refusal(&sender, tally.error);
                 (lost, why, hint)
             })
         }
@@ -197,9 +197,11 @@ pub fn explain(obstacle: Obstacle) -> (&'static str, &'static str) {
 }
 
 /// The same, where the function was called and did not store the message.
-fn explain_refusal(error: Option<String>) -> (String, &'static str) {
+fn explain_refusal(sender: &Sender, error: Option<String>) -> (String, &'static str) {
     const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
-    let has_partition = attempt(has_partition_now).unwrap_or(true);
+    // As the table's owner too: under a search_path that is not the caller's.
+    let has_partition =
+        attempt(|| sender.act(Warnings::Silenced, has_partition_now)).unwrap_or(true);
     match error {
         Some(error) => (format!("realtime.send raised: {error}"), CHECK),
         None if !has_partition => (
