@@ -159,12 +159,14 @@ fn the_superusers_setting_for_the_database_holds_in_the_next_session() {
 }
 
 /// What somebody would set who wants more than is his.
-const FORGERIES: [(&str, &str); 5] = [
+const FORGERIES: [(&str, &str); 7] = [
     ("civic.sensitive_readers", "citizen"),
     ("civic.sensitive_uploaders", "citizen"),
     ("civic.tenant_claim", "user_metadata.tenant_id"),
     ("civic.role_claim", "user_metadata.role"),
     ("civic.claims_setting", "my.claims"),
+    ("civic.event_listeners", "citizen"),
+    ("civic.event_transport", "none"),
 ];
 
 /// The claims of a citizen who has written what he likes where he can.
@@ -202,6 +204,8 @@ fn assert_held(session: &mut Session, case: &str) {
     assert_eq!(seen, [own("documents"), own("evidence")], "{case}");
     assert_eq!(opens(session), (false, false), "{case}");
     assert_eq!(session.text("SELECT civic.tenant_id()"), TENANT, "{case}");
+    let joins = format!("SELECT civic.can_join_channel('ticket_updates:{TENANT}')");
+    assert_eq!(session.text(&joins), "f", "{case}");
 }
 
 #[test]

@@ -22,9 +22,10 @@ enum Callers {
 use Callers::*;
 
 /// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
-const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
+const FUNCTIONS: [(&str, &str, Call, Callers); 28] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
+    ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5), Everybody),
     // Inlined into the policy, so neither STRICT nor with a setting.
     (
         "can_read_object(bucket_id text, name text)",
@@ -43,6 +44,13 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
         "check()",
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
+        Everybody,
+    ),
+    // Each answer has an id of its own. Without a ward it is for all of them, so not STRICT.
+    (
+        "dashboard_events(ward_id text DEFAULT NULL::text)",
+        "civic.\"text/event-stream\"",
+        ('v', 's', false, false, 50),
         Everybody,
     ),
     // A NULL is an error and not silence, so not STRICT.
@@ -122,8 +130,10 @@ const WITH_A_SEARCH_PATH: [&str; 6] = [
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("civic.claims_setting", "request.jwt.claims"),
+    ("civic.event_listeners", "manager, admin, ward_councillor, saps_liaison"),
+    ("civic.event_transport", "auto"),
     ("civic.relay", "on"),
     ("civic.role_claim", "app_metadata.role"),
     ("civic.sensitive_events", "redacted"),
@@ -217,7 +227,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_p
 }
 
 #[test]
-fn the_extension_owns_its_schema_and_its_functions_and_nothing_else() {
+fn the_extension_owns_its_schema_its_functions_one_domain_and_one_table_and_nothing_else() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -234,13 +244,15 @@ fn the_extension_owns_its_schema_and_its_functions_and_nothing_else() {
     );
     listed.push("schema civic".to_owned());
     listed.push("table civic.media_jobs".to_owned());
-    listed.extend(["civic.media_jobs", "civic.media_jobs[]"].map(|name| format!("type {name}")));
+    for name in ["\"text/event-stream\"", "media_jobs"] {
+        listed.extend([format!("type civic.{name}"), format!("type civic.{name}[]")]);
+    }
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 6);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)";
-    assert_eq!(session.column(inside), ["civic.media_jobs"], "functions and one table");
+    assert_eq!(session.column(inside), ["civic.media_jobs"], "functions, the domain and one table");
 }
 
 #[test]

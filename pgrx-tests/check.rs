@@ -57,6 +57,8 @@ fn a_row_for_each_thing_that_setup_makes() {
             "policy \"civic no delete\" on storage.buckets",
             "index on (bucket_id, name COLLATE \"C\")",
             "trigger ticket_update_notify on public.tickets",
+            "civic.event_transport",
+            "realtime",
             "relay",
             "media worker",
             "civic.publish() for service_role",
@@ -68,6 +70,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "storage service for authenticated",
             "civic.sensitive_events",
             "civic.sensitive_readers",
+            "civic.event_listeners",
         ]
     );
     for row in found {
@@ -300,9 +303,12 @@ fn a_setting_that_tells_too_much_or_shuts_everybody_out_is_found_and_mended() {
     let database = Database::guarded();
     let role = database.role("boss", "SUPERUSER");
     let name = database.name();
-    for (component, value) in
-        [("civic.sensitive_events", "'full'"), ("civic.sensitive_readers", "' , '")]
-    {
+    for (component, value) in [
+        ("civic.sensitive_events", "'full'"),
+        ("civic.sensitive_readers", "' , '"),
+        ("civic.event_listeners", "''"),
+        ("civic.event_transport", "'none'"),
+    ] {
         let set = format!("SET {component} = {value}");
         for tampered in [
             set.clone(),

@@ -142,7 +142,8 @@ fn a_value_of_a_hundred_megabytes_is_not_unpacked() {
         ));
         let mut session = database.superuser();
         session.listens_to("a");
-        session.run("UPDATE ticket SET id = 2 WHERE false");
+        // The library's own pages, which are many in a build for tests, are not counted.
+        session.run("LOAD 'pg_civic'; UPDATE ticket SET id = 2 WHERE false");
         let before = peak_memory(&mut session);
         session.run("UPDATE ticket SET id = 2");
         let taken = peak_memory(&mut session) - before;

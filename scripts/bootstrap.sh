@@ -18,6 +18,8 @@ need() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx inst
 need libclang-dev
 command -v cc >/dev/null || missing+=(build-essential)
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3 python3-pip)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
 [ "$(id -u)" -ne 0 ] || command -v sudo >/dev/null || missing+=(sudo)
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
@@ -66,6 +68,13 @@ if [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$DEBIAN_PG_CONFIG" ]; then
         apt_install libpq5 libgssapi-krb5-2 libicu72 libldap-2.5-0 liblz4-1 libpam0g libselinux1 \
             libssl3 libsystemd0 libuuid1 libxml2 libxslt1.1 libzstd1 zlib1g tzdata
     fi
+fi
+
+if [ ! -d "$PG_CIVIC_EVENTSOURCE" ]; then
+    say "fetching EventSource for Node (npm package eventsource $EVENTSOURCE_VERSION)"
+    npm install --prefix "$unpacking/eventsource" --ignore-scripts --no-audit --no-fund --loglevel error \
+        "eventsource@$EVENTSOURCE_VERSION" >/dev/null
+    mv "$unpacking/eventsource" "$PG_CIVIC_EVENTSOURCE"
 fi
 
 servers=()

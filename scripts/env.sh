@@ -4,6 +4,8 @@ PGRX_VERSION=0.18.1
 EMBEDDED_VERSION=18.6.0
 EMBEDDED_MAJOR=${EMBEDDED_VERSION%%.*}
 DEBIAN_MAJOR=15
+# The client that reads the old endpoint's events in a test; of the versions that run on Node 18.
+EVENTSOURCE_VERSION=3.0.7
 
 # PostgreSQL refuses to run as root, so root's tools live where the server's own user can read them.
 if [ "$(id -u)" -eq 0 ]; then
@@ -21,6 +23,7 @@ DEBIAN_PG_CONFIG=$CACHE/postgresql/debian-$DEBIAN_MAJOR/usr/lib/postgresql/$DEBI
 PG_CONFIG_GIVEN=${PG_CONFIG:-}
 PG_CONFIG=${PG_CONFIG:-$EMBEDDED_PG_CONFIG}
 
+export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 

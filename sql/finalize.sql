@@ -28,6 +28,8 @@ GRANT EXECUTE ON FUNCTION
     civic.readable_buckets(),
     civic.tenant_folder_start(),
     civic.tenant_folder_end(),
+    civic.can_join_channel(text),
+    civic.dashboard_events(text),
     civic.relay_stats(),
     civic.request_upload(text, text, bigint, text),
     civic.ticket_channel(text),
@@ -97,6 +99,8 @@ COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of th
 COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'has the worker fetch media of a ticket and store it; gives the id of the job';
 COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
 COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a media job that has not succeeded due at once';
+COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of the own municipality';
+COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'how the relay is doing: one row';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
 COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records an upload that has taken place; the same row at each call';

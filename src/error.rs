@@ -38,6 +38,10 @@ pub enum Error {
     PayloadTooLong { bytes: usize, limit: usize },
     /// A channel that NOTIFY would refuse.
     ChannelTooLong { channel: String, limit: usize },
+    /// A municipality whose shared channel would be another's sensitive one.
+    AmbiguousMunicipality { municipality_id: String },
+    /// The caller is not one of those who read the dashboard's events.
+    NoDashboard,
     /// The server's notification queue is nearly full.
     NotificationQueueFull,
     /// The trigger function was called as a plain function.
@@ -93,6 +97,7 @@ impl Error {
             | Error::InvalidContentType { .. }
             | Error::UnknownOperation { .. }
             | Error::NotAnObject { .. }
+            | Error::AmbiguousMunicipality { .. }
             | Error::EventWithoutType => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::PathTooLong { .. }
             | Error::PayloadTooLong { .. }
@@ -103,7 +108,7 @@ impl Error {
             Error::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
             Error::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
-            Error::Privileges { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::Privileges { .. } | Error::NoDashboard => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Service(error) => error.sqlstate(),
         }
     }
@@ -142,6 +147,15 @@ impl Error {
                 shown(channel),
                 channel.len()
             ),
+            Error::AmbiguousMunicipality { municipality_id } => format!(
+                "municipality_id \"{}\" ends like a sensitive channel",
+                shown(municipality_id)
+            ),
+            Error::NoDashboard => {
+                "the dashboard's events are for the manager, admin and ward_councillor of a \
+                 municipality"
+                    .to_owned()
+            }
             Error::NotificationQueueFull => {
                 "the server's notification queue is nearly full".to_owned()
             }
@@ -183,6 +197,12 @@ impl Error {
             Error::PayloadTooLong { .. } => {
                 "Send identifiers, and let the listener read the rest from its table.".to_owned()
             }
+            Error::AmbiguousMunicipality { .. } => {
+                "Its shared channel would be the sensitive one of another municipality: give it \
+                 another id."
+                    .to_owned()
+            }
+            Error::NoDashboard => "Log in as one of them.".to_owned(),
             Error::ChannelTooLong { .. } => {
                 "The municipality's id is part of the channel: use a shorter one, such as a UUID."
                     .to_owned()

@@ -3,15 +3,28 @@
 pub mod channel;
 pub mod payload;
 pub mod publish;
+pub mod realtime;
+pub mod sse;
 pub mod ticket;
 
+use pgrx::datum::ToIsoString;
+use pgrx::datum::datetime_support::clock_timestamp;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 
 use crate::error::Error;
+use crate::pg::event_stream::EventStream;
 use crate::pg::trigger::{TriggerCall, TriggerRow};
+use crate::{claims, pg, settings};
 use channel::Audience;
+
+/// Watches the ends of this process's transactions. Call it behind [`crate::relay::initialize`]: of
+/// several observers the last is told first, and what the relay's queue has reserved must not wait
+/// for Realtime.
+pub fn initialize() {
+    pg::transaction::observe::<realtime::Broadcast>();
+}
 
 #[pg_schema]
 mod civic {
@@ -50,5 +63,27 @@ mod civic {
     ) -> Result<(), ErrorReport> {
         let event = event.map(|event| event.0).unwrap_or_default();
         Ok(publish::publish(municipality_id.unwrap_or(""), &event, sensitive.unwrap_or(true))?)
+    }
+
+    /// Whether the caller may join a channel of Supabase Realtime: one of his municipality's two, by
+    /// his role. False for every topic that is not one of ours.
+    #[pg_extern(stable, parallel_safe, cost = 5)]
+    fn can_join_channel(topic: pg::Text<'_>) -> bool {
+        claims::ask(|identity| channel::can_join(identity, &settings::access(), &topic))
+    }
+
+    /// The deprecated endpoint of Server-Sent Events. 42501 for who has no dashboard.
+    #[pg_extern(volatile, parallel_safe, cost = 50, requires = ["event_stream"])]
+    fn dashboard_events(
+        ward_id: default!(Option<&str>, "NULL"),
+    ) -> Result<EventStream, ErrorReport> {
+        let now = clock_timestamp().to_iso_string_with_timezone("UTC").unwrap_or_default();
+        let identity = claims::identity()?;
+        Ok(EventStream::new(&sse::stream(
+            &identity,
+            ward_id,
+            &pg::random_uuid().to_string(),
+            &now,
+        )?))
     }
 }

@@ -24,10 +24,11 @@ extension_sql_file!(
     requires = [readable_buckets, tenant_folder_start, tenant_folder_end]
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
+extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires = [tenant_id]);
 extension_sql_file!(
     "../sql/finalize.sql",
     name = "finalize",
-    requires = ["access", "media"],
+    requires = ["access", "event_stream", "media"],
     finalize
 );
 
@@ -41,6 +42,7 @@ pub extern "C-unwind" fn _PG_init() {
         relay::initialize();
         media::initialize();
     }
+    events::initialize();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

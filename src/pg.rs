@@ -2,12 +2,15 @@
 //!
 //! All of it runs in a backend's only thread, which is what PostgreSQL and pgrx ask for.
 
+pub mod event_stream;
 mod firewall;
 pub mod notify;
 mod presence;
+pub mod realtime;
 pub mod role;
 pub mod secret;
 pub mod shared;
+pub mod subtransaction;
 pub mod transaction;
 pub mod trigger;
 pub mod wait;
@@ -218,6 +221,30 @@ unsafe extern "C-unwind" fn access_setting_assigned(
     settings::assigned();
 }
 
+/// Refuses a value that is no list of transports.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_transports(
+    value: *mut *mut c_char,
+    _extra: *mut *mut std::ffi::c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the server hands over the new value, which ends in NUL, or NULL for none.
+    let value = unsafe { (!(*value).is_null()).then(|| CStr::from_ptr(*value)) };
+    value.is_none_or(|value| {
+        value.to_str().is_ok_and(|value| settings::EventTransport::parse(value).is_some())
+    })
+}
+
+/// Defines [`define_access_setting`]'s kind of setting for a list of transports.
+pub fn define_transport_setting(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+) {
+    define_checked_setting(name, short, long, setting, Some(check_transports));
+}
+
 /// Defines a text setting that only a superuser sets and whose every assignment is noticed.
 pub fn define_access_setting(
     name: &'static CStr,
@@ -225,7 +252,17 @@ pub fn define_access_setting(
     long: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
 ) {
-    // SAFETY: the hook cannot panic, and is guarded all the same.
+    define_checked_setting(name, short, long, setting, None);
+}
+
+fn define_checked_setting(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    check: pg_sys::GucStringCheckHook,
+) {
+    // SAFETY: the hooks cannot panic, and are guarded all the same.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -234,7 +271,7 @@ pub fn define_access_setting(
             setting,
             GucContext::Suset,
             GucFlags::default(),
-            None,
+            check,
             Some(access_setting_assigned),
             None,
         );

@@ -29,6 +29,12 @@ static SENSITIVE_READERS: GucSetting<Option<CString>> =
 /// What the shared channel tells of a sensitive ticket.
 static SENSITIVE_EVENTS: GucSetting<SensitiveEvents> =
     GucSetting::<SensitiveEvents>::new(SensitiveEvents::Redacted);
+/// How events travel.
+static EVENT_TRANSPORT: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"auto"));
+/// Roles that may join their municipality's channel, and read the dashboard's events.
+static EVENT_LISTENERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
 
 /// The database whose events the relay takes.
 static DATABASE: GucSetting<Option<CString>> =
@@ -52,7 +58,48 @@ pub enum SensitiveEvents {
     Full,
 }
 
-/// The settings that decide who is asking and what he may do, in the form in which they are used.
+/// How events travel (`civic.event_transport`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EventTransport {
+    /// By NOTIFY, and to Supabase Realtime where it is installed.
+    #[default]
+    Auto,
+    /// By these and no other.
+    Listed { notify: bool, realtime: bool },
+}
+
+impl EventTransport {
+    /// `None` for what is neither `auto`, `none` nor a list of transports.
+    pub fn parse(value: &str) -> Option<EventTransport> {
+        let value = value.trim().to_ascii_lowercase();
+        if value == "auto" {
+            return Some(EventTransport::Auto);
+        }
+        let (mut notify, mut realtime) = (false, false);
+        if value != "none" {
+            for transport in value.split(',') {
+                match transport.trim() {
+                    "notify" => notify = true,
+                    "realtime" => realtime = true,
+                    _ => return None,
+                }
+            }
+        }
+        Some(EventTransport::Listed { notify, realtime })
+    }
+
+    pub fn has_notify(self) -> bool {
+        matches!(self, EventTransport::Auto | EventTransport::Listed { notify: true, .. })
+    }
+
+    /// Where it is installed.
+    pub fn has_realtime(self) -> bool {
+        matches!(self, EventTransport::Auto | EventTransport::Listed { realtime: true, .. })
+    }
+}
+
+/// The settings that decide who is asking, what he may do and who hears, in the form in which they
+/// are used.
 #[derive(Debug)]
 pub struct Access {
     pub claims_setting: CString,
@@ -60,6 +107,8 @@ pub struct Access {
     pub role_claim: Vec<String>,
     pub sensitive_uploaders: Vec<String>,
     pub sensitive_readers: Vec<String>,
+    pub event_listeners: Vec<String>,
+    pub event_transport: EventTransport,
 }
 
 thread_local! {
@@ -112,6 +161,11 @@ impl Access {
             role_claim: list(&ROLE_CLAIM, '.'),
             sensitive_uploaders: list(&SENSITIVE_UPLOADERS, ','),
             sensitive_readers: list(&SENSITIVE_READERS, ','),
+            event_listeners: list(&EVENT_LISTENERS, ','),
+            event_transport: EVENT_TRANSPORT
+                .get()
+                .and_then(|value| EventTransport::parse(value.to_str().ok()?))
+                .unwrap_or_default(),
         }
     }
 }
@@ -166,6 +220,18 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    text(
+        c"civic.event_listeners",
+        c"Roles that may join their municipality's channel.",
+        c"Role names parted by commas, compared without regard to ASCII case.",
+        &EVENT_LISTENERS,
+    );
+    pg::define_transport_setting(
+        c"civic.event_transport",
+        c"How events travel.",
+        c"auto: by NOTIFY, and to Supabase Realtime where it is installed. Or none, or a list of notify, realtime.",
+        &EVENT_TRANSPORT,
+    );
     GucRegistry::define_bool_guc(
         c"civic.relay",
         c"Whether the relay takes events.",
@@ -198,4 +264,30 @@ pub fn define() {
     service::define();
     media::define();
     pg::reserve_setting_prefix(c"civic");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transports_are_a_list_in_any_order_and_case() {
+        let listed = |notify, realtime| Some(EventTransport::Listed { notify, realtime });
+        for (value, parsed) in [
+            ("auto", Some(EventTransport::Auto)),
+            (" AUTO ", Some(EventTransport::Auto)),
+            ("none", listed(false, false)),
+            ("notify", listed(true, false)),
+            ("realtime", listed(false, true)),
+            ("Realtime ,notify", listed(true, true)),
+            ("notify,notify", listed(true, false)),
+            ("", None),
+            ("notify,", None),
+            ("auto, notify", None),
+            ("notify none", None),
+            ("websocket", None),
+        ] {
+            assert_eq!(EventTransport::parse(value), parsed, "{value:?}");
+        }
+    }
 }

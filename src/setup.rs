@@ -5,6 +5,8 @@
 mod check;
 mod files;
 mod policy;
+mod publication;
+mod realtime;
 mod tickets;
 
 use pgrx::iter::TableIterator;
@@ -39,6 +41,7 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
     catalog::begin()?;
     let table = tickets.map(tickets::Table::find).transpose()?;
     let mut missing = files::missing_privileges(files::Purpose::SetUp)?;
+    missing.extend(realtime::missing_privileges()?);
     missing.extend(
         table
             .iter()
@@ -49,8 +52,13 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
     require("set up pg_civic", missing)?;
 
     let mut steps = files::set_up()?;
+    // Before the trigger that sends: nothing is said on a channel that is not guarded.
+    steps.extend(realtime::set_up()?);
     match table {
-        Some(table) => steps.extend(table.set_up()?),
+        Some(table) => {
+            steps.extend(table.set_up()?);
+            steps.extend(publication::set_up(&table)?);
+        }
         None => steps.push(step("trigger", SKIPPED, "no table of tickets was given")),
     }
     Ok(steps)
@@ -59,10 +67,13 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
 fn tear_down() -> Result<Vec<Step>, Error> {
     catalog::begin()?;
     let mut missing = files::missing_privileges(files::Purpose::TearDown)?;
+    missing.extend(realtime::missing_privileges()?);
     missing.extend(tickets::missing_privileges_to_remove()?);
     require("tear down pg_civic", missing)?;
 
-    let mut steps = tickets::tear_down()?;
+    let mut steps = publication::tear_down()?;
+    steps.extend(tickets::tear_down()?);
+    steps.extend(realtime::tear_down()?);
     steps.extend(files::tear_down()?);
     Ok(steps)
 }

@@ -15,6 +15,8 @@ pub mod installation;
 
 pub const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
 pub const APPLICATION: &str = include_str!("../fixtures/application.sql");
+/// Supabase Realtime's schema.
+pub const REALTIME: &str = include_str!("../fixtures/realtime.sql");
 pub const MIGRATIONS: &str = include_str!("../fixtures/migrations.sql");
 
 /// The seed's name for a municipality.
@@ -40,6 +42,16 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
             "template_guarded",
             vec![
                 SUPABASE,
+                APPLICATION,
+                "CREATE EXTENSION pg_civic",
+                "SELECT count(*) FROM civic.setup('public.tickets')",
+            ],
+        ),
+        (
+            "template_realtime",
+            vec![
+                SUPABASE,
+                REALTIME,
                 APPLICATION,
                 "CREATE EXTENSION pg_civic",
                 "SELECT count(*) FROM civic.setup('public.tickets')",
@@ -99,6 +111,11 @@ impl Database {
     /// As [`Database::supabase`], after `civic.setup('public.tickets')`.
     pub fn guarded() -> Database {
         Database::copy_of("template_guarded")
+    }
+
+    /// As [`Database::guarded`], with Supabase Realtime.
+    pub fn realtime() -> Database {
+        Database::copy_of("template_realtime")
     }
 
     fn copy_of(template: &str) -> Database {

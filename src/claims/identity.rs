@@ -78,6 +78,10 @@ impl Identity {
     pub fn has_role(&self, role: &str) -> bool {
         self.role.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(role))
     }
+
+    pub fn has_any_role(&self, roles: &[String]) -> bool {
+        roles.iter().any(|role| self.has_role(role))
+    }
 }
 
 fn find<'a>(claims: &Object<'a>, path: &[String]) -> Option<&'a RawValue> {

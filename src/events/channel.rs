@@ -2,12 +2,14 @@
 
 use std::ffi::CStr;
 
+use crate::claims::Identity;
 use crate::error::Error;
+use crate::settings::Access;
 
 /// Longest channel that NOTIFY takes, in bytes (NAMEDATALEN - 1).
 pub const CHANNEL_LIMIT: usize = 63;
 
-const PREFIX: &str = "ticket_updates:";
+pub const PREFIX: &str = "ticket_updates:";
 const SENSITIVE_SUFFIX: &str = ":sensitive";
 
 /// Who listens.
@@ -41,10 +43,14 @@ impl Channel {
 /// `ticket_updates:{municipality_id}`, for sensitive events with `:sensitive` behind it.
 ///
 /// Errors: an empty municipality; a channel that NOTIFY would refuse, or that LISTEN would cut and
-/// so confuse with another municipality's.
+/// so confuse with another municipality's; a municipality whose shared channel would be the
+/// sensitive one of another.
 pub fn channel(municipality_id: &str, audience: Audience) -> Result<Channel, Error> {
     if municipality_id.is_empty() {
         return Err(Error::Empty { what: "municipality_id" });
+    }
+    if municipality_id.ends_with(SENSITIVE_SUFFIX) {
+        return Err(Error::AmbiguousMunicipality { municipality_id: municipality_id.to_owned() });
     }
     let suffix = match audience {
         Audience::Shared => "",
@@ -63,9 +69,109 @@ pub fn channel(municipality_id: &str, audience: Audience) -> Result<Channel, Err
     Ok(channel)
 }
 
+/// Whether somebody may join a channel: one of the own municipality's two, by his role. Whoever may
+/// join hears everything that is said there.
+pub fn can_join(identity: &Identity, access: &Access, topic: &str) -> bool {
+    let Some(municipality_id) = identity.tenant_id() else { return false };
+    let is = |audience| channel(municipality_id, audience).is_ok_and(|own| own.as_str() == topic);
+    (is(Audience::Shared) && identity.has_any_role(&access.event_listeners))
+        || (is(Audience::Sensitive) && identity.has_any_role(&access.sensitive_readers))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn access() -> Access {
+        let list = |items: &[&str]| items.iter().map(|item| item.to_string()).collect();
+        Access {
+            claims_setting: Default::default(),
+            tenant_claim: list(&["tenant"]),
+            role_claim: list(&["role"]),
+            sensitive_uploaders: vec![],
+            sensitive_readers: list(&["saps_liaison", "admin"]),
+            event_listeners: list(&["manager", "admin"]),
+            event_transport: Default::default(),
+        }
+    }
+
+    fn joins(tenant_id: &str, role: &str, topic: &str) -> bool {
+        let access = access();
+        let claims = serde_json::json!({"tenant": tenant_id, "role": role}).to_string();
+        let identity =
+            Identity::parse(claims.as_bytes(), &access.tenant_claim, &access.role_claim, |_| None);
+        can_join(&identity.unwrap(), &access, topic)
+    }
+
+    #[test]
+    fn each_channel_is_joined_by_its_own_list_of_roles() {
+        for (role, shared, sensitive) in [
+            ("manager", true, false),
+            ("MANAGER", true, false),
+            ("admin", true, true),
+            ("saps_liaison", false, true),
+            ("citizen", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(joins("t", role, "ticket_updates:t"), shared, "{role:?}");
+            assert_eq!(joins("t", role, "ticket_updates:t:sensitive"), sensitive, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_joins_a_channel_that_only_looks_like_the_own() {
+        for topic in [
+            "",
+            "ticket_updates:",
+            "ticket_updates:u",
+            "ticket_updates:t ",
+            " ticket_updates:t",
+            "ticket_updates:T",
+            "Ticket_updates:t",
+            "ticket_updates:t:",
+            "ticket_updates:t:Sensitive",
+            "ticket_updates:t:sensitive:sensitive",
+            "ticket_updates:t\0",
+            "realtime:ticket_updates:t",
+            "ticket_updates::sensitive",
+        ] {
+            assert!(!joins("t", "admin", topic), "{topic:?}");
+        }
+        assert!(!joins("", "admin", "ticket_updates:"));
+        assert!(!joins("", "admin", "ticket_updates::sensitive"));
+    }
+
+    /// Else the manager of "t:sensitive" would hear what only the liaisons of "t" may.
+    #[test]
+    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_none() {
+        assert!(channel("t:sensitive", Audience::Shared).is_err());
+        assert!(!joins("t:sensitive", "manager", "ticket_updates:t:sensitive"));
+        assert!(!joins("t:sensitive", "admin", "ticket_updates:t:sensitive:sensitive"));
+    }
+
+    proptest! {
+        #[test]
+        fn two_channels_are_the_same_only_for_the_same_municipality_and_audience(
+            one in "[ab:]{0,2}(:sensitive)?[ab]?", other in "[ab:]{0,2}(:sensitive)?[ab]?"
+        ) {
+            for a in [Audience::Shared, Audience::Sensitive] {
+                for b in [Audience::Shared, Audience::Sensitive] {
+                    if let (Ok(x), Ok(y)) = (channel(&one, a), channel(&other, b)) {
+                        prop_assert_eq!(x.as_str() == y.as_str(), one == other && a == b);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn whoever_joins_is_of_the_municipality(tenant in "[a-b:]{0,3}", topic in "ticket_updates:[a-b:]{0,3}(:sensitive)?") {
+            if joins(&tenant, "admin", &topic) {
+                let shared = format!("ticket_updates:{tenant}");
+                prop_assert!(topic == shared || topic == shared + ":sensitive");
+            }
+        }
+    }
 
     #[test]
     fn a_uuid_fits_both_channels() {

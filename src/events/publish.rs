@@ -6,12 +6,13 @@ use serde_json::{Map, Value};
 
 use super::channel::{Channel, channel};
 use super::payload::{self, Detail, PAYLOAD_LIMIT};
+use super::realtime;
 use crate::error::Error;
-use crate::relay::transaction::accept;
+use crate::relay::transaction as relay;
 use crate::{pg, settings};
 
-/// Sends an event on a channel, when the transaction commits: by the relay, or by NOTIFY. The
-/// buffer is left as it was.
+/// Sends an event on a channel when the transaction commits, as `civic.event_transport` says: by the
+/// relay or by NOTIFY, and to Supabase Realtime. The buffer is left as it was.
 ///
 /// Errors: the server's queue has no room.
 pub fn send(channel: &Channel, event: &mut Vec<u8>) -> Result<(), Error> {
@@ -19,7 +20,11 @@ pub fn send(channel: &Channel, event: &mut Vec<u8>) -> Result<(), Error> {
     // Neither holds a NUL: a channel is made of text, and JSON escapes it.
     let sent = match (channel.as_c_str(), CStr::from_bytes_with_nul(event)) {
         (Some(channel), Ok(event)) => {
-            accept(channel, event) || pg::notify::notify_if_room(channel, event)
+            let transport = settings::access().event_transport;
+            realtime::accept(transport, channel, event);
+            !transport.has_notify()
+                || relay::accept(channel, event)
+                || pg::notify::notify_if_room(channel, event)
         }
         _ => true,
     };

@@ -13,7 +13,7 @@ unsafe extern "C-unwind" {
     fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
 }
 
-/// What is told of transactions. None of these may raise an error but `before_prepare`.
+/// What is told of transactions. Only `before_commit` and `before_prepare` may raise an error.
 pub trait Observer {
     /// The transaction is about to commit; NOTIFY is still possible, and deferred triggers have run.
     fn before_commit();
@@ -26,7 +26,8 @@ pub trait Observer {
     fn subtransaction_aborted(level: i32);
 }
 
-/// Tells an observer of every transaction of this process, for as long as it lives.
+/// Tells an observer of every transaction of this process, for as long as it lives. Of several the
+/// last one is told first.
 pub fn observe<O: Observer>() {
     // SAFETY: the functions live as long as the library, which is never unloaded.
     unsafe {
@@ -103,6 +104,12 @@ pub fn attempt<R, E>(
 pub fn level() -> i32 {
     // SAFETY: reads this backend's state.
     unsafe { GetCurrentTransactionNestLevel() }
+}
+
+/// Whether the current transaction may write nothing.
+pub fn is_read_only() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::XactReadOnly }
 }
 
 /// Now, in microseconds since 2000-01-01 UTC.

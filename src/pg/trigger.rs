@@ -14,11 +14,11 @@ use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
-use pgrx::prelude::*;
 
 pub use self::columns::{Columns, Tables};
 use self::columns::{Reader, Source};
 use super::UNIX_EPOCH_OFFSET;
+use super::subtransaction::attempt;
 
 /// What a value turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,42 +273,12 @@ fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
 /// Calls an output function that may raise an error, in a subtransaction, so that the error costs
 /// the value and not the row.
 fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): it is ended,
-    // and context and resource owner are put back, on every way out.
-    unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        let put_back = move || {
-            pg_sys::MemoryContextSwitchTo(context);
-            pg_sys::CurrentResourceOwner = owner;
-        };
-        let roll_back = move || {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            put_back();
-        };
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let start = out.len();
-        let has_text = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
-            append_output(output, datum, out);
-            pg_sys::ReleaseCurrentSubTransaction();
-            put_back();
-            true
-        }))
-        // A cancelled query stays cancelled.
-        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
-            roll_back();
-            error.rethrow()
-        })
-        .catch_others(move |_| {
-            roll_back();
-            false
-        })
-        .execute();
-        if has_text {
-            return Form::Text;
+    let start = out.len();
+    match attempt(|| append_output(output, datum, out)) {
+        Ok(()) => Form::Text,
+        Err(_) => {
+            out.truncate(start);
+            Form::Unreadable
         }
-        out.truncate(start);
-        Form::Unreadable
     }
 }

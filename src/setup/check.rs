@@ -1,9 +1,10 @@
 //! What is right and what is not, each with the statement that mends it.
 
 mod media;
+mod realtime;
 mod service;
 
-use super::policy::{self, POLICIES, State};
+use super::policy::{self, POLICIES, Policy, State};
 use super::{catalog, files, tickets};
 use crate::error::Error;
 use crate::pg::shared;
@@ -35,12 +36,14 @@ pub fn check() -> Result<Vec<Finding>, Error> {
         findings.push(good("storage", detail));
     }
     findings.extend(triggers()?);
+    findings.extend(realtime::findings()?);
     findings.push(relay()?);
     findings.push(media::worker()?);
     findings.extend(service_role()?);
     findings.extend(service::findings()?);
     findings.push(sensitive_events()?);
-    findings.push(sensitive_readers()?);
+    findings.push(readers("civic.sensitive_readers", "nobody reads GBV evidence")?);
+    findings.push(readers("civic.event_listeners", "nobody joins the municipality's channel")?);
     Ok(findings)
 }
 
@@ -95,7 +98,7 @@ fn row_security() -> Result<Vec<Finding>, Error> {
         });
     }
     for role in ["anon", policy::AUTHENTICATED] {
-        if !files::has_role(role)? {
+        if !policy::has_role(role)? {
             continue;
         }
         // Membership counts whether inherited or not: SET ROLE is one statement away.
@@ -123,20 +126,23 @@ fn row_security() -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-fn policies() -> Result<Vec<Finding>, Error> {
-    let mut findings = vec![];
-    let has_authenticated = files::has_role(policy::AUTHENTICATED)?;
-    for policy in &POLICIES {
+fn policies_of(policies: &[Policy]) -> Result<Vec<Finding>, Error> {
+    let has_authenticated = policy::has_role(policy::AUTHENTICATED)?;
+    let finding = |policy: &Policy| {
         if policy.role == policy::AUTHENTICATED && !has_authenticated {
-            findings.push(good(policy.component(), "there is no role authenticated to need it"));
-            continue;
+            return Ok(good(policy.component(), "there is no role authenticated to need it"));
         }
-        findings.push(match policy.state()? {
+        Ok(match policy.state()? {
             State::Installed => good(policy.component(), "as pg_civic makes it"),
             State::Missing => bad(policy.component(), "missing", SETUP),
             State::Different => bad(policy.component(), "not as pg_civic makes it", SETUP),
-        });
-    }
+        })
+    };
+    policies.iter().map(finding).collect()
+}
+
+fn policies() -> Result<Vec<Finding>, Error> {
+    let mut findings = policies_of(&POLICIES)?;
     for name in policy::left_by_migrations()? {
         let component = format!("policy \"{name}\" on storage.objects");
         findings.push(bad(component, "of the application's migrations: slow, and replaced", SETUP));
@@ -272,13 +278,17 @@ fn sensitive_events() -> Result<Finding, Error> {
     })
 }
 
-fn sensitive_readers() -> Result<Finding, Error> {
-    let component = "civic.sensitive_readers";
-    let readers = settings::access().sensitive_readers.join(", ");
+/// A list of roles, and what it means where it is empty.
+fn readers(setting: &'static str, if_empty: &str) -> Result<Finding, Error> {
+    let access = settings::access();
+    let readers = match setting {
+        "civic.event_listeners" => &access.event_listeners,
+        _ => &access.sensitive_readers,
+    };
     Ok(if readers.is_empty() {
-        bad(component, "empty: nobody reads GBV evidence", default_of(component)?)
+        bad(setting, format!("empty: {if_empty}"), default_of(setting)?)
     } else {
-        good(component, readers)
+        good(setting, readers.join(", "))
     })
 }
 

@@ -1,6 +1,6 @@
 //! Storage: buckets, row security, policies, index.
 
-use super::policy::{self, POLICIES, State};
+use super::policy::{self, POLICIES};
 use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
 use crate::storage::bucket::{ALL, Bucket};
@@ -22,13 +22,6 @@ macro_rules! storage_tables {
 
 pub fn has_storage() -> Result<bool, Error> {
     catalog::holds(concat!("SELECT count(*) = 2 FROM ", storage_tables!()), &[])
-}
-
-pub fn has_role(role: &str) -> Result<bool, Error> {
-    catalog::holds(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)",
-        &[role.into()],
-    )
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,28 +117,10 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     for table in ["buckets", "objects"] {
         steps.push(enable_row_security(table)?);
     }
-    let has_authenticated = has_role(policy::AUTHENTICATED)?;
-    for policy in &POLICIES {
-        if policy.role == policy::AUTHENTICATED && !has_authenticated {
-            steps.push(step(policy.component(), SKIPPED, "there is no role authenticated"));
-            continue;
-        }
-        let state = policy.state()?;
-        if state == State::Different {
-            policy.drop()?;
-        }
-        if state != State::Installed {
-            policy.create()?;
-        }
-        steps.push(match state {
-            State::Installed => step(policy.component(), ALREADY, "as pg_civic makes it"),
-            State::Missing => step(policy.component(), DONE, "created"),
-            State::Different => step(policy.component(), DONE, "was another, created anew"),
-        });
-    }
+    steps.extend(policy::set_up(&POLICIES)?);
     // Last, so that no moment is without a policy for whoever looks from another session.
     for name in policy::left_by_migrations()? {
-        policy::drop_policy("objects", &name)?;
+        policy::drop_policy("storage", "objects", &name)?;
         let component = format!("policy \"{name}\" on storage.objects");
         steps.push(step(component, REMOVED, "of the application's migrations, replaced"));
     }
@@ -266,15 +241,7 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
     if !has_storage()? {
         return Ok(vec![step("storage", SKIPPED, NO_STORAGE)]);
     }
-    let mut steps = vec![];
-    for policy in &POLICIES {
-        if policy.state()? == State::Missing {
-            steps.push(step(policy.component(), SKIPPED, "there is none"));
-        } else {
-            policy.drop()?;
-            steps.push(step(policy.component(), REMOVED, "dropped"));
-        }
-    }
+    let mut steps = policy::tear_down(&POLICIES)?;
     if has_own_index()? {
         catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
         steps.push(step(format!("index storage.{INDEX}"), REMOVED, "dropped"));

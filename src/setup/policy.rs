@@ -1,14 +1,15 @@
-//! The policies on Storage's tables.
+//! Policies, and those on Storage's tables.
 //!
 //! Each expression stands here as the server prints it (`pg_get_expr`), so that `check()` can hold
 //! what is in the catalog against it.
 
 use pgrx::spi::quote_identifier;
 
-use super::catalog;
+use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
 
 pub struct Policy {
+    pub schema: &'static str,
     pub table: &'static str,
     pub name: &'static str,
     pub is_permissive: bool,
@@ -21,7 +22,7 @@ pub struct Policy {
 
 /// Whoever logs in through the gateway.
 pub const AUTHENTICATED: &str = "authenticated";
-const PUBLIC: &str = "public";
+pub const PUBLIC: &str = "public";
 
 macro_rules! other_buckets {
     ($column:literal) => {
@@ -42,6 +43,7 @@ const FIREWALL_STANDS: &str = concat!(
 
 pub const POLICIES: [Policy; 8] = [
     Policy {
+        schema: "storage",
         table: "objects",
         name: "civic read",
         is_permissive: true,
@@ -51,6 +53,7 @@ pub const POLICIES: [Policy; 8] = [
         check: None,
     },
     Policy {
+        schema: "storage",
         table: "objects",
         name: "civic upload",
         is_permissive: true,
@@ -62,6 +65,7 @@ pub const POLICIES: [Policy; 8] = [
     // Permissive policies are OR-ed, so one careless USING (true) would open every bucket. This one
     // is AND-ed.
     Policy {
+        schema: "storage",
         table: "objects",
         name: "civic firewall",
         is_permissive: false,
@@ -77,6 +81,7 @@ pub const POLICIES: [Policy; 8] = [
     // DROP EXTENSION … CASCADE takes the firewall with it. This one does not depend on the
     // extension: without the firewall it shuts the buckets. It looks once a query.
     Policy {
+        schema: "storage",
         table: "objects",
         name: "civic deadbolt",
         is_permissive: false,
@@ -87,6 +92,7 @@ pub const POLICIES: [Policy; 8] = [
     },
     // Evidence is neither changed nor removed by a person, whatever a permissive policy says.
     Policy {
+        schema: "storage",
         table: "objects",
         name: "civic no update",
         is_permissive: false,
@@ -96,6 +102,7 @@ pub const POLICIES: [Policy; 8] = [
         check: Some(other_buckets!("bucket_id")),
     },
     Policy {
+        schema: "storage",
         table: "objects",
         name: "civic no delete",
         is_permissive: false,
@@ -106,6 +113,7 @@ pub const POLICIES: [Policy; 8] = [
     },
     // A public bucket is served without asking any policy.
     Policy {
+        schema: "storage",
         table: "buckets",
         name: "civic no update",
         is_permissive: false,
@@ -115,6 +123,7 @@ pub const POLICIES: [Policy; 8] = [
         check: Some(other_buckets!("id")),
     },
     Policy {
+        schema: "storage",
         table: "buckets",
         name: "civic no delete",
         is_permissive: false,
@@ -137,7 +146,7 @@ pub const OF_THE_MIGRATIONS: [&str; 6] = [
 
 impl Policy {
     pub fn component(&self) -> String {
-        format!("policy \"{}\" on storage.{}", self.name, self.table)
+        format!("policy \"{}\" on {}.{}", self.name, self.schema, self.table)
     }
 
     /// What the catalog says of the policy, or `None` where there is none.
@@ -145,8 +154,8 @@ impl Policy {
         let found = catalog::texts(
             "SELECT pg_catalog.concat_ws(E'\\n', permissive, cmd, roles, qual, with_check)
              FROM pg_catalog.pg_policies
-             WHERE schemaname = 'storage' AND tablename = $1 AND policyname = $2",
-            &[self.table.into(), self.name.into()],
+             WHERE schemaname = $1 AND tablename = $2 AND policyname = $3",
+            &[self.schema.into(), self.table.into(), self.name.into()],
         )?;
         Ok(found.into_iter().next())
     }
@@ -172,8 +181,9 @@ impl Policy {
             expression.map(|expression| format!(" {keyword} ({expression})")).unwrap_or_default()
         };
         let statement = format!(
-            "CREATE POLICY {} ON storage.{} AS {} FOR {} TO {}{}{}",
+            "CREATE POLICY {} ON {}.{} AS {} FOR {} TO {}{}{}",
             quote_identifier(self.name),
+            self.schema,
             self.table,
             if self.is_permissive { "PERMISSIVE" } else { "RESTRICTIVE" },
             self.command,
@@ -185,8 +195,49 @@ impl Policy {
     }
 
     pub fn drop(&self) -> Result<(), Error> {
-        drop_policy(self.table, self.name)
+        drop_policy(self.schema, self.table, self.name)
     }
+}
+
+/// Makes those policies that are missing or different.
+pub fn set_up(policies: &[Policy]) -> Result<Vec<Step>, Error> {
+    let has_authenticated = has_role(AUTHENTICATED)?;
+    let set_up = |policy: &Policy| {
+        if policy.role == AUTHENTICATED && !has_authenticated {
+            return Ok(step(policy.component(), SKIPPED, "there is no role authenticated"));
+        }
+        let state = policy.state()?;
+        if state == State::Different {
+            policy.drop()?;
+        }
+        if state != State::Installed {
+            policy.create()?;
+        }
+        Ok(match state {
+            State::Installed => step(policy.component(), ALREADY, "as pg_civic makes it"),
+            State::Missing => step(policy.component(), DONE, "created"),
+            State::Different => step(policy.component(), DONE, "was another, created anew"),
+        })
+    };
+    policies.iter().map(set_up).collect()
+}
+
+pub fn tear_down(policies: &[Policy]) -> Result<Vec<Step>, Error> {
+    let tear_down = |policy: &Policy| {
+        if policy.state()? == State::Missing {
+            return Ok(step(policy.component(), SKIPPED, "there is none"));
+        }
+        policy.drop()?;
+        Ok(step(policy.component(), REMOVED, "dropped"))
+    };
+    policies.iter().map(tear_down).collect()
+}
+
+pub fn has_role(role: &str) -> Result<bool, Error> {
+    catalog::holds(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)",
+        &[role.into()],
+    )
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,8 +248,8 @@ pub enum State {
     Different,
 }
 
-pub fn drop_policy(table: &str, name: &str) -> Result<(), Error> {
-    let statement = format!("DROP POLICY {} ON storage.{table}", quote_identifier(name));
+pub fn drop_policy(schema: &str, table: &str, name: &str) -> Result<(), Error> {
+    let statement = format!("DROP POLICY {} ON {schema}.{table}", quote_identifier(name));
     catalog::execute(&statement, &[])
 }
 

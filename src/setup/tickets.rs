@@ -4,7 +4,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 
 use super::policy::State;
-use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
+use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, publication, step};
 use crate::error::Error;
 use crate::events::payload::Column;
 
@@ -24,9 +24,9 @@ macro_rules! is_as_made {
 
 /// A table whose tickets are to be heard.
 pub struct Table {
-    oid: Oid,
+    pub oid: Oid,
     /// Qualified and quoted.
-    name: String,
+    pub name: String,
     owner: String,
     missing: Vec<&'static str>,
 }
@@ -141,6 +141,7 @@ impl Table {
                 missing.push(format!("TRIGGER on table {name}"));
             }
         }
+        missing.extend(publication::missing_privileges(self)?);
         Ok(missing)
     }
 
@@ -229,7 +230,7 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
             "SELECT t.tgname::pg_catalog.text, pg_catalog.format('%I.%I', n.nspname, c.relname),
                     pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
                     pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
-                    t.tgenabled IN ('O', 'A'), t.tgparentid <> 0, t.tgname <> $1 OR ",
+                    t.tgenabled IN ('O', 'A'), t.tgparentid <> 0, c.oid, t.tgname <> $1 OR ",
             is_as_made!(),
             " FROM pg_catalog.pg_trigger t
              JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -248,7 +249,8 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
                 is_owned: row.get(4)?.unwrap_or_default(),
                 is_enabled: row.get(5)?.unwrap_or_default(),
                 is_inherited: row.get(6)?.unwrap_or_default(),
-                is_as_made: row.get(7)?.unwrap_or_default(),
+                oid: row.get(7)?.unwrap_or(Oid::INVALID),
+                is_as_made: row.get(8)?.unwrap_or_default(),
             })
         },
     )
@@ -256,6 +258,8 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
 
 pub struct InstalledTrigger {
     pub name: String,
+    /// The table's.
+    pub oid: Oid,
     /// Qualified and quoted.
     pub table: String,
     pub owner: String,

@@ -11,7 +11,7 @@ use crate::settings::Access;
 pub fn readable_buckets(identity: &Identity, access: &Access) -> Vec<Bucket> {
     let reads = |bucket: &Bucket| {
         identity.tenant_id().is_some()
-            && (!bucket.is_sensitive() || has_any_role(identity, &access.sensitive_readers))
+            && (!bucket.is_sensitive() || identity.has_any_role(&access.sensitive_readers))
     };
     ALL.into_iter().filter(reads).collect()
 }
@@ -44,12 +44,8 @@ pub fn can_upload(identity: &Identity, access: &Access, bucket_id: &str, name: &
     let (Some(bucket), Some(tenant_id)) = (Bucket::from_id(bucket_id), identity.tenant_id()) else {
         return false;
     };
-    (!bucket.is_sensitive() || has_any_role(identity, &access.sensitive_uploaders))
+    (!bucket.is_sensitive() || identity.has_any_role(&access.sensitive_uploaders))
         && path::is_upload_of(tenant_id, name)
-}
-
-fn has_any_role(identity: &Identity, roles: &[String]) -> bool {
-    roles.iter().any(|role| identity.has_role(role))
 }
 
 #[cfg(test)]
@@ -64,6 +60,8 @@ mod tests {
             role_claim: list(&["role"]),
             sensitive_uploaders: list(&["manager", "saps_liaison", "admin"]),
             sensitive_readers: list(&["saps_liaison", "admin"]),
+            event_listeners: vec![],
+            event_transport: Default::default(),
         }
     }
 

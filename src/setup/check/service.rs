@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::service::secrets_are_safe;
 use crate::settings::service as settings;
 use crate::setup::files;
+use crate::setup::policy::has_role;
 use crate::storage::attachment::Attachments;
 
 pub fn findings() -> Result<Vec<Finding>, Error> {
@@ -140,7 +141,7 @@ const GRANTS: [(&str, &[&str]); 2] = [
 fn grants() -> Result<Vec<Finding>, Error> {
     let mut findings = vec![];
     for (role, functions) in GRANTS {
-        if !files::has_role(role)? {
+        if !has_role(role)? {
             continue;
         }
         let component = format!("storage service for {role}");

@@ -1,0 +1,267 @@
+//! The transport to browsers: events become private broadcasts of Supabase Realtime.
+//!
+//! A transaction's events are kept and sent when it commits, all in one subtransaction. Sent row by
+//! row each would cost one of its own, hold its place in the table of messages for the rest of the
+//! transaction, and change the setting `realtime.topic` under the statements that follow. Kept, they
+//! come in the order of the changes, a savepoint that is rolled back takes its own along, and what
+//! cannot be sent costs one WARNING and never the ticket.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
+use crate::pg::subtransaction::{self, attempt};
+use crate::pg::{self, transaction::Observer};
+use crate::relay::pending::{Events, Pending};
+use crate::settings::EventTransport;
+
+/// After so many events in a row that are refused the rest is not tried: it would be refused too.
+const REFUSED_IN_A_ROW: usize = 10;
+
+#[derive(Default)]
+struct State {
+    /// Whether Realtime is installed, once the transaction has asked.
+    is_installed: Option<bool>,
+    pending: Pending,
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::default();
+    /// Subtransactions of this process that were rolled back.
+    static ROLLED_BACK: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Keeps an event for the commit, where the transport says so. Neither text holds a NUL, and both
+/// keep NOTIFY's limits.
+pub fn accept(transport: EventTransport, topic: &CStr, payload: &CStr) {
+    STATE.with_borrow_mut(|State { is_installed, pending }| {
+        let is_wanted = match transport {
+            EventTransport::Listed { realtime, .. } => realtime,
+            EventTransport::Auto => *is_installed.get_or_insert_with(door::is_installed),
+        };
+        if is_wanted {
+            pending.push(pg::transaction::level(), topic, payload);
+        }
+    });
+}
+
+/// How the sending of some events went.
+#[derive(Debug, Default)]
+struct Tally {
+    sent: usize,
+    refused: usize,
+    refused_in_a_row: usize,
+    /// What the first error said, where it was not `realtime.send` that caught it.
+    error: Option<String>,
+}
+
+impl Tally {
+    fn count(&mut self, sent: Result<bool, String>) {
+        match sent {
+            Ok(true) => {
+                self.sent += 1;
+                self.refused_in_a_row = 0;
+                return;
+            }
+            Ok(false) => {}
+            Err(error) => self.error = self.error.take().or(Some(error)),
+        }
+        self.refused += 1;
+        self.refused_in_a_row += 1;
+    }
+
+    fn is_hopeless(&self) -> bool {
+        self.refused_in_a_row >= REFUSED_IN_A_ROW
+    }
+}
+
+/// Sends one event, and says whether it was stored. `realtime.send` turns every error into a warning
+/// of its own: that a subtransaction was rolled back in it tells.
+fn send(sender: &Sender, topic: &CStr, payload: &CStr) -> bool {
+    let before = ROLLED_BACK.get();
+    sender.send(topic, payload);
+    ROLLED_BACK.get() == before
+}
+
+/// Sends what it can.
+fn send_all<'a>(sender: &Sender, events: impl Fn() -> Events<'a>) -> Tally {
+    let together = attempt(|| {
+        sender.act(Warnings::Silenced, || {
+            let mut tally = Tally::default();
+            for (topic, payload) in events() {
+                tally.count(Ok(send(sender, topic, payload)));
+                if tally.is_hopeless() {
+                    break;
+                }
+            }
+            tally
+        })
+    });
+    together.unwrap_or_else(|_| {
+        // An event that raises an error must not cost the others, so now each one alone.
+        let mut tally = Tally::default();
+        for (topic, payload) in events() {
+            tally
+                .count(attempt(|| sender.act(Warnings::Silenced, || send(sender, topic, payload))));
+            if tally.is_hopeless() {
+                break;
+            }
+        }
+        tally
+    })
+}
+
+/// Sends the transaction's events. Nothing is borrowed meanwhile: it runs other people's code.
+fn flush() {
+    let State { pending, .. } = STATE.take();
+    if pending.is_empty() {
+        return;
+    }
+    let count = pending.events().count();
+    let lost = match door::sender() {
+        Err(obstacle) => {
+            let (why, hint) = explain(obstacle);
+            Some((count, why.to_owned(), hint))
+        }
+        Ok(sender) => {
+            let tally = send_all(&sender, || pending.events());
+            let lost = count - tally.sent;
+            (lost > 0).then(|| {
+                let (why, hint) = explain_refusal(&sender, tally.error);
+                (lost, why, hint)
+            })
+        }
+    };
+    if let Some((lost, why, hint)) = lost {
+        let events = if lost == 1 { "event was" } else { "events were" };
+        let message = format!("{lost} {events} not sent to Supabase Realtime: {why}");
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_civic")
+            .set_hint(hint)
+            .report(PgLogLevel::WARNING);
+    }
+}
+
+/// How a message that is sent and taken back has fared.
+pub enum Rehearsal {
+    Stored,
+    Refused(String),
+    NotTried(&'static str),
+}
+
+/// Sends a message and takes it back: what keeps others from being stored keeps this one, and
+/// Realtime's own warning says why.
+pub fn rehearse(sender: &Sender) -> Rehearsal {
+    if pg::transaction::is_read_only() {
+        return Rehearsal::NotTried("the transaction is read only");
+    }
+    if !sender.is_callers() {
+        return Rehearsal::NotTried("this role is not a member of the owner of realtime.messages");
+    }
+    let payload = c"{\"type\": \"check\"}";
+    let stored = subtransaction::rehearse(|| {
+        sender.act(Warnings::Told, || send(sender, c"ticket_updates:", payload))
+    });
+    match stored {
+        Ok(true) => Rehearsal::Stored,
+        Ok(false) => Rehearsal::Refused("Realtime's own warning says why".to_owned()),
+        Err(error) => Rehearsal::Refused(error),
+    }
+}
+
+/// What stands in the way, and what to do.
+pub fn explain(obstacle: Obstacle) -> (&'static str, &'static str) {
+    match obstacle {
+        Obstacle::NoTable => (
+            "there is no table realtime.messages",
+            "Start Supabase Realtime on this database, or take realtime out of civic.event_transport.",
+        ),
+        Obstacle::NoFunction => (
+            "there is no function realtime.send(jsonb, text, text, boolean)",
+            "Upgrade Supabase Realtime or pg_civic, whichever is older; until then set \
+             civic.event_transport = notify.",
+        ),
+        Obstacle::ForeignFunction => (
+            "the owner of realtime.send has not the rights of the owner of realtime.messages",
+            "Give the function to the table's owner with ALTER FUNCTION … OWNER TO, if it is the one \
+             of Supabase Realtime.",
+        ),
+        Obstacle::Unguarded => (
+            "the channels are not guarded",
+            "Run SELECT * FROM civic.setup(); which makes the policies on realtime.messages.",
+        ),
+    }
+}
+
+/// The same, where the function was called and did not store the message.
+fn explain_refusal(sender: &Sender, error: Option<String>) -> (String, &'static str) {
+    const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
+    // As the table's owner too: under a search_path that is not the caller's.
+    let has_partition =
+        attempt(|| sender.act(Warnings::Silenced, has_partition_now)).unwrap_or(true);
+    match error {
+        Some(error) => (format!("realtime.send raised: {error}"), CHECK),
+        None if !has_partition => (
+            "realtime.messages has no partition for today".to_owned(),
+            "Supabase Realtime makes them while it runs: start it, or see civic.check() for the \
+             statement.",
+        ),
+        None => ("realtime.send did not store them".to_owned(), CHECK),
+    }
+}
+
+/// Whether a message of this moment finds a partition of `realtime.messages`, `$1` days ahead.
+pub const HAS_PARTITION: &str = "
+    SELECT c.relkind <> 'p' OR EXISTS (
+        SELECT
+        FROM pg_catalog.pg_inherits i
+        JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid
+        CROSS JOIN LATERAL pg_catalog.pg_get_expr(p.relpartbound, p.oid) AS bound
+        LEFT JOIN LATERAL pg_catalog.regexp_match(
+            bound, 'FROM \\((?:''([^'']*)''|MINVALUE)\\) TO \\((?:''([^'']*)''|MAXVALUE)\\)') AS ends ON true
+        CROSS JOIN LATERAL (SELECT (pg_catalog.now() AT TIME ZONE 'UTC')
+                                   + pg_catalog.make_interval(days => $1)) AS at (moment)
+        WHERE i.inhparent = c.oid
+          AND (bound = 'DEFAULT'
+               OR ends IS NOT NULL
+                  AND (ends[1] IS NULL OR at.moment >= ends[1]::pg_catalog.timestamp)
+                  AND (ends[2] IS NULL OR at.moment < ends[2]::pg_catalog.timestamp)))
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'realtime' AND c.relname = 'messages'";
+
+fn has_partition_now() -> bool {
+    Spi::get_one_with_args::<bool>(HAS_PARTITION, &[0.into()]).ok().flatten().unwrap_or(false)
+}
+
+pub struct Broadcast;
+
+impl Observer for Broadcast {
+    fn before_commit() {
+        flush();
+    }
+
+    fn before_prepare() {
+        flush();
+    }
+
+    fn committed() {
+        STATE.take();
+    }
+
+    fn aborted() {
+        STATE.take();
+    }
+
+    fn subtransaction_committed(level: i32) {
+        STATE.with_borrow_mut(|state| state.pending.release(level));
+    }
+
+    fn subtransaction_aborted(level: i32) {
+        ROLLED_BACK.set(ROLLED_BACK.get() + 1);
+        STATE.with_borrow_mut(|state| state.pending.roll_back(level));
+    }
+}

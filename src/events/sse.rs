@@ -1,0 +1,115 @@
+//! The deprecated endpoint of Server-Sent Events, as text of the HTML standard's grammar: it says
+//! where the events are now, beats once, and has EventSource come back every 30 seconds.
+
+use serde_json::{Value, json};
+
+use super::channel::{Audience, channel};
+use crate::claims::Identity;
+use crate::error::Error;
+
+/// How long EventSource waits before it comes back, in milliseconds.
+const RETRY: u32 = 30_000;
+const ROLES: [&str; 3] = ["manager", "admin", "ward_councillor"];
+
+/// What the caller's dashboard is told. `id` is different for each answer, `timestamp` is now in
+/// ISO 8601.
+///
+/// Errors: somebody without a municipality or without one of the roles.
+pub fn stream(
+    identity: &Identity,
+    ward_id: Option<&str>,
+    id: &str,
+    timestamp: &str,
+) -> Result<String, Error> {
+    let municipality_id = identity.tenant_id().ok_or(Error::NoDashboard)?;
+    if !ROLES.iter().any(|role| identity.has_role(role)) {
+        return Err(Error::NoDashboard);
+    }
+    let connected = json!({
+        "status": "deprecated",
+        "message": "This endpoint only beats. Tickets are told through Supabase Realtime: \
+                    subscribe as in \"migration\".",
+        "municipality_id": municipality_id,
+        "ward_id": ward_id,
+        "migration": migration(municipality_id),
+    });
+    Ok([
+        format!("retry: {RETRY}\n\n"),
+        event(&format!("{id}-1"), "connected", &connected),
+        event(&format!("{id}-2"), "heartbeat", &json!({"timestamp": timestamp})),
+    ]
+    .concat())
+}
+
+/// The subscription that takes this endpoint's place.
+fn migration(municipality_id: &str) -> Value {
+    let topic = channel(municipality_id, Audience::Shared).ok();
+    json!({
+        "transport": "Supabase Realtime, broadcast on a private channel",
+        "channel": topic.as_ref().map(|topic| topic.as_str()),
+        "config": {"private": true},
+        "events": ["INSERT", "UPDATE"],
+        "javascript": [
+            "await supabase.realtime.setAuth()",
+            "supabase.channel(channel, {config: {private: true}})",
+            "  .on('broadcast', {event: '*'}, ({event, payload}) => onTicket(event, payload))",
+            "  .subscribe()",
+        ],
+        "guide": "docs/browsers.md",
+    })
+}
+
+/// One event. JSON escapes what would end a line, so the data is one.
+fn event(id: &str, name: &str, data: &Value) -> String {
+    format!("id: {id}\nevent: {name}\ndata: {data}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identity(claims: Value) -> Identity {
+        let path = |key: &str| vec![key.to_owned()];
+        let claims = claims.to_string();
+        Identity::parse(claims.as_bytes(), &path("tenant"), &path("role"), |_| None).unwrap()
+    }
+
+    fn of(role: &str, ward_id: Option<&str>) -> Result<String, Error> {
+        stream(&identity(json!({"tenant": "t", "role": role})), ward_id, "id", "now")
+    }
+
+    #[test]
+    fn it_is_for_three_roles_of_a_municipality() {
+        for role in ["manager", "admin", "ward_councillor", "WARD_COUNCILLOR"] {
+            assert!(of(role, None).is_ok(), "{role}");
+        }
+        for role in ["citizen", "field_worker", "saps_liaison", ""] {
+            assert_eq!(of(role, None), Err(Error::NoDashboard), "{role}");
+        }
+        let homeless = identity(json!({"role": "admin"}));
+        assert_eq!(stream(&homeless, None, "id", "now"), Err(Error::NoDashboard));
+    }
+
+    #[test]
+    fn it_reads_as_the_standard_has_it() {
+        let text = of("admin", Some("5")).unwrap();
+        let blocks: Vec<_> = text.split("\n\n").collect();
+        assert_eq!(blocks[0], "retry: 30000");
+        assert!(blocks[1].starts_with("id: id-1\nevent: connected\ndata: {"), "{text}");
+        assert_eq!(blocks[2], "id: id-2\nevent: heartbeat\ndata: {\"timestamp\":\"now\"}");
+        assert_eq!(blocks[3..], [""]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_hostile_ward_stays_within_its_line(ward_id in "(\\PC|[\\r\\n:\u{2028}\u{0}]){0,20}") {
+            let text = of("admin", Some(&ward_id)).unwrap();
+            prop_assert_eq!(text.lines().count(), of("admin", None).unwrap().lines().count());
+            prop_assert!(!text.contains('\r'));
+            let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+            let data: Value = serde_json::from_str(data).unwrap();
+            prop_assert_eq!(data["ward_id"].as_str(), Some(ward_id.as_str()));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Supabase Realtime: who may join the channels, and who may speak there.
+
+use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
+use super::{ALREADY, DONE, SKIPPED, Step, catalog, step};
+use crate::error::Error;
+use crate::pg::realtime as door;
+
+pub const NO_REALTIME: &str = "there is no table realtime.messages";
+
+/// The table of messages, its schema and its owner, by the catalog and not by name.
+macro_rules! messages {
+    () => {
+        "pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'realtime'
+              AND c.relname = 'messages' AND c.relkind IN ('r', 'p')"
+    };
+}
+pub(super) use messages;
+
+macro_rules! other_topics {
+    () => {
+        "(NOT starts_with(topic, 'ticket_updates:'::text))"
+    };
+}
+
+const GUARD_STANDS: &str = concat!(
+    "((EXISTS ( SELECT\n   FROM pg_policy\n  WHERE ((pg_policy.polrelid = ",
+    "('realtime.messages'::regclass)::oid) AND (pg_policy.polname = 'civic channels'::name)))) OR ",
+    other_topics!(),
+    ")"
+);
+
+/// The server asks by rows: it inserts one for each extension with the topic, becomes the person,
+/// looks which of them it sees, and rolls back. The policies ask for the row's own topic, and not
+/// for `realtime.topic()`, which whoever runs SQL sets as he likes: so they hold for every row.
+pub const POLICIES: [Policy; 3] = [
+    Policy {
+        schema: "realtime",
+        table: "messages",
+        name: "civic join",
+        is_permissive: true,
+        command: "SELECT",
+        role: AUTHENTICATED,
+        using: Some(
+            "((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND \
+             civic.can_join_channel(topic))",
+        ),
+        check: None,
+    },
+    // No careless permissive policy opens our topics, nor lets a person speak as the database does.
+    Policy {
+        schema: "realtime",
+        table: "messages",
+        name: "civic channels",
+        is_permissive: false,
+        command: "ALL",
+        role: PUBLIC,
+        using: Some(concat!("(", other_topics!(), " OR civic.can_join_channel(topic))")),
+        check: Some(concat!(
+            "(",
+            other_topics!(),
+            " OR ((extension = 'presence'::text) AND civic.can_join_channel(topic)))"
+        )),
+    },
+    // DROP EXTENSION … CASCADE takes the two above with it. This one stays, and keeps the messages
+    // that are still there shut.
+    Policy {
+        schema: "realtime",
+        table: "messages",
+        name: "civic channels deadbolt",
+        is_permissive: false,
+        command: "ALL",
+        role: PUBLIC,
+        using: Some(GUARD_STANDS),
+        check: Some(GUARD_STANDS),
+    },
+];
+
+pub fn exists() -> Result<bool, Error> {
+    catalog::holds(concat!("SELECT true FROM ", messages!()), &[])
+}
+
+pub fn missing_privileges() -> Result<Vec<String>, Error> {
+    catalog::texts(
+        concat!(
+            "SELECT p.lacks FROM ",
+            messages!(),
+            " CROSS JOIN LATERAL (VALUES
+                 (1, pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
+                  pg_catalog.format('ownership of table realtime.messages (its owner is %s)',
+                                    pg_catalog.pg_get_userbyid(c.relowner))),
+                 (2, pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
+                     OR pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
+                  'USAGE on schema realtime')
+             ) p (place, has, lacks)
+             WHERE NOT p.has
+             ORDER BY p.place"
+        ),
+        &[],
+    )
+}
+
+pub fn has_row_security() -> Result<bool, Error> {
+    catalog::holds(concat!("SELECT c.relrowsecurity FROM ", messages!()), &[])
+}
+
+pub fn set_up() -> Result<Vec<Step>, Error> {
+    if !exists()? {
+        return Ok(vec![step("realtime", SKIPPED, NO_REALTIME)]);
+    }
+    debug_assert!(POLICIES.iter().any(|policy| door::GUARD.to_str() == Ok(policy.name)));
+    let component = "row security of realtime.messages";
+    let mut steps = vec![];
+    steps.push(if has_row_security()? {
+        step(component, ALREADY, "enabled")
+    } else {
+        catalog::execute("ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY", &[])?;
+        step(component, DONE, "enabled")
+    });
+    // The restrictive ones first: no moment has the permissive one alone.
+    let (join, guards) = POLICIES.split_at(1);
+    steps.extend(policy::set_up(guards)?);
+    steps.extend(policy::set_up(join)?);
+    Ok(steps)
+}
+
+pub fn tear_down() -> Result<Vec<Step>, Error> {
+    if exists()? { policy::tear_down(&POLICIES) } else { Ok(vec![]) }
+}
