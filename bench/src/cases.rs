@@ -2,6 +2,7 @@
 
 mod calls;
 mod reads;
+mod realtime;
 mod relay;
 mod trigger;
 mod uploads;
@@ -13,10 +14,11 @@ use crate::server::Server;
 
 type Case = fn(&Server, &mut Progress) -> Result<Vec<Comparison>, Error>;
 
-pub const ALL: [(&str, Case); 5] = [
+pub const ALL: [(&str, Case); 6] = [
     ("a claim, row by row", calls::measure),
     ("the trigger on an INSERT of many tickets", trigger::measure),
     ("the policies on an INSERT of many objects", uploads::measure),
     ("single tickets and the relay", relay::measure),
     ("reads of a tenant's folder among many", reads::measure),
+    ("tickets told through realtime", realtime::measure),
 ];

@@ -14,9 +14,9 @@ use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill, tenant};
 
 /// The one database that the cluster's relay serves.
-const DATABASE: &str = "bench";
+pub const DATABASE: &str = "bench";
 const TICKET: &str = include_str!("../../sql/ticket.sql");
-const CLIENTS: usize = 32;
+pub const CLIENTS: usize = 32;
 const LISTENERS: usize = 80;
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 4;
@@ -44,7 +44,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
     Ok(comparisons)
 }
 
-fn wait_until(session: &mut Client, query: &str) -> Result<(), Error> {
+pub fn wait_until(session: &mut Client, query: &str) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !session.query_one(query, &[])?.get::<_, bool>(0) {
         if Instant::now() > deadline {
@@ -96,7 +96,7 @@ fn throughput(
 }
 
 /// Runs pgbench for a while and gives the time a ticket.
-fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
+pub fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
     let script = std::env::temp_dir().join(format!("pg_civic_bench_{}.sql", std::process::id()));
     std::fs::write(&script, fill(TICKET, &[("table", table)]))?;
     let output = Command::new(bin_directory()?.join("pgbench"))
