@@ -7,6 +7,12 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
+unsafe extern "C-unwind" {
+    /// Wakes the owner of a latch (storage/latch.h). It raises no error, so it needs no frame to
+    /// catch one.
+    fn SetLatch(latch: *mut pg_sys::Latch);
+}
+
 /// Why a transaction's events went out by ordinary NOTIFY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FellBack {
@@ -93,7 +99,7 @@ impl Shared {
         if !latch.is_null() {
             // SAFETY: the latch of a slot for a process, which lives as long as the server. To set
             // one that has meanwhile another owner wakes that one for nothing.
-            unsafe { pg_sys::SetLatch(latch) };
+            unsafe { SetLatch(latch) };
         }
     }
 

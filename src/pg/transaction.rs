@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
+// Each commit calls these. They raise no error, so they need no frame to catch one, which would cost
+// more than they do.
+unsafe extern "C-unwind" {
+    fn GetCurrentTransactionNestLevel() -> i32;
+    fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+}
+
 /// What is told of transactions. Only `before_commit` and `before_prepare` may raise an error.
 pub trait Observer {
     /// The transaction is about to commit; NOTIFY is still possible, and deferred triggers have run.
@@ -58,7 +65,7 @@ unsafe extern "C-unwind" fn on_subtransaction<O: Observer>(
 /// How many transactions are open, one within the other: 1 outside of any savepoint.
 pub fn level() -> i32 {
     // SAFETY: reads this backend's state.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { GetCurrentTransactionNestLevel() }
 }
 
 /// Whether the current transaction may write nothing.
@@ -70,7 +77,7 @@ pub fn is_read_only() -> bool {
 /// Now, in microseconds since 2000-01-01 UTC.
 pub fn now() -> i64 {
     // SAFETY: asks the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { GetCurrentTimestamp() }
 }
 
 /// Sleeps until this process's latch is set or the time is over, and then does what the server asks
