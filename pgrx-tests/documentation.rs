@@ -2,16 +2,36 @@
 
 use super::support::Database;
 
-const DOCUMENTS: [(&str, &str); 4] = [
+const DOCUMENTS: [(&str, &str); 5] = [
     ("README.md", include_str!("../README.md")),
     ("docs/sql-api.md", include_str!("../docs/sql-api.md")),
     ("docs/security.md", include_str!("../docs/security.md")),
     ("docs/operations.md", include_str!("../docs/operations.md")),
+    ("docs/browsers.md", include_str!("../docs/browsers.md")),
 ];
 
-/// The blocks of a document that are marked as SQL.
-fn sql_blocks(document: &str) -> impl Iterator<Item = &str> {
-    document.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```").map(|(sql, _)| sql))
+/// The blocks of a document that are marked as of a language.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let rests = document.split(&format!("```{language}\n")).skip(1).collect::<Vec<_>>();
+    rests.into_iter().filter_map(|rest| rest.split_once("```").map(|(code, _)| code)).collect()
+}
+
+fn sql_blocks(document: &str) -> Vec<&str> {
+    blocks(document, "sql")
+}
+
+#[test]
+fn the_javascript_in_the_documentation_is_javascript() {
+    let blocks = blocks(include_str!("../docs/browsers.md"), "js");
+    assert!(blocks.len() >= 2);
+    for code in blocks {
+        let file = std::env::temp_dir().join(format!("pg_civic_{}.mjs", std::process::id()));
+        std::fs::write(&file, code).expect("a file");
+        let node = std::process::Command::new("node").arg("--check").arg(&file).output();
+        std::fs::remove_file(&file).expect("it was written");
+        let node = node.expect("node runs");
+        assert!(node.status.success(), "{code}\n{}", String::from_utf8_lossy(&node.stderr));
+    }
 }
 
 #[test]
@@ -20,7 +40,11 @@ fn the_sql_in_the_documentation_runs() {
         let mut blocks = 0;
         for sql in sql_blocks(document) {
             let installs = sql.contains("CREATE EXTENSION");
-            let database = if installs { Database::uninstalled() } else { Database::guarded() };
+            let database = match name {
+                _ if installs => Database::uninstalled(),
+                "docs/browsers.md" => Database::realtime(),
+                _ => Database::guarded(),
+            };
             database.superuser().run(sql);
             blocks += 1;
         }

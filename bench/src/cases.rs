@@ -4,6 +4,7 @@ mod calls;
 mod links;
 mod media;
 mod reads;
+mod realtime;
 mod relay;
 mod trigger;
 mod uploads;
@@ -15,7 +16,7 @@ use crate::server::Server;
 
 type Case = fn(&Server, &mut Progress) -> Result<Vec<Comparison>, Error>;
 
-pub const ALL: [(&str, Case); 7] = [
+pub const ALL: [(&str, Case); 8] = [
     ("a claim, row by row", calls::measure),
     ("the trigger on an INSERT of many tickets", trigger::measure),
     ("the policies on an INSERT of many objects", uploads::measure),
@@ -23,4 +24,5 @@ pub const ALL: [(&str, Case); 7] = [
     ("signed links", links::measure),
     ("media jobs", media::measure),
     ("reads of a tenant's folder among many", reads::measure),
+    ("tickets told through realtime", realtime::measure),
 ];

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::Error;
 
 pub const SUPABASE: &str = include_str!("../../pgrx-tests/fixtures/supabase.sql");
+pub const REALTIME: &str = include_str!("../../pgrx-tests/fixtures/realtime.sql");
 pub const APPLICATION: &str = include_str!("../../pgrx-tests/fixtures/application.sql");
 /// The six policies and the trigger that pg_civic is measured against.
 pub const MIGRATIONS: &str = include_str!("../../pgrx-tests/fixtures/migrations.sql");

@@ -166,6 +166,8 @@ mod tests {
                 role_claim: vec![],
                 sensitive_uploaders: vec![],
                 sensitive_readers: vec![],
+                event_listeners: vec![],
+                event_transport: crate::settings::EventTransport::Auto,
             };
             let file = File { name: &name, content_type: "image/png", size: 1 };
             if let Ok((bucket, path)) =

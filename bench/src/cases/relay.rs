@@ -13,7 +13,7 @@ use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, SERVED, Server, fill, tenant};
 
 const TICKET: &str = include_str!("../../sql/ticket.sql");
-const CLIENTS: usize = 32;
+pub const CLIENTS: usize = 32;
 const LISTENERS: usize = 80;
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 4;
@@ -77,7 +77,7 @@ fn throughput(
 }
 
 /// Runs pgbench for a while and gives the time a ticket.
-fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
+pub fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
     let script = std::env::temp_dir().join(format!("pg_civic_bench_{}.sql", std::process::id()));
     std::fs::write(&script, fill(TICKET, &[("table", table)]))?;
     let output = Command::new(bin_directory()?.join("pgbench"))
