@@ -62,7 +62,7 @@ fn nothing_of_that_owner_waits_for_the_end_of_the_workers_transaction() {
              DEFERRABLE FOR EACH ROW EXECUTE FUNCTION public.spring();
          CREATE FUNCTION public.lay() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
-             SET CONSTRAINTS trap DEFERRED;
+             SET CONSTRAINTS public.trap DEFERRED;
              INSERT INTO public.bait VALUES (1);
              RETURN NEW;
          END $$;
