@@ -9,11 +9,10 @@ use crate::pg_tests::support::TENANT;
 
 #[test]
 fn a_trigger_on_the_table_of_attachments_runs_as_its_owner() {
-    let mut town = Town::new();
+    let mut town = Town::apart(Storage::start(Options::default()));
     town.session.run(
         "CREATE ROLE attachments_owner;
          GRANT CREATE, USAGE ON SCHEMA public TO attachments_owner;
-         CREATE TABLE media_attachments_before (LIKE media_attachments);
          ALTER TABLE media_attachments OWNER TO attachments_owner;
          SET ROLE attachments_owner;
          CREATE FUNCTION public.who() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -43,16 +42,11 @@ fn a_trigger_on_the_table_of_attachments_runs_as_its_owner() {
         town.session.text("SELECT rolsuper FROM pg_roles WHERE rolname = 'attachments_owner'"),
         "f"
     );
-    town.session.run(
-        "ALTER TABLE media_attachments OWNER TO CURRENT_USER; DROP TABLE media_attachments_before;
-         DROP TRIGGER who ON media_attachments; DROP TRIGGER later ON media_attachments;
-         DROP OWNED BY attachments_owner; DROP ROLE attachments_owner",
-    );
 }
 
 #[test]
 fn nothing_of_that_owner_waits_for_the_end_of_the_workers_transaction() {
-    let mut town = Town::new();
+    let mut town = Town::apart(Storage::start(Options::default()));
     town.session.run(
         "CREATE ROLE patient_owner;
          GRANT CREATE, USAGE ON SCHEMA public TO patient_owner;
@@ -68,7 +62,7 @@ fn nothing_of_that_owner_waits_for_the_end_of_the_workers_transaction() {
              DEFERRABLE FOR EACH ROW EXECUTE FUNCTION public.spring();
          CREATE FUNCTION public.lay() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
-             SET CONSTRAINTS trap DEFERRED;
+             SET CONSTRAINTS public.trap DEFERRED;
              INSERT INTO public.bait VALUES (1);
              RETURN NEW;
          END $$;
@@ -82,11 +76,7 @@ fn nothing_of_that_owner_waits_for_the_end_of_the_workers_transaction() {
     assert!(town.job(&id, "last_error").contains("42501"), "{}", town.job(&id, "last_error"));
     let is_superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = 'patient_owner'";
     assert_eq!(town.session.text(is_superuser), "f");
-    town.session.run(
-        "ALTER TABLE media_attachments OWNER TO CURRENT_USER;
-         DROP TRIGGER lay ON media_attachments; DROP TABLE bait;
-         DROP OWNED BY patient_owner; DROP ROLE patient_owner",
-    );
+    town.session.run("DROP TRIGGER lay ON media_attachments");
     assert_eq!(town.wait_for_end(&id), "done");
 }
 

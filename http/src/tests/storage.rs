@@ -68,6 +68,7 @@ fn a_path_that_would_lead_elsewhere_is_not_sent() {
     for path in ["../secret", "t/../u/a.jpg", "t//a.jpg", "", "/t/f/a"] {
         assert_eq!(upload(&api, path, "x").unwrap_err().kind(), Kind::Invalid, "{path:?}");
         assert!(api.stat("evidence", path, &Cancel::new()).is_err());
+        assert!(api.remove("evidence", path, &Cancel::new()).is_err());
         assert!(api.sign("evidence", path, Duration::from_secs(1), &Cancel::new()).is_err());
     }
     assert!(api.stat("evidence/t", "f/a", &Cancel::new()).is_err());
@@ -267,6 +268,20 @@ fn a_busy_server_says_when_to_come_again() {
 }
 
 #[test]
+fn a_removal_that_nobody_confirms_is_no_success() {
+    for answer in [
+        Answer::file("text/html", "<html>Maintenance</html>"),
+        Answer::json(200, &json!({})),
+        Answer::new(204),
+        Answer::new(500),
+    ] {
+        let standin = Standin::start(sequence([answer.clone()]));
+        let error = api_of(&standin, LIMITS).remove("evidence", PATH, &Cancel::new()).unwrap_err();
+        assert!(error.may_heal(), "{answer:?}: {error}");
+    }
+}
+
+#[test]
 fn a_page_in_the_place_of_json_is_no_success() {
     for answer in [
         Answer::file("text/html", "<html>Maintenance</html>"),
@@ -314,4 +329,19 @@ fn an_upload_whose_answer_was_lost_is_found_again() {
     assert_eq!(upload(&api, PATH, "bytes").unwrap_err().kind(), Kind::Duplicate);
     assert_eq!(api.stat("evidence", PATH, &Cancel::new()).unwrap().unwrap().size, 5);
     assert_eq!(storage.objects().len(), 1);
+}
+
+#[test]
+fn a_file_is_removed_once() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let storage = Storage::start(Options { errors, ..Options::default() });
+        let api = api(&storage);
+        upload(&api, "t/f/a b.jpg", "bytes").unwrap();
+        upload(&api, PATH, "bytes").unwrap();
+        let remove = || api.remove("evidence", "t/f/a b.jpg", &Cancel::new());
+        assert_eq!((remove(), remove()), (Ok(true), Ok(false)));
+        assert_eq!(storage.objects().len(), 1);
+        let elsewhere = api.remove("evidence", "t/../t/f/a.jpg", &Cancel::new());
+        assert_eq!(elsewhere.unwrap_err().kind(), Kind::Invalid);
+    }
 }
