@@ -333,7 +333,9 @@ fn a_file_is_removed_once() {
 
 #[test]
 fn a_page_is_not_taken_for_a_removed_file() {
-    for answer in [Answer::file("text/html", "<html>"), Answer::json(200, &json!({})), Answer::new(500)] {
+    for answer in
+        [Answer::file("text/html", "<html>"), Answer::json(200, &json!({})), Answer::new(500)]
+    {
         let standin = Standin::start(sequence([answer]));
         let removed = api_of(&standin, LIMITS).remove("evidence", PATH, &Cancel::new());
         assert!(removed.is_err());
