@@ -2,6 +2,7 @@
 //! these tests share.
 
 mod access;
+mod attacks;
 mod crash;
 mod jobs;
 mod load;

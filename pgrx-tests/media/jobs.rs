@@ -1,5 +1,8 @@
 //! Jobs by SQL, in a database that no worker serves: what is taken, and what can be done to a job.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use super::{TICKET, Town, job};
@@ -236,9 +239,32 @@ fn no_row_says_that_a_sensitive_file_is_in_an_open_bucket() {
 
 #[test]
 fn jobs_survive_dump_and_restore() {
-    let (_town, mut session, url) = desk();
+    let town = Town::new();
+    let (from, to) = (town.database_without_worker(), "restored");
+    let mut session = town.cluster.superuser_of(&from);
+    let url = town.twilio.offer("image/jpeg", super::PHOTO);
     let id = session.text(&ordinary(&url));
-    let dumped = "SELECT extconfig::regclass[]::text FROM pg_extension WHERE extname = 'pg_civic'";
-    assert_eq!(session.text(dumped), "{civic.media_jobs}");
-    assert_eq!(job(&mut session, &id, "state"), "queued");
+    let row = |session: &mut Session| {
+        session.text(&format!("SELECT to_jsonb(j) FROM civic.media_jobs j WHERE id = '{id}'"))
+    };
+    let before = row(&mut session);
+    let dump = town.cluster.program("pg_dump", &from).output().expect("it runs");
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    town.cluster.superuser().run(&format!("CREATE DATABASE {to}"));
+    let mut restore = town
+        .cluster
+        .program("psql", to)
+        .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    restore.stdin.take().expect("piped").write_all(&dump.stdout).expect("it reads");
+    let restore = restore.wait_with_output().expect("it ends");
+    assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
+    let mut restored = town.cluster.superuser_of(to);
+    assert_eq!(row(&mut restored), before);
+    drop(restored);
+    town.cluster.superuser().run(&format!("DROP DATABASE {to} WITH (FORCE)"));
 }

@@ -88,49 +88,6 @@ fn a_locked_or_absent_table_of_attachments_holds_no_other_job_back_for_long() {
 }
 
 #[test]
-fn a_trigger_on_the_table_of_attachments_runs_as_its_owner() {
-    let mut town = Town::new();
-    town.session.run(
-        "CREATE ROLE attachments_owner;
-         GRANT CREATE, USAGE ON SCHEMA public TO attachments_owner;
-         CREATE TABLE media_attachments_before (LIKE media_attachments);
-         ALTER TABLE media_attachments OWNER TO attachments_owner;
-         SET ROLE attachments_owner;
-         CREATE FUNCTION public.who() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN
-             NEW.updated_by := current_user;
-             BEGIN
-                 RESET ROLE;
-                 ALTER ROLE attachments_owner SUPERUSER;
-             EXCEPTION WHEN OTHERS THEN
-                 NEW.created_by := SQLSTATE;
-             END;
-             RETURN NEW;
-         END $$;
-         CREATE TRIGGER who BEFORE INSERT ON media_attachments
-             FOR EACH ROW EXECUTE FUNCTION public.who();
-         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON media_attachments
-             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.who();
-         RESET ROLE",
-    );
-    let url = town.twilio.offer("image/jpeg", PHOTO);
-    let id = town.enqueue(&url);
-    assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
-    let who = "SELECT updated_by || ' ' || created_by FROM media_attachments m, civic.media_jobs j
-               WHERE m.file_id = j.file_id::text";
-    assert_eq!(town.session.text(who), "attachments_owner 42501");
-    assert_eq!(
-        town.session.text("SELECT rolsuper FROM pg_roles WHERE rolname = 'attachments_owner'"),
-        "f"
-    );
-    town.session.run(
-        "ALTER TABLE media_attachments OWNER TO CURRENT_USER; DROP TABLE media_attachments_before;
-         DROP TRIGGER who ON media_attachments; DROP TRIGGER later ON media_attachments;
-         DROP OWNED BY attachments_owner; DROP ROLE attachments_owner",
-    );
-}
-
-#[test]
 fn sensitive_media_goes_behind_the_firewall() {
     let mut town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);

@@ -81,6 +81,14 @@ impl Cluster {
         );
     }
 
+    /// One of PostgreSQL's own programs, told where the cluster is.
+    pub fn program(&self, name: &str, database: &str) -> Command {
+        let mut program = Command::new(self.bin.join(name));
+        program.arg("--host").arg(&self.directory).args(["--username", &SERVER.user]);
+        program.args(["--dbname", database]);
+        program
+    }
+
     /// Sends a signal to one of its processes.
     pub fn signal(&self, signal: &str, pid: &str) {
         output(server_user("kill").args(["-s", signal, pid]));

@@ -2,11 +2,15 @@
 //! write it: with that the ticket shows the file, whether or not anybody listens.
 
 use super::queue::{Claim, briefly};
+use crate::catalog::execute;
 use crate::error::{Error, ServiceError};
 use crate::settings::service::media_table;
 use crate::storage::attachment::{Attachment, Attachments};
 
-/// Records a file. Where there is no such table, or `civic.media_table` is empty, there is nothing to
+/// Records a file. The caller is in a restricted operation, so that nothing of the table's owner waits
+/// for the transaction's end, where it would run with the worker's own rights.
+///
+/// Where there is no such table, or `civic.media_table` is empty, there is nothing to
 /// do: the application may keep its files otherwise.
 ///
 /// Errors: the table refuses the row.
@@ -29,7 +33,9 @@ pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error>
         source: "whatsapp",
         created_by: None,
     };
-    let record = || match Attachments::find(&table) {
+    let record = || match execute("SET CONSTRAINTS ALL IMMEDIATE", &[])
+        .and_then(|()| Attachments::find(&table))
+    {
         Err(Error::Service(ServiceError::NoMediaTable { .. })) => Ok(()),
         Err(error) => Err(error),
         Ok(attachments) => {

@@ -135,11 +135,14 @@ fn record_one(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold
                     stored: None,
                     error: Some("the ticket has become sensitive during the transfer".to_owned()),
                 }),
-                Ok(false) => attach(&claim, content_type, *size).err().map(|error| Report {
-                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                    stored: report.stored.clone(),
-                    error: Some(error.message()),
-                }),
+                Ok(false) => {
+                    let attached = queue::as_owner(owner, || attach(&claim, content_type, *size));
+                    attached.err().map(|error| Report {
+                        outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                        stored: report.stored.clone(),
+                        error: Some(error.message()),
+                    })
+                }
             }
         }
     };

@@ -68,6 +68,7 @@ fn a_path_that_would_lead_elsewhere_is_not_sent() {
     for path in ["../secret", "t/../u/a.jpg", "t//a.jpg", "", "/t/f/a"] {
         assert_eq!(upload(&api, path, "x").unwrap_err().kind(), Kind::Invalid, "{path:?}");
         assert!(api.stat("evidence", path, &Cancel::new()).is_err());
+        assert!(api.remove("evidence", path, &Cancel::new()).is_err());
         assert!(api.sign("evidence", path, Duration::from_secs(1), &Cancel::new()).is_err());
     }
     assert!(api.stat("evidence/t", "f/a", &Cancel::new()).is_err());
@@ -263,6 +264,32 @@ fn a_busy_server_says_when_to_come_again() {
     assert!(wait("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > Duration::from_secs(3600));
     for nonsense in ["soon", "-1", "1.5", ""] {
         assert_eq!(wait(nonsense), None, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn a_file_is_removed_once() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let storage = Storage::start(Options { errors, ..Options::default() });
+        let api = api(&storage);
+        upload(&api, PATH, "x").unwrap();
+        assert_eq!(api.remove("evidence", PATH, &Cancel::new()), Ok(true));
+        assert_eq!(storage.object("evidence", PATH), None);
+        assert_eq!(api.remove("evidence", PATH, &Cancel::new()), Ok(false));
+    }
+}
+
+#[test]
+fn a_removal_that_nobody_confirms_is_no_success() {
+    for answer in [
+        Answer::file("text/html", "<html>Maintenance</html>"),
+        Answer::json(200, &json!({})),
+        Answer::new(204),
+        Answer::new(500),
+    ] {
+        let standin = Standin::start(sequence([answer.clone()]));
+        let error = api_of(&standin, LIMITS).remove("evidence", PATH, &Cancel::new()).unwrap_err();
+        assert!(error.may_heal(), "{answer:?}: {error}");
     }
 }
 
