@@ -15,6 +15,10 @@ enum Callers {
     Everybody,
     /// Whom the server's side of the application is.
     ServiceRole,
+    /// People who have logged in.
+    Authenticated,
+    /// Both of these.
+    PeopleAndService,
     /// Superusers, and whoever one of them grants it to.
     Nobody,
 }
@@ -22,7 +26,7 @@ enum Callers {
 use Callers::*;
 
 /// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
-const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
+const FUNCTIONS: [(&str, &str, Call, Callers); 31] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
     // Inlined into the policy, so neither STRICT nor with a setting.
@@ -45,9 +49,23 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
         ('s', 'u', true, false, 10000),
         Everybody,
     ),
+    (
+        "confirm_upload(file_id uuid, purpose text)",
+        "jsonb",
+        ('v', 'u', false, false, 1000),
+        Authenticated,
+    ),
+    (
+        "download_and_upload_media(media_url text, media_content_type text, ticket_id text, \
+         tenant_id text, is_sensitive boolean DEFAULT false)",
+        "jsonb",
+        ('v', 'u', false, false, 100000),
+        ServiceRole,
+    ),
     // A NULL is an error and not silence, so not STRICT.
     (
-        "enqueue_media(media_url text, media_content_type text, ticket_id text, tenant_id text, is_sensitive boolean DEFAULT false)",
+        "enqueue_media(media_url text, media_content_type text, ticket_id text, tenant_id text, \
+         is_sensitive boolean DEFAULT false)",
         "uuid",
         ('v', 'u', false, false, 1000),
         ServiceRole,
@@ -58,6 +76,13 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
         "jsonb",
         ('i', 's', true, false, 10),
         Everybody,
+    ),
+    // In the leader alone: parallel workers have no secrets.
+    (
+        "get_signed_url(bucket text, path text, expiry integer DEFAULT 3600)",
+        "text",
+        ('v', 'r', false, false, 1000),
+        PeopleAndService,
     ),
     ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1), Everybody),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1), Nobody),
@@ -86,6 +111,12 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
     ),
     ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
+        "request_upload(filename text, content_type text, file_size bigint, purpose text)",
+        "jsonb",
+        ('v', 's', false, false, 20),
+        Everybody,
+    ),
+    (
         "setup(tickets regclass DEFAULT NULL::regclass)",
         "TABLE(component text, action text, detail text)",
         ('v', 'u', false, false, 10000),
@@ -108,22 +139,37 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 26] = [
         ('s', 's', true, false, 50),
         Everybody,
     ),
+    (
+        "upload_file(bucket text, path text, content bytea, content_type text)",
+        "jsonb",
+        ('v', 'u', false, false, 100000),
+        ServiceRole,
+    ),
     ("user_id()", "text", ('s', 's', true, false, 1), Everybody),
     ("user_role()", "text", ('s', 's', true, false, 1), Everybody),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 6] = [
+const WITH_A_SEARCH_PATH: [&str; 10] = [
     "cancel_media_job(uuid)",
     "check()",
+    "confirm_upload(uuid, text)",
+    "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
+    "get_signed_url(text, text, integer)",
     "retry_media_job(uuid)",
     "setup(regclass)",
     "teardown()",
+    "upload_file(text, text, bytea, text)",
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 12] = [
     ("civic.claims_setting", "request.jwt.claims"),
+    ("civic.http_timeout", "30000"),
+    ("civic.image_max_size", "10240"),
+    ("civic.media_max_size", "51200"),
+    ("civic.media_table", "public.media_attachments"),
+    ("civic.pdf_max_size", "5120"),
     ("civic.relay", "on"),
     ("civic.role_claim", "app_metadata.role"),
     ("civic.sensitive_events", "redacted"),
@@ -133,13 +179,23 @@ const SETTINGS: [(&str, &str); 7] = [
 ];
 
 /// Settings of the server: in a preloaded library of its start.
-const OF_THE_SERVER: [(&str, &str); 5] = [
+const OF_THE_SERVER: [(&str, &str); 9] = [
     ("civic.database", "postgres"),
     ("civic.media_attempts", "10"),
     ("civic.media_concurrency", "4"),
+    (
+        "civic.media_hosts",
+        "api.twilio.com, media.twiliocdn.com, mms.twiliocdn.com, s3-external-1.amazonaws.com",
+    ),
     ("civic.media_retention", "10080"),
     ("civic.relay_queue_size", "8192"),
+    ("civic.storage_url", ""),
+    ("civic.supabase_url", ""),
+    ("civic.twilio_account_sid", ""),
 ];
+
+/// Settings of the server that are in no list.
+const SECRETS: [&str; 3] = ["civic.jwt_secret", "civic.service_key", "civic.twilio_auth_token"];
 
 /// A session in which the library is loaded.
 fn loaded(database: &Database) -> Session {
@@ -176,7 +232,8 @@ fn every_function_is_called_by_those_who_are_listed_here() {
                           CASE WHEN has_function_privilege('{plain}', oid, 'EXECUTE')
                                     OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)
                                THEN 'everybody' END,
-                          (SELECT string_agg(grantee::regrole::text, ' ' ORDER BY 1)
+                          (SELECT string_agg(grantee::regrole::text, ' '
+                                             ORDER BY grantee::regrole::text)
                            FROM aclexplode(proacl) WHERE grantee NOT IN (0, proowner)))
          FROM pg_proc WHERE pronamespace = 'civic'::regnamespace ORDER BY proname, oid"
     ));
@@ -185,6 +242,8 @@ fn every_function_is_called_by_those_who_are_listed_here() {
         match callers {
             Everybody => format!("{name} everybody"),
             ServiceRole => format!("{name} service_role"),
+            Authenticated => format!("{name} authenticated"),
+            PeopleAndService => format!("{name} authenticated service_role"),
             Nobody => name.to_owned(),
         }
     });
@@ -281,6 +340,18 @@ fn every_setting_is_listed_here_described_and_a_superusers() {
 }
 
 #[test]
+fn the_secrets_are_settings_that_no_list_shows() {
+    let mut session = loaded(&Database::plain());
+    for name in SECRETS {
+        assert_eq!(session.text(&format!("SHOW {name}")), "", "{name}");
+        assert_eq!(session.sqlstate(&format!("SET {name} = 'x'")), "55P02", "{name}");
+        session.run("SET ROLE pg_read_all_stats");
+        assert_eq!(session.sqlstate(&format!("SHOW {name}")), "42501", "{name}");
+        session.reset_role();
+    }
+}
+
+#[test]
 fn nobody_but_a_superuser_changes_who_reads_evidence() {
     let database = Database::supabase();
     for (name, _) in SETTINGS {
@@ -299,7 +370,8 @@ fn a_value_that_a_person_set_before_the_library_was_loaded_is_not_taken() {
     for (name, default) in SETTINGS {
         let mut session = database.session_of(&role);
         session.run(&format!("SET {name} = 'full'; SELECT civic.tenant_id()"));
-        assert_eq!(session.text(&format!("SHOW {name}")), default, "{name}");
+        let setting = format!("SELECT setting FROM pg_settings WHERE name = '{name}'");
+        assert_eq!(session.text(&setting), default, "{name}");
     }
 }
 

@@ -47,6 +47,10 @@ pub extern "C-unwind" fn _PG_init() {
 #[path = "../pgrx-tests/boot.rs"]
 mod boot;
 
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../pgrx-tests/in_process.rs"]
+mod in_process;
+
 #[cfg(test)]
 #[path = "../pgrx-tests/mod.rs"]
 mod pg_tests;

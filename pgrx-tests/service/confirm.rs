@@ -129,6 +129,22 @@ fn what_was_not_uploaded_is_not_confirmed() {
     assert!(recorded(&database).is_empty());
 }
 
+#[test]
+fn a_file_that_is_gone_is_not_confirmed() {
+    let database = uploaded("evidence");
+    let mut superuser = database.superuser();
+    superuser.run(
+        "ALTER TABLE storage.objects ADD archived_at timestamptz, ADD is_delete_marker boolean",
+    );
+    let mut session = database.person(TENANT, "citizen");
+    for gone in ["archived_at = now()", "is_delete_marker = true"] {
+        superuser.run(&format!("UPDATE storage.objects SET {gone}"));
+        assert_eq!(session.sqlstate(&confirm("evidence")), "P0002", "{gone}");
+        superuser.run("UPDATE storage.objects SET archived_at = NULL, is_delete_marker = false");
+    }
+    session.text(&confirm("evidence"));
+}
+
 /// Everything of an error that the caller sees.
 fn seen(session: &mut Session, purpose: &str) -> String {
     let error = session.error(&confirm(purpose));

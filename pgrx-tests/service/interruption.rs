@@ -21,11 +21,11 @@ fn waiting(town: &Town) -> Vec<String> {
     ]
 }
 
+/// What came of a statement, when, and the session again.
+type Ended = (Result<(), postgres::Error>, Instant, Session);
+
 /// Starts a statement in a session of its own; gives its process, and what comes of it and when.
-fn begin(
-    mut session: Session,
-    sql: &str,
-) -> (String, std::thread::JoinHandle<(Result<(), postgres::Error>, Instant, Session)>) {
+fn begin(mut session: Session, sql: &str) -> (String, std::thread::JoinHandle<Ended>) {
     let process = session.process();
     let sql = sql.to_owned();
     let thread = std::thread::spawn(move || {
@@ -142,24 +142,29 @@ fn an_abandoned_transfer_ends_by_itself_and_closes_its_connection() {
 fn signals_reach_the_backend_while_a_thread_is_at_work() {
     let town = Town::new();
     let url = town.twilio.offer_answer(Answer::black_hole());
-    let (process, thread) = begin(town.service_role(), &download(&url));
+    let mut session = town.service_role();
+    let before = blocked_signals(&session.process());
+    let (process, thread) = begin(session, &download(&url));
     wait_until_it_waits(&town, &process);
     for task in std::fs::read_dir(format!("/proc/{process}/task")).expect("Linux") {
         let task = task.expect("a thread").file_name().into_string().expect("a number");
         if task == process {
             continue;
         }
-        let status = std::fs::read_to_string(format!("/proc/{process}/task/{task}/status"));
-        let Ok(status) = status else { continue };
-        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
-        let blocked = u64::from_str_radix(blocked.expect("a mask"), 16).expect("hexadecimal");
+        let blocked = blocked_signals(&format!("{process}/task/{task}"));
         // All but KILL (9), STOP (19) and two of the C library's own.
-        let expected = !0u64 & !(1 << 8) & !(1 << 18) & !(1 << 31) & !(1 << 32);
+        let expected: u64 = !(1 << 8 | 1 << 18 | 1 << 31 | 1 << 32);
         assert_eq!(blocked & expected, expected, "{blocked:x}");
     }
     town.superuser().run(&format!("SELECT pg_cancel_backend({process})"));
     let (_, _, mut session) = thread.join().expect("no panic");
     // And its own thread takes them as before.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", session.process()));
-    assert!(status.expect("Linux").contains("SigBlk:\t0000000000000000"));
+    assert_eq!(blocked_signals(&session.process()), before);
+}
+
+/// The signals that a process's first thread, or any thread of it, does not take.
+fn blocked_signals(of: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{of}/status")).expect("it lives");
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
+    u64::from_str_radix(blocked.expect("a mask"), 16).expect("hexadecimal")
 }

@@ -36,6 +36,7 @@ pub struct Attachment<'a> {
 
 /// The table as it is.
 pub struct Attachments {
+    oid: pg_sys::Oid,
     /// Qualified and quoted.
     name: String,
     owner: pg_sys::Oid,
@@ -80,7 +81,7 @@ impl Attachments {
         if !missing.is_empty() {
             return Err(ServiceError::MediaTableColumns { table: name, missing }.into());
         }
-        Ok(Attachments { deferrable: deferrable(oid)?, name, owner, columns })
+        Ok(Attachments { deferrable: deferrable(oid)?, oid, name, owner, columns })
     }
 
     /// Whether the table itself keeps two rows of one file id out.
@@ -89,10 +90,10 @@ impl Attachments {
             "SELECT EXISTS (
                  SELECT FROM pg_catalog.pg_index i
                  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-                 WHERE i.indrelid = $1::pg_catalog.regclass AND i.indisunique AND i.indisvalid
+                 WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid
                    AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = 1
                    AND a.attname = 'file_id')",
-            &[self.name.as_str().into()],
+            &[self.oid.into()],
         )
     }
 

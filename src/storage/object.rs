@@ -45,7 +45,8 @@ pub fn exists(bucket: &str, name: &str) -> Result<bool, Error> {
 /// The file that was uploaded to a folder, `{tenant}/{id}/`, and that the current user sees: his own
 /// where there are several, else the first. `only_own` narrows it to his own.
 ///
-/// The Storage API adds the row when the file is there, with its size.
+/// The Storage API adds the row when the file is there, with its size. Newer versions keep rows of
+/// files that are gone, in columns that older ones lack.
 pub fn uploaded(
     bucket: &str,
     folder: &str,
@@ -63,6 +64,9 @@ pub fn uploaded(
              AND o.name COLLATE pg_catalog."C" OPERATOR(pg_catalog.>=) $2
              AND o.name COLLATE pg_catalog."C" OPERATOR(pg_catalog.<) $3
              AND o.metadata OPERATOR(pg_catalog.->>) 'size' OPERATOR(pg_catalog.~) '^[0-9]{1,18}$'
+             AND pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'archived_at' IS NULL
+             AND pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'is_delete_marker'
+                     IS DISTINCT FROM 'true'
              AND (NOT $5 OR o.owner_id OPERATOR(pg_catalog.=) $4)
            ORDER BY o.owner_id OPERATOR(pg_catalog.=) $4 DESC NULLS LAST, o.created_at, o.name
            LIMIT 1"#,

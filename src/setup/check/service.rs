@@ -61,18 +61,32 @@ fn whatsapp() -> Finding {
 fn secrets() -> Result<Finding, Error> {
     let component = "secrets of the storage service";
     let names = settings::SECRETS.map(str::to_owned).to_vec();
+    // The server refuses to RESET a setting that it would not have SET there, so all are taken away,
+    // and the others given back. Lists (as pg_dumpall knows them) stand there quoted already.
     let fixes = catalog::texts(
-        "SELECT pg_catalog.format('ALTER %s RESET %s;',
-                    CASE WHEN s.setdatabase = 0 THEN pg_catalog.format('ROLE %I', r.rolname)
-                         WHEN s.setrole = 0 THEN pg_catalog.format('DATABASE %I', d.datname)
-                         ELSE pg_catalog.format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
-                    n.name)
-         FROM pg_catalog.pg_db_role_setting s
-         CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c (assignment)
-         CROSS JOIN LATERAL pg_catalog.split_part(c.assignment, '=', 1) AS n (name)
-         LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-         LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
-         WHERE pg_catalog.lower(n.name) = ANY ($1)
+        "SELECT pg_catalog.concat_ws(' ', pg_catalog.format('ALTER %s RESET ALL;', o.object),
+                    (SELECT pg_catalog.string_agg(pg_catalog.format('ALTER %s SET %I TO %s;', o.object,
+                                s.name, CASE WHEN pg_catalog.lower(s.name) IN (
+                                    'local_preload_libraries', 'search_path', 'temp_tablespaces',
+                                    'session_preload_libraries', 'unix_socket_directories')
+                                THEN s.value ELSE pg_catalog.quote_literal(s.value) END), ' ')
+                     FROM pg_catalog.unnest(d.setconfig) AS c (assignment)
+                     CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.assignment, '=', 1),
+                                pg_catalog.substr(c.assignment,
+                                                  pg_catalog.strpos(c.assignment, '=') + 1))
+                          AS s (name, value)
+                     WHERE pg_catalog.lower(s.name) <> ALL ($1)))
+         FROM pg_catalog.pg_db_role_setting d
+         LEFT JOIN pg_catalog.pg_roles r ON r.oid = d.setrole
+         LEFT JOIN pg_catalog.pg_database b ON b.oid = d.setdatabase
+         CROSS JOIN LATERAL (SELECT CASE
+                    WHEN d.setdatabase = 0 AND d.setrole = 0 THEN 'ROLE ALL'
+                    WHEN d.setdatabase = 0 THEN pg_catalog.format('ROLE %I', r.rolname)
+                    WHEN d.setrole = 0 THEN pg_catalog.format('DATABASE %I', b.datname)
+                    ELSE pg_catalog.format('ROLE %I IN DATABASE %I', r.rolname, b.datname) END)
+              AS o (object)
+         WHERE EXISTS (SELECT FROM pg_catalog.unnest(d.setconfig) AS c (assignment)
+                       WHERE pg_catalog.lower(pg_catalog.split_part(c.assignment, '=', 1)) = ANY ($1))
          ORDER BY 1",
         &[names.into()],
     )?;
