@@ -12,7 +12,6 @@ use crate::error::{Error, Kind, shown};
 use crate::hosts::{Hosts, Target};
 use crate::limits::{Cancel, Limits};
 use crate::secret::Secret;
-use crate::tls;
 use crate::transfer::{self, Progress};
 
 /// Redirects that are followed: Twilio's takes one.
@@ -26,7 +25,8 @@ pub struct MediaSource {
     account_sid: String,
     auth_token: Secret,
     limits: Limits,
-    tls: rustls::ClientConfig,
+    /// Takes the place of the system's roots.
+    tls: Option<rustls::ClientConfig>,
 }
 
 /// A file that was fetched.
@@ -56,13 +56,13 @@ impl MediaSource {
             account_sid: account_sid.to_owned(),
             auth_token,
             limits,
-            tls: tls::config()?,
+            tls: None,
         })
     }
 
     #[cfg(test)]
     pub(crate) fn trusting(mut self, tls: rustls::ClientConfig) -> MediaSource {
-        self.tls = tls;
+        self.tls = Some(tls);
         self
     }
 
@@ -115,7 +115,8 @@ impl MediaSource {
         credentials: Option<HeaderValue>,
         progress: &Progress,
     ) -> Result<Response, Error> {
-        let client = transfer::client(self.tls.clone(), &self.limits, target.any_address)?;
+        let client =
+            transfer::client(&target.url, self.tls.as_ref(), &self.limits, target.any_address)?;
         let mut request = Request::new(Method::GET, target.url.clone());
         let headers = request.headers_mut();
         // A compressed body could be a thousand times its size: none is asked for, none taken.

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
+use crate::path;
 use crate::secret::Secret;
 use crate::transfer::{self, Outgoing, Progress};
-use crate::{path, tls};
 
 /// Bytes of an answer of the API: it tells of one object.
 const ANSWER: u64 = 64 * 1024;
@@ -22,7 +22,8 @@ pub struct StorageApi {
     base: Url,
     service_key: Secret,
     limits: Limits,
-    tls: rustls::ClientConfig,
+    /// Takes the place of the system's roots.
+    tls: Option<rustls::ClientConfig>,
 }
 
 /// What the API says of a file that it has taken.
@@ -56,14 +57,14 @@ impl StorageApi {
         if base.query().is_some() || base.fragment().is_some() {
             return Err(invalid("has a query or a fragment"));
         }
-        let api = StorageApi { base, service_key, limits, tls: tls::config()? };
+        let api = StorageApi { base, service_key, limits, tls: None };
         api.bearer()?;
         Ok(api)
     }
 
     #[cfg(test)]
     pub(crate) fn trusting(mut self, tls: rustls::ClientConfig) -> StorageApi {
-        self.tls = tls;
+        self.tls = Some(tls);
         self
     }
 
@@ -188,7 +189,7 @@ impl StorageApi {
         body: Option<Vec<u8>>,
         cancel: &Cancel,
     ) -> Result<Value, Error> {
-        let client = transfer::client(self.tls.clone(), &self.limits, true)?;
+        let client = transfer::client(&self.base, self.tls.as_ref(), &self.limits, true)?;
         transfer::run(&self.limits, cancel, async |progress| {
             self.converse(&client, request, body, progress).await
         })

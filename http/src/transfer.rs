@@ -11,12 +11,12 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Request, Response, redirect, retry};
+use reqwest::{Client, Request, Response, Url, redirect, retry};
 use rustls::ClientConfig;
 
 use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
-use crate::{address, failure};
+use crate::{address, failure, tls};
 
 /// How often a transfer looks at the clock and at its token.
 const TICK: Duration = Duration::from_millis(20);
@@ -99,12 +99,15 @@ async fn watched<T>(
     }
 }
 
-/// A client for one host. It follows nothing, repeats nothing and asks no proxy.
+/// A client for one URL's host. It follows nothing, repeats nothing and asks no proxy. `tls` takes
+/// the place of the system's roots.
 pub(crate) fn client(
-    tls: ClientConfig,
+    url: &Url,
+    tls: Option<&ClientConfig>,
     limits: &Limits,
     any_address: bool,
 ) -> Result<Client, Error> {
+    let tls = tls.map_or_else(|| tls::config(url), |tls| Ok(tls.clone()))?;
     Client::builder()
         .tls_backend_preconfigured(tls)
         .dns_resolver(Resolver { any_address })
@@ -158,7 +161,7 @@ pub(crate) async fn body(
 }
 
 /// Host and port, for messages: a path and a query may hold what is nobody's business.
-pub(crate) fn host(url: &reqwest::Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or("?");
     match url.port() {
         Some(port) => format!("{}:{port}", shown(host)),

@@ -7,7 +7,7 @@ use civic_standin::{Client as Http, Options, Storage};
 use postgres::Client;
 
 use crate::Error;
-use crate::measure::{Progress, Side, each, in_turn};
+use crate::measure::{Clock, Progress, Side, each, in_turn};
 use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill};
 
@@ -43,18 +43,21 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
     let asked = statement(include_str!("../../sql/links.sql"), ASKED);
     let mut owner_too = server.session(DATABASE)?;
     let mut manager_too = server.manager(DATABASE, &tenant_id)?;
+    let (clock, clock_too) = (Clock::of(&mut manager)?, Clock::of(&mut manager_too)?);
     let sides: [Side<'_>; 3] = [
         &mut || {
             sign_with(&mut owner, storage.jwt_secret())?;
-            timed(|| Ok(manager.batch_execute(&in_database)?))
+            clock.time(|| Ok(manager.batch_execute(&in_database)?))
         },
         &mut || {
             sign_with(&mut owner_too, "")?;
-            timed(|| Ok(manager_too.batch_execute(&asked)?))
+            clock_too.time(|| Ok(manager_too.batch_execute(&asked)?))
         },
         &mut || {
             let mut http = Http::connect(&storage.url())?;
-            timed(|| (1..=ASKED).try_for_each(|number| ask(&mut http, &storage, &path(number))))
+            let start = Instant::now();
+            (1..=ASKED).try_for_each(|number| ask(&mut http, &storage, &path(number)))?;
+            Ok(start.elapsed())
         },
     ];
     let [ours, through_us, kept_open] = in_turn(progress, ROUNDS, sides)?;
@@ -107,10 +110,4 @@ pub fn configure(session: &mut Client, settings: &[(&str, &str)]) -> Result<(), 
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-fn timed(action: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
-    let start = Instant::now();
-    action()?;
-    Ok(start.elapsed())
 }
