@@ -18,7 +18,7 @@ use super::target::{self, Target};
 use crate::catalog::execute;
 use crate::error::{Error, ServiceError};
 use crate::pg;
-use crate::pg::role::{Restriction, acting_as};
+use crate::pg::role::acting_as;
 use crate::pg::transaction::attempt;
 use crate::storage::bucket::Bucket;
 
@@ -184,7 +184,7 @@ pub fn as_owner<R>(
     owner: pg_sys::Oid,
     body: impl FnOnce() -> Result<R, Error>,
 ) -> Result<R, Error> {
-    acting_as(owner, Restriction::Reading, body)
+    acting_as(owner, body)
 }
 
 /// What runs, according to the table: job, try, and whether it is to be cancelled.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::catalog;
 use crate::error::{Error, ServiceError};
-use crate::pg::role::{Restriction, acting_as};
+use crate::pg::role::acting_as;
 
 /// The columns that say which file it is: without them nothing can be recorded, or found again.
 const REQUIRED: [&str; 3] = ["file_id", "s3_bucket", "s3_key"];
@@ -41,7 +41,7 @@ pub struct Attachments {
     name: String,
     owner: pg_sys::Oid,
     columns: Vec<Column>,
-    /// Constraints whose triggers may wait for the transaction's end, qualified and quoted.
+    /// Constraints that may wait for the transaction's end, qualified and quoted.
     deferrable: Vec<String>,
 }
 
@@ -119,7 +119,7 @@ impl Attachments {
             self.name
         );
         let Attachment { file_id, bucket, path, .. } = *attachment;
-        let rows = acting_as(self.owner, Restriction::None, || {
+        let rows = acting_as(self.owner, || {
             catalog::rows(&sql, &[file_id.into(), bucket.into(), path.into()], |row| {
                 row.get::<JsonB>(1)
             })
@@ -130,7 +130,8 @@ impl Attachments {
     /// Records a file, in those columns that the table has. `None` where it is recorded already, or
     /// its file id is taken.
     pub fn record(&self, attachment: &Attachment<'_>) -> Result<Option<Value>, Error> {
-        // A trigger that waited for the end of the transaction would run as whoever that belongs to.
+        // What waited for the end of the transaction would run as whoever that belongs to, so the
+        // server lets nothing wait that is done in another's name.
         for constraint in &self.deferrable {
             catalog::execute(&format!("SET CONSTRAINTS {constraint} IMMEDIATE"), &[])?;
         }
@@ -139,13 +140,15 @@ impl Attachments {
         let sql = format!(
             "INSERT INTO {table} AS t ({columns})
              SELECT {values} FROM pg_catalog.jsonb_populate_record(NULL::{table}, $1) AS r
-             ON CONFLICT DO NOTHING
+             {conflict}
              RETURNING pg_catalog.to_jsonb(t)",
             table = self.name,
+            // Without an index to go by there is nothing that conflicts.
+            conflict = if self.is_unique()? { "ON CONFLICT (file_id) DO NOTHING" } else { "" },
             columns = columns.join(", "),
             values = columns.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         );
-        acting_as(self.owner, Restriction::None, || {
+        acting_as(self.owner, || {
             let row = Spi::connect_mut(|client| {
                 let table =
                     client.update(sql.as_str(), None, &[JsonB(Value::Object(values)).into()])?;
@@ -257,14 +260,13 @@ fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
     )
 }
 
-/// The table's constraints with triggers of somebody's own that may be deferred. Those of keys are
-/// the server's.
+/// The table's constraints that may wait for the transaction's end.
 fn deferrable(table: pg_sys::Oid) -> Result<Vec<String>, Error> {
     catalog::texts(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname)
          FROM pg_catalog.pg_constraint c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-         WHERE c.conrelid = $1 AND c.contype = 't' AND c.condeferrable
+         WHERE c.conrelid = $1 AND c.condeferrable
          ORDER BY 1",
         &[table.into()],
     )
