@@ -8,7 +8,7 @@
 //! [`civic.setup`]: crate::setup
 
 use pgrx::datum::DatumWithOid;
-use pgrx::{Uuid, pg_sys};
+use pgrx::{Uuid, pg_sys, spi};
 
 use crate::error::{Error, ServiceError};
 use crate::events::payload::is_plainly_no;
@@ -121,7 +121,7 @@ struct Table {
 }
 
 fn tables() -> Result<Vec<Table>, Error> {
-    catalog::rows(
+    catalog::planned(
         "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
                 i.atttypid, s.attnum IS NOT NULL
          FROM pg_catalog.pg_trigger t
@@ -136,7 +136,7 @@ fn tables() -> Result<Vec<Table>, Error> {
          ORDER BY 2",
         &[],
         |row| {
-            Ok(Table {
+            Ok::<_, spi::Error>(Table {
                 oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2)?.unwrap_or_default(),
                 owner: row.get(3)?.unwrap_or(pg_sys::InvalidOid),

@@ -5,7 +5,7 @@
 
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
-use pgrx::{JsonB, pg_sys};
+use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};
 
 use crate::catalog;
@@ -59,14 +59,14 @@ impl Attachments {
         let no_table = |why| ServiceError::NoMediaTable { table: setting.to_owned(), why };
         let (schema, table) =
             qualified_name(setting).ok_or(no_table("is no name of a schema and a table"))?;
-        let found = catalog::rows(
+        let found = catalog::planned(
             "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",
             &[schema.into(), table.into()],
             |row| {
-                Ok((
+                Ok::<_, spi::Error>((
                     row.get(1)?.unwrap_or(pg_sys::InvalidOid),
                     row.get::<String>(2)?.unwrap_or_default(),
                     row.get(3)?.unwrap_or(pg_sys::InvalidOid),
@@ -239,7 +239,7 @@ fn identifier(text: &str) -> Option<(String, &str)> {
 }
 
 fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
-    catalog::rows(
+    catalog::planned(
         "SELECT a.attname::pg_catalog.text, a.atthasdef OR a.attidentity <> '',
                 a.atttypid = 'pg_catalog.uuid'::pg_catalog.regtype,
                 a.atttypid IN ('pg_catalog.text'::pg_catalog.regtype,
@@ -250,7 +250,7 @@ fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
          ORDER BY a.attnum",
         &[table.into()],
         |row| {
-            Ok(Column {
+            Ok::<_, spi::Error>(Column {
                 name: row.get(1)?.unwrap_or_default(),
                 has_default: row.get(2)?.unwrap_or_default(),
                 is_uuid: row.get(3)?.unwrap_or_default(),
