@@ -13,7 +13,7 @@ use pgrx::{Uuid, pg_sys, spi};
 use crate::error::{Error, ServiceError};
 use crate::events::payload::is_plainly_no;
 use crate::pg::role::acting_as;
-use crate::storage::bucket::{Bucket, file_extension};
+use crate::storage::bucket::{self, Bucket, file_extension};
 use crate::storage::path;
 use crate::{catalog, pg};
 
@@ -24,6 +24,23 @@ pub struct Target {
     pub path: String,
     pub file_id: Uuid,
     pub is_sensitive: bool,
+}
+
+impl Target {
+    /// Puts the file where it belongs, now that it is known whether the ticket is sensitive.
+    pub fn decide(&mut self, is_sensitive: bool) {
+        self.is_sensitive = is_sensitive;
+        self.bucket = Bucket::for_media(is_sensitive);
+    }
+}
+
+/// What the webhook says that a file is, without parameters. 22023 for what is not on the list.
+pub fn media_type(content_type: &str) -> Result<&str, ServiceError> {
+    let essence = bucket::essence(content_type);
+    if bucket::MEDIA_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+        return Ok(essence);
+    }
+    Err(ServiceError::MediaType { content_type: content_type.to_owned() })
 }
 
 /// The target of a new file: `{tenant}/{ticket}/{file}.{extension}`.
