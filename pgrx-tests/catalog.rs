@@ -109,13 +109,13 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 31] = [
         ('v', 's', true, false, 10),
         Everybody,
     ),
-    ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
         "request_upload(filename text, content_type text, file_size bigint, purpose text)",
         "jsonb",
         ('v', 's', false, false, 20),
         Everybody,
     ),
+    ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
         "setup(tickets regclass DEFAULT NULL::regclass)",
         "TABLE(component text, action text, detail text)",
