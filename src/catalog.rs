@@ -1,8 +1,11 @@
 //! Questions to the catalog and statements, as whoever is the current user.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{self, SpiHeapTupleData};
+use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
 
 use crate::error::Error;
 use crate::pg;
@@ -24,6 +27,37 @@ pub fn rows<R>(
 ) -> Result<Vec<R>, Error> {
     Spi::connect(|client| {
         let table = client.select(sql, None, arguments)?;
+        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+    })
+}
+
+thread_local! {
+    static PLANS: RefCell<HashMap<&'static str, &'static OwnedPreparedStatement>> = RefCell::default();
+}
+
+/// Every row of a statement that may write, planned once in the life of this process: for what is done
+/// again and again. It sees what the transaction has written.
+pub fn planned<R, E>(
+    sql: &'static str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, E>,
+) -> Result<Vec<R>, Error>
+where
+    Error: From<E>,
+{
+    Spi::connect_mut(|client| {
+        let plan = match PLANS.with_borrow(|plans| plans.get(sql).copied()) {
+            Some(plan) => plan,
+            None => {
+                let types: Vec<_> =
+                    arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
+                // Never freed: at the end of the process there is nobody left to free it.
+                let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(sql, &types)?.keep()));
+                PLANS.with_borrow_mut(|plans| plans.insert(sql, plan));
+                plan
+            }
+        };
+        let table = client.update(plan, None, arguments)?;
         table.into_iter().map(|row| Ok(read(&row)?)).collect()
     })
 }

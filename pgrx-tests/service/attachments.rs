@@ -125,6 +125,70 @@ fn what_the_owner_has_put_on_the_table_runs_with_his_rights_alone() {
     assert_eq!(count, "4", "all of them ran");
 }
 
+/// Puts a trigger with this body on the table, as its owner.
+fn set_trap(session: &mut Session, owner: &str, before: &str, body: &str) {
+    session.run(&format!(
+        "SET ROLE {owner}; {before};
+         CREATE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN {body}; RETURN NEW; END $$;
+         CREATE TRIGGER trap BEFORE INSERT ON public.media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.trap();
+         RESET ROLE"
+    ));
+}
+
+#[test]
+fn a_trigger_leaves_no_deferred_trigger_for_the_callers_commit() {
+    let database = uploaded();
+    let owner = owned_by_somebody(&database);
+    let mut session = database.superuser();
+    let bait = "CREATE TABLE public.bait (n int);
+         CREATE FUNCTION public.spring() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.seen VALUES (current_user, 'later'); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER spring AFTER INSERT ON public.bait
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.spring()";
+    let again = "SET CONSTRAINTS public.spring DEFERRED; INSERT INTO public.bait VALUES (1)";
+    set_trap(&mut session, &owner, bait, again);
+    let mut liaison = database.person(TENANT, "saps_liaison");
+    assert_eq!(liaison.sqlstate(&confirm()), "42501");
+    assert_eq!(session.text("SELECT count(*) FROM public.seen"), "0");
+}
+
+#[test]
+fn a_trigger_leaves_no_setting_for_the_callers_next_statement() {
+    let database = uploaded();
+    let owner = owned_by_somebody(&database);
+    let mut session = database.superuser();
+    let body = "PERFORM set_config('request.jwt.claims',
+                    '{\"app_metadata\": {\"tenant_id\": \"stolen\", \"role\": \"admin\"}}', false);
+                PERFORM set_config('search_path', 'evil', false);
+                PERFORM set_config('row_security', 'off', true)";
+    set_trap(&mut session, &owner, "SELECT", body);
+    let mut citizen = database.person(TENANT, "citizen");
+    let settings = "SELECT concat_ws(' ', civic.tenant_id(), civic.user_role(),
+                           current_setting('search_path'), current_setting('row_security'))";
+    let before = citizen.text(settings);
+    citizen.run("BEGIN");
+    citizen.text(&confirm());
+    assert_eq!(citizen.text(settings), before);
+    citizen.run("COMMIT");
+    assert_eq!(citizen.text(settings), before);
+    assert!(before.contains(TENANT), "{before}");
+}
+
+#[test]
+fn a_key_that_may_be_checked_later_is_checked_at_once() {
+    let database = uploaded();
+    let mut session = database.superuser();
+    session.run(
+        "ALTER TABLE public.media_attachments ADD FOREIGN KEY (ticket_id)
+             REFERENCES public.tickets (id) DEFERRABLE INITIALLY DEFERRED,
+         ADD UNIQUE (s3_key) DEFERRABLE INITIALLY DEFERRED",
+    );
+    database.person(TENANT, "citizen").text(&confirm());
+    database.person(TENANT, "citizen").text(&confirm());
+}
+
 #[test]
 fn a_trigger_cannot_become_the_caller() {
     let database = uploaded();
@@ -210,6 +274,17 @@ fn a_callers_own_deferred_triggers_do_not_run_as_the_tables_owner() {
     session.text(&confirm());
     session.run("COMMIT");
     assert_eq!(superuser.column("SELECT who FROM public.seen"), ["authenticated"]);
+}
+
+#[test]
+fn a_table_without_a_key_takes_a_file_once_all_the_same() {
+    let database = uploaded();
+    let mut superuser = database.superuser();
+    superuser
+        .run("ALTER TABLE public.media_attachments DROP CONSTRAINT media_attachments_file_id_key");
+    let mut session = database.person(TENANT, "citizen");
+    assert_eq!(json(&mut session, &confirm()), json(&mut session, &confirm()));
+    assert_eq!(superuser.text("SELECT count(*) FROM public.media_attachments"), "1");
 }
 
 #[test]

@@ -30,6 +30,8 @@ fn the_content_type_is_what_came_and_not_what_was_said() {
     let answer = json(&mut town.service_role(), &download(&url));
     assert_eq!(answer["content_type"], "image/png");
     for content_type in ["text/html", "image/svg+xml", "application/octet-stream", ""] {
+        let said = download(&url).replace("image/jpeg", content_type);
+        assert_eq!(town.service_role().sqlstate(&said), "22023", "{content_type}");
         let url = town.twilio.offer(content_type, PHOTO);
         let error = town.service_role().error(&download(&url));
         assert_eq!(error.code().code(), "22023", "{content_type}");

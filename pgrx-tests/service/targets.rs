@@ -1,5 +1,8 @@
 //! Where a ticket's media goes, whatever the caller says.
 
+use std::time::Duration;
+
+use civic_standin::Options;
 use serde_json::json;
 
 use super::{PHOTO, Town, json as answer};
@@ -56,6 +59,43 @@ fn an_ordinary_tickets_media_goes_where_the_caller_says() {
     assert_eq!(bucket(&town, unknown, ""), "evidence");
     assert_eq!(bucket(&town, unknown, ", true"), "gbv-evidence");
     assert_eq!(bucket(&town, "no-uuid", ""), "evidence");
+}
+
+/// Starts the download for an ordinary ticket; what comes of it.
+fn begin(town: &Town, sql: String) -> std::thread::JoinHandle<Result<String, String>> {
+    let mut session = town.service_role();
+    std::thread::spawn(move || match session.client().query_one(&format!("{sql}::text"), &[]) {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) => Err(error.code().expect("a state").code().to_owned()),
+    })
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_while_its_media_comes_goes_behind_the_firewall() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    add_ticket(&mut session, TENANT, false);
+    town.twilio.takes(Duration::from_millis(500));
+    let thread = begin(&town, download(&town, TICKET, ""));
+    town.twilio.api().wait_for(1);
+    session.run("UPDATE public.tickets SET is_sensitive = true");
+    let answer = thread.join().expect("no panic").expect("it is stored");
+    assert!(answer.contains("gbv-evidence"), "{answer}");
+    let buckets: Vec<_> = town.storage.objects().into_iter().map(|object| object.bucket).collect();
+    assert_eq!(buckets, ["gbv-evidence"]);
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_while_its_media_is_stored_leaves_nothing_in_the_open() {
+    let town = Town::with(Options { latency: Duration::from_millis(700), ..Options::default() });
+    let mut session = town.superuser();
+    add_ticket(&mut session, TENANT, false);
+    let thread = begin(&town, download(&town, TICKET, ""));
+    town.storage.standin().wait_for(1);
+    session.run("UPDATE public.tickets SET is_sensitive = true");
+    assert_eq!(thread.join().expect("no panic"), Err("40001".to_owned()));
+    assert!(town.storage.objects().is_empty());
+    assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence");
 }
 
 #[test]

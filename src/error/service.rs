@@ -47,6 +47,9 @@ pub enum ServiceError {
     AttachmentRefused { sqlstate: String },
     /// A content type that is not believed of a file from outside.
     MediaType { content_type: String },
+    /// The ticket has become sensitive while its media was stored in the open; `left` is what could
+    /// not be removed.
+    BecameSensitive { left: Option<String> },
     /// A media job that is not there.
     NoMediaJob { id: Uuid },
     /// A media job in a state in which that cannot be done to it.
@@ -87,6 +90,7 @@ impl ServiceError {
                     ERRCODE_INVALID_PARAMETER_VALUE
                 }
             },
+            ServiceError::BecameSensitive { .. } => ERRCODE_T_R_SERIALIZATION_FAILURE,
             ServiceError::NoThread { .. } => ERRCODE_INSUFFICIENT_RESOURCES,
             ServiceError::Panicked => ERRCODE_INTERNAL_ERROR,
             ServiceError::UploadForbidden { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -153,6 +157,14 @@ impl ServiceError {
             ServiceError::MediaType { content_type } => {
                 format!("content type \"{}\" is not believed of media", shown(content_type))
             }
+            ServiceError::BecameSensitive { left: None } => {
+                "the ticket has become sensitive during the transfer, and the file was removed"
+                    .to_owned()
+            }
+            ServiceError::BecameSensitive { left: Some(object) } => format!(
+                "the ticket has become sensitive during the transfer, and the file could not be \
+                 removed: {object}"
+            ),
             ServiceError::NoMediaJob { id } => format!("there is no media job {id}"),
             ServiceError::MediaJobState { id, state, action } => {
                 format!("media job {id} is {} and cannot be {action}", state.name())
@@ -211,6 +223,10 @@ impl ServiceError {
             }
             ServiceError::MediaType { .. } => {
                 format!("The content types are {}.", bucket::MEDIA_TYPES.join(", "))
+            }
+            ServiceError::BecameSensitive { left: None } => "Try again.".to_owned(),
+            ServiceError::BecameSensitive { left: Some(_) } => {
+                "Remove it from the bucket, and try again.".to_owned()
             }
             ServiceError::MediaJobState { .. } => {
                 "Queued and running jobs can be cancelled; queued, failed and cancelled ones retried."

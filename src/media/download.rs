@@ -5,9 +5,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::json;
 
-use super::target::{Target, target};
+use super::target::{Target, is_sensitive, media_type, target};
 use crate::error::{Error, ServiceError};
-use crate::service;
+use crate::{catalog, service};
 
 /// A file that was stored.
 struct Stored {
@@ -17,6 +17,9 @@ struct Stored {
 }
 
 /// Fetches a file from Twilio and uploads it to where the ticket's media goes.
+///
+/// That takes its time, in which a ticket can become sensitive. So it is looked up before, between
+/// and after; where the file is in the open by then it is removed, and the call fails.
 fn download(
     media_url: &str,
     media_content_type: &str,
@@ -26,15 +29,31 @@ fn download(
 ) -> Result<Stored, Error> {
     let (api, source) = (service::storage_api()?, service::media_source()?);
     source.check(media_url).map_err(ServiceError::Transfer)?;
-    let target = target(tenant_id, ticket_id, media_content_type, is_sensitive)?;
-    let (url, bucket, path) = (media_url.to_owned(), target.bucket.id(), target.path.clone());
-    let (content_type, size) = service::exchange(move |cancel| {
-        let media = source.fetch(&url, cancel)?;
-        let size = media.body.len() as u64;
-        api.upload(bucket, &path, &media.content_type, media.body, cancel)?;
-        Ok((media.content_type, size))
-    })?;
+    let content_type = media_type(media_content_type)?;
+    let mut target = target(tenant_id, ticket_id, content_type, is_sensitive)?;
+
+    let url = media_url.to_owned();
+    let media = service::exchange(move |cancel| source.fetch(&url, cancel))?;
+    let (content_type, size) = (media.content_type, media.body.len() as u64);
+    target.decide(is_sensitive_by_now(tenant_id, ticket_id, target.is_sensitive)?);
+
+    let (bucket, path) = (target.bucket.id(), target.path.clone());
+    let (kind, sender) = (content_type.clone(), api.clone());
+    service::exchange(move |cancel| sender.upload(bucket, &path, &kind, media.body, cancel))?;
+    if is_sensitive_by_now(tenant_id, ticket_id, target.is_sensitive)? != target.is_sensitive {
+        let (bucket, path) = (target.bucket.id(), target.path.clone());
+        let removed = service::exchange(move |cancel| api.remove(bucket, &path, cancel));
+        let left = removed.is_err().then(|| format!("{}/{}", target.bucket.id(), target.path));
+        return Err(ServiceError::BecameSensitive { left }.into());
+    }
     Ok(Stored { target, content_type, size })
+}
+
+/// [`is_sensitive`] as others have committed it meanwhile.
+fn is_sensitive_by_now(tenant_id: &str, ticket_id: &str, declared: bool) -> Result<bool, Error> {
+    // After a statement that may write, every query takes a snapshot of its own.
+    catalog::execute("SELECT", &[])?;
+    is_sensitive(tenant_id, ticket_id, declared)
 }
 
 #[pg_schema]

@@ -12,7 +12,6 @@ use super::target;
 use crate::error::{Error, ServiceError};
 use crate::pg::shared;
 use crate::service;
-use crate::storage::bucket;
 
 /// Wakes the worker once the transaction has committed, and its jobs are to be seen.
 fn wake_worker_at_commit() {
@@ -50,10 +49,7 @@ fn enqueue(
     // Of the services only the addresses are looked at here: none is asked.
     service::storage_api()?;
     service::media_source()?.check(media_url).map_err(ServiceError::Transfer)?;
-    let content_type = bucket::essence(media_content_type);
-    if !bucket::MEDIA_TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type)) {
-        return Err(ServiceError::MediaType { content_type: media_content_type.to_owned() }.into());
-    }
+    let content_type = target::media_type(media_content_type)?;
     let target = target::target(tenant_id, ticket_id, content_type, is_sensitive)?;
     let job = NewJob { tenant_id, ticket_id, target: &target, media_url, content_type };
     change_queue(|| queue::add(&job))

@@ -15,10 +15,10 @@ use pgrx::spi::SpiHeapTupleData;
 
 use super::job::{self, Next, Outcome, State};
 use super::target::{self, Target};
-use crate::catalog::execute;
+use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
 use crate::pg;
-use crate::pg::role::{Restriction, acting_as};
+use crate::pg::role::acting_as;
 use crate::pg::transaction::attempt;
 use crate::storage::bucket::Bucket;
 
@@ -73,22 +73,14 @@ pub enum Hold {
     NotOurs,
 }
 
-/// Every row of a statement that may write. Unlike the catalog's, it sees what has been written.
-fn rows<R>(
-    sql: &str,
-    arguments: &[DatumWithOid<'_>],
-    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, Error>,
-) -> Result<Vec<R>, Error> {
-    Spi::connect_mut(|client| {
-        let table = client.update(sql, None, arguments)?;
-        table.into_iter().map(|row| read(&row)).collect()
-    })
-}
-
 /// A column that is NOT NULL.
 fn column<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, place: usize) -> Result<T, Error> {
     let null = || Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
     row.get(place)?.ok_or_else(null)
+}
+
+fn execute(sql: &'static str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+    rows(sql, arguments, |_| Ok::<_, Error>(())).map(|_| ())
 }
 
 /// Adds a job that is due at once. Gives its id.
@@ -184,7 +176,7 @@ pub fn as_owner<R>(
     owner: pg_sys::Oid,
     body: impl FnOnce() -> Result<R, Error>,
 ) -> Result<R, Error> {
-    acting_as(owner, Restriction::Reading, body)
+    acting_as(owner, body)
 }
 
 /// What runs, according to the table: job, try, and whether it is to be cancelled.
@@ -192,7 +184,7 @@ pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
     rows(
         "SELECT id, attempts, cancel_requested FROM civic.media_jobs WHERE state = 'running'",
         &[],
-        |row| Ok((column(row, 1)?, column(row, 2)?, column(row, 3)?)),
+        |row| Ok::<_, Error>((column(row, 1)?, column(row, 2)?, column(row, 3)?)),
     )
 }
 
@@ -212,7 +204,7 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
                    media_url, content_type, file_size, former_bucket",
         &[(limit as i64).into()],
         |row| {
-            Ok(Claim {
+            Ok::<_, Error>(Claim {
                 id: column(row, 1)?,
                 tries: column(row, 2)?,
                 tenant_id: column(row, 3)?,
@@ -293,7 +285,7 @@ pub fn hold(id: Uuid, tries: i32) -> Result<Hold, Error> {
     let there = rows(
         "SELECT true FROM civic.media_jobs WHERE id = $1 AND attempts = $2 AND state = 'running'",
         &[id.into(), tries.into()],
-        |_| Ok(()),
+        |_| Ok::<_, Error>(()),
     )?;
     Ok(if there.is_empty() { Hold::NotOurs } else { Hold::Locked })
 }
@@ -349,7 +341,9 @@ fn tell(id: Uuid) -> Result<(), Error> {
                     'content_type', content_type, 'file_size', file_size)::pg_catalog.text
          FROM civic.media_jobs WHERE id = $1",
         &[id.into()],
-        |row| Ok((column::<String>(row, 1)?, column(row, 2)?, column::<String>(row, 3)?)),
+        |row| {
+            Ok::<_, Error>((column::<String>(row, 1)?, column(row, 2)?, column::<String>(row, 3)?))
+        },
     )?;
     for (tenant_id, is_sensitive, payload) in told {
         let channel =
@@ -366,7 +360,7 @@ pub fn has_unfinished() -> Result<bool, Error> {
     let unfinished = rows(
         "SELECT true FROM civic.media_jobs WHERE state IN ('queued', 'running') LIMIT 1",
         &[],
-        |_| Ok(()),
+        |_| Ok::<_, Error>(()),
     )?;
     Ok(!unfinished.is_empty())
 }
@@ -392,7 +386,7 @@ pub fn prune(retention: Duration, limit: i64) -> Result<usize, Error> {
              ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
          RETURNING id",
         &[retention.as_secs_f64().into(), limit.into()],
-        |_| Ok(()),
+        |_| Ok::<_, Error>(()),
     )?;
     Ok(removed.len())
 }

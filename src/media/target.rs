@@ -8,12 +8,12 @@
 //! [`civic.setup`]: crate::setup
 
 use pgrx::datum::DatumWithOid;
-use pgrx::{Uuid, pg_sys};
+use pgrx::{Uuid, pg_sys, spi};
 
 use crate::error::{Error, ServiceError};
 use crate::events::payload::is_plainly_no;
-use crate::pg::role::{Restriction, acting_as};
-use crate::storage::bucket::{Bucket, file_extension};
+use crate::pg::role::acting_as;
+use crate::storage::bucket::{self, Bucket, file_extension};
 use crate::storage::path;
 use crate::{catalog, pg};
 
@@ -24,6 +24,23 @@ pub struct Target {
     pub path: String,
     pub file_id: Uuid,
     pub is_sensitive: bool,
+}
+
+impl Target {
+    /// Puts the file where it belongs, now that it is known whether the ticket is sensitive.
+    pub fn decide(&mut self, is_sensitive: bool) {
+        self.is_sensitive = is_sensitive;
+        self.bucket = Bucket::for_media(is_sensitive);
+    }
+}
+
+/// What the webhook says that a file is, without parameters. 22023 for what is not on the list.
+pub fn media_type(content_type: &str) -> Result<&str, ServiceError> {
+    let essence = bucket::essence(content_type);
+    if bucket::MEDIA_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+        return Ok(essence);
+    }
+    Err(ServiceError::MediaType { content_type: content_type.to_owned() })
 }
 
 /// The target of a new file: `{tenant}/{ticket}/{file}.{extension}`.
@@ -121,7 +138,7 @@ struct Table {
 }
 
 fn tables() -> Result<Vec<Table>, Error> {
-    catalog::rows(
+    catalog::planned(
         "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
                 i.atttypid, s.attnum IS NOT NULL
          FROM pg_catalog.pg_trigger t
@@ -136,7 +153,7 @@ fn tables() -> Result<Vec<Table>, Error> {
          ORDER BY 2",
         &[],
         |row| {
-            Ok(Table {
+            Ok::<_, spi::Error>(Table {
                 oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2)?.unwrap_or_default(),
                 owner: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
@@ -181,7 +198,7 @@ impl Table {
             "SELECT t.tenant_id::pg_catalog.text, {sensitive} FROM {} t WHERE {condition}",
             self.name
         );
-        acting_as(self.owner, Restriction::Reading, || {
+        acting_as(self.owner, || {
             // A policy that holds the owner too would hide tickets, and not say so.
             let is_hidden = catalog::holds(
                 "SELECT pg_catalog.row_security_active($1::pg_catalog.oid)",

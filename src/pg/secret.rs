@@ -6,7 +6,7 @@
 //! before the server has looked at it, and put into what a setting may carry beside its value. The
 //! variable is empty at all times, and never changes.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
@@ -114,6 +114,6 @@ unsafe fn allocate(size: usize) -> *mut c_void {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
         return libc::malloc(size);
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        return pg_sys::guc_malloc(pg_sys::LOG as c_int, size);
+        return pg_sys::guc_malloc(pg_sys::LOG as i32, size);
     }
 }

@@ -5,12 +5,12 @@
 
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
-use pgrx::{JsonB, pg_sys};
+use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};
 
 use crate::catalog;
 use crate::error::{Error, ServiceError};
-use crate::pg::role::{Restriction, acting_as};
+use crate::pg::role::acting_as;
 
 /// The columns that say which file it is: without them nothing can be recorded, or found again.
 const REQUIRED: [&str; 3] = ["file_id", "s3_bucket", "s3_key"];
@@ -41,7 +41,7 @@ pub struct Attachments {
     name: String,
     owner: pg_sys::Oid,
     columns: Vec<Column>,
-    /// Constraints whose triggers may wait for the transaction's end, qualified and quoted.
+    /// Constraints that may wait for the transaction's end, qualified and quoted.
     deferrable: Vec<String>,
 }
 
@@ -59,14 +59,14 @@ impl Attachments {
         let no_table = |why| ServiceError::NoMediaTable { table: setting.to_owned(), why };
         let (schema, table) =
             qualified_name(setting).ok_or(no_table("is no name of a schema and a table"))?;
-        let found = catalog::rows(
+        let found = catalog::planned(
             "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",
             &[schema.into(), table.into()],
             |row| {
-                Ok((
+                Ok::<_, spi::Error>((
                     row.get(1)?.unwrap_or(pg_sys::InvalidOid),
                     row.get::<String>(2)?.unwrap_or_default(),
                     row.get(3)?.unwrap_or(pg_sys::InvalidOid),
@@ -119,7 +119,7 @@ impl Attachments {
             self.name
         );
         let Attachment { file_id, bucket, path, .. } = *attachment;
-        let rows = acting_as(self.owner, Restriction::None, || {
+        let rows = acting_as(self.owner, || {
             catalog::rows(&sql, &[file_id.into(), bucket.into(), path.into()], |row| {
                 row.get::<JsonB>(1)
             })
@@ -130,7 +130,8 @@ impl Attachments {
     /// Records a file, in those columns that the table has. `None` where it is recorded already, or
     /// its file id is taken.
     pub fn record(&self, attachment: &Attachment<'_>) -> Result<Option<Value>, Error> {
-        // A trigger that waited for the end of the transaction would run as whoever that belongs to.
+        // What waited for the end of the transaction would run as whoever that belongs to, so the
+        // server lets nothing wait that is done in another's name.
         for constraint in &self.deferrable {
             catalog::execute(&format!("SET CONSTRAINTS {constraint} IMMEDIATE"), &[])?;
         }
@@ -139,13 +140,15 @@ impl Attachments {
         let sql = format!(
             "INSERT INTO {table} AS t ({columns})
              SELECT {values} FROM pg_catalog.jsonb_populate_record(NULL::{table}, $1) AS r
-             ON CONFLICT DO NOTHING
+             {conflict}
              RETURNING pg_catalog.to_jsonb(t)",
             table = self.name,
+            // Without an index to go by there is nothing that conflicts.
+            conflict = if self.is_unique()? { "ON CONFLICT (file_id) DO NOTHING" } else { "" },
             columns = columns.join(", "),
             values = columns.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         );
-        acting_as(self.owner, Restriction::None, || {
+        acting_as(self.owner, || {
             let row = Spi::connect_mut(|client| {
                 let table =
                     client.update(sql.as_str(), None, &[JsonB(Value::Object(values)).into()])?;
@@ -236,7 +239,7 @@ fn identifier(text: &str) -> Option<(String, &str)> {
 }
 
 fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
-    catalog::rows(
+    catalog::planned(
         "SELECT a.attname::pg_catalog.text, a.atthasdef OR a.attidentity <> '',
                 a.atttypid = 'pg_catalog.uuid'::pg_catalog.regtype,
                 a.atttypid IN ('pg_catalog.text'::pg_catalog.regtype,
@@ -247,7 +250,7 @@ fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
          ORDER BY a.attnum",
         &[table.into()],
         |row| {
-            Ok(Column {
+            Ok::<_, spi::Error>(Column {
                 name: row.get(1)?.unwrap_or_default(),
                 has_default: row.get(2)?.unwrap_or_default(),
                 is_uuid: row.get(3)?.unwrap_or_default(),
@@ -257,14 +260,13 @@ fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
     )
 }
 
-/// The table's constraints with triggers of somebody's own that may be deferred. Those of keys are
-/// the server's.
+/// The table's constraints that may wait for the transaction's end.
 fn deferrable(table: pg_sys::Oid) -> Result<Vec<String>, Error> {
     catalog::texts(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname)
          FROM pg_catalog.pg_constraint c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-         WHERE c.conrelid = $1 AND c.contype = 't' AND c.condeferrable
+         WHERE c.conrelid = $1 AND c.condeferrable
          ORDER BY 1",
         &[table.into()],
     )

@@ -8,7 +8,7 @@ use super::bucket::Bucket;
 use super::object::{self, Object};
 use crate::claims::{self, Identity};
 use crate::error::{Error, ServiceError};
-use crate::pg::role::{Restriction, acting_as};
+use crate::pg::role::acting_as;
 use crate::settings::{self, Access, service};
 
 /// Records the caller's upload and gives its row; the same one at each call.
@@ -70,7 +70,5 @@ fn own_unreadable(
     else {
         return Ok(None);
     };
-    acting_as(owner, Restriction::Reading, || {
-        object::uploaded(bucket.id(), folder, Some(user_id), true)
-    })
+    acting_as(owner, || object::uploaded(bucket.id(), folder, Some(user_id), true))
 }
