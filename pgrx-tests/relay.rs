@@ -5,6 +5,8 @@ mod fallback;
 mod fuzz;
 mod order;
 mod reservation;
+mod server_queue;
+mod standby;
 mod unserved;
 mod worker;
 

@@ -274,3 +274,29 @@ fn a_replica_that_applies_changes_tells_nothing_unless_the_trigger_says_always()
     session.run(&insert("T-2"));
     assert_eq!(told(&mut session), ["INSERT T-2"]);
 }
+
+#[test]
+fn a_table_that_another_session_has_changed_is_read_as_it_is_now() {
+    let database = Database::guarded();
+    let (mut session, mut other) = (database.superuser(), database.superuser());
+    session.listens_to(TENANT);
+    session.run(&insert("TKT-1"));
+    // The columns stand elsewhere now, and one has another name.
+    other.run("ALTER TABLE tickets RENAME tracking_number TO former");
+    other.run("ALTER TABLE tickets ADD tracking_number text DEFAULT 'TKT-2', DROP category");
+    session.run(&format!("INSERT INTO tickets (tenant_id, former) VALUES ('{TENANT}', 'TKT-0')"));
+    assert_eq!(told(&mut session), ["INSERT TKT-1", "INSERT TKT-2"]);
+}
+
+#[test]
+fn a_change_of_the_table_that_is_rolled_back_leaves_no_trace() {
+    let mut session = application();
+    session.run("BEGIN");
+    session.run("SAVEPOINT before");
+    session.run("ALTER TABLE tickets DROP tracking_number");
+    session.run(&format!("INSERT INTO tickets (tenant_id) VALUES ('{TENANT}')"));
+    session.run("ROLLBACK TO before");
+    session.run(&insert("TKT-1"));
+    session.run("COMMIT");
+    assert_eq!(told(&mut session), ["INSERT TKT-1"]);
+}

@@ -72,6 +72,23 @@ impl Cluster {
             .is_ok_and(|status| status.success())
     }
 
+    /// A hot standby of this cluster, which is stopped for the copy, with the same settings.
+    pub fn standby(&self) -> Cluster {
+        let mktemp = output(server_user("mktemp").args(["-d", "/tmp/pg_civic.XXXXXX"]));
+        let directory = PathBuf::from(mktemp.trim());
+        self.stop("fast");
+        output(server_user("cp").arg("-a").arg(self.directory.join("data")).arg(&directory));
+        output(server_user("touch").arg(directory.join("data/standby.signal")));
+        self.start_again();
+        let socket = |directory: &PathBuf| directory.display().to_string();
+        let own = self.options.replace(&socket(&self.directory), &socket(&directory));
+        let primary = format!("host={} user={}", socket(&self.directory), SERVER.user);
+        let options = format!("{own} -c 'primary_conninfo={primary}'");
+        let standby = Cluster { directory, bin: self.bin.clone(), options };
+        standby.start_again();
+        standby
+    }
+
     /// Stops it: smart, fast or immediate.
     pub fn stop(&self, mode: &str) {
         output(

@@ -11,22 +11,13 @@ use super::channel::channel;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
 use super::publish;
 use crate::error::Error;
-use crate::pg::trigger::{Fired, Form, Row, TriggerCall};
+use crate::pg::trigger::{Fired, Form, Row, Tables, TriggerCall};
 use crate::{pg, settings};
-
-const COLUMNS: [&str; Column::ALL.len()] = {
-    let mut names = [""; Column::ALL.len()];
-    let mut index = 0;
-    while index < names.len() {
-        names[index] = Column::ALL[index].name();
-        index += 1;
-    }
-    names
-};
 
 thread_local! {
     /// The buffers that every row uses again.
     static SCRATCH: RefCell<(Ticket, Vec<u8>)> = RefCell::default();
+    static TABLES: Tables<{ Column::ALL.len() }> = Tables::new(Column::ALL.map(Column::name));
 }
 
 /// Tells of one row's change. Returns normally whatever the row holds; what cannot be told is one
@@ -40,8 +31,8 @@ pub fn notify(call: &TriggerCall<'_>) {
         Fired::Update => Operation::Update,
         Fired::Delete => Operation::Delete,
     };
-    let columns = call.columns(&COLUMNS);
-    let row = call.row(columns);
+    let columns = TABLES.with(|tables| call.columns(tables));
+    let row = call.row(&columns);
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
         read_row(&row, ticket);
         let changed_at = changed_at(ticket, |column| row.micros(column as usize));

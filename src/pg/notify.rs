@@ -28,6 +28,9 @@ fn queue_usage() -> f64 {
         .unwrap_or_default()
 }
 
+/// The least that `max_notify_queue_pages` can be: 64 pages, the smallest of 1 kB.
+const LEAST_QUEUE_SIZE: usize = 64 * 1024;
+
 /// Bytes that the server's notification queue holds.
 fn queue_size() -> usize {
     // Since PostgreSQL 17 a setting; 8 GiB before. The page size is that of the server's SLRUs.
@@ -87,10 +90,11 @@ pub fn room() -> usize {
     free_bytes() / 2
 }
 
-/// Bytes of events that one transaction may send and still find the room for, once the server's
-/// queue is empty.
-pub fn longest() -> usize {
-    queue_size() / 4
+/// Whether these are more bytes of events than one transaction may send and still find the room
+/// for, once the server's queue is empty.
+pub fn is_too_much(bytes: usize) -> bool {
+    // Each commit asks, and to read a setting costs as much as to hand an event over.
+    bytes > LEAST_QUEUE_SIZE / 4 && bytes > queue_size() / 4
 }
 
 fn take_room(size: usize) -> bool {

@@ -4,6 +4,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
 
+unsafe extern "C-unwind" {
+    /// Wakes the owner of a latch (storage/latch.h). It raises no error, so it needs no frame to
+    /// catch one.
+    fn SetLatch(latch: *mut pg_sys::Latch);
+}
+
 /// All zeros is the state before the worker's first start.
 #[derive(Default)]
 #[repr(C)]
@@ -35,7 +41,7 @@ impl Presence {
         if !latch.is_null() {
             // SAFETY: the latch of a slot for a process, which lives as long as the server. To set
             // one that has meanwhile another owner wakes that one for nothing.
-            unsafe { pg_sys::SetLatch(latch) };
+            unsafe { SetLatch(latch) };
         }
     }
 

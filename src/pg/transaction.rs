@@ -6,6 +6,13 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
+// Each commit calls these. They raise no error, so they need no frame to catch one, which would cost
+// more than they do.
+unsafe extern "C-unwind" {
+    fn GetCurrentTransactionNestLevel() -> i32;
+    fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+}
+
 /// What is told of transactions. None of these may raise an error but `before_prepare`.
 pub trait Observer {
     /// The transaction is about to commit; NOTIFY is still possible, and deferred triggers have run.
@@ -95,13 +102,13 @@ pub fn attempt<R, E>(
 /// How many transactions are open, one within the other: 1 outside of any savepoint.
 pub fn level() -> i32 {
     // SAFETY: reads this backend's state.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { GetCurrentTransactionNestLevel() }
 }
 
 /// Now, in microseconds since 2000-01-01 UTC.
 pub fn now() -> i64 {
     // SAFETY: asks the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { GetCurrentTimestamp() }
 }
 
 /// Sleeps until this process's latch is set or the time is over, and then does what the server asks

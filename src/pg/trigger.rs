@@ -1,19 +1,23 @@
 //! A trigger's call: which row it is about, and its columns as text.
 //!
 //! This is on the path of every ticket's write, so the row is deformed once, the columns are
-//! looked up once a statement, and values are appended to a buffer that is used again.
+//! looked up once a session, and values are appended to a buffer that is used again.
 
-use std::convert::Infallible;
+mod columns;
+
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::Datum;
+use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::prelude::*;
-use pgrx::{PgTupleDesc, pg_sys};
 
+pub use self::columns::{Columns, Tables};
+use self::columns::{Reader, Source};
 use super::UNIX_EPOCH_OFFSET;
 
 /// What a value turned out to be.
@@ -37,123 +41,7 @@ pub enum Fired {
     Delete,
 }
 
-/// How the values of a type become text.
-#[derive(Clone, Copy)]
-enum Reader {
-    Boolean,
-    Int16,
-    Int32,
-    Int64,
-    Varlena,
-    Uuid,
-    DateTime,
-    Json,
-    /// Through the type's output function, whose text may be a number.
-    Number,
-    Output,
-    /// The same, of a type that somebody made: the function may raise an error.
-    ForeignOutput,
-}
-
-#[derive(Clone, Copy)]
-struct Source {
-    index: usize,
-    type_oid: pg_sys::Oid,
-    reader: Reader,
-    output: pg_sys::Oid,
-    /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
-    limit: Option<usize>,
-    /// A generated column whose value the row does not hold yet, or never.
-    is_uncomputed: bool,
-}
-
-/// Where a table has the columns that were asked for.
-pub struct Columns<const N: usize> {
-    sources: [Option<Source>; N],
-    last: i32,
-}
-
-/// A text longer than this is not read: it could not be sent.
-const TEXT_LIMIT: usize = 8000;
-/// The same for types whose text may be much shorter than the value: of the zeros in an array or a
-/// document each takes 12 bytes or more, and two in the text.
-const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
-
-/// What pg_attribute.attgenerated is for a stored column.
-const STORED: u8 = b's';
-
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-
-impl<const N: usize> Columns<N> {
-    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N], is_before: bool) -> Self {
-        let mut sources = [None; N];
-        for (index, attribute) in tuple_desc.iter().enumerate() {
-            if attribute.is_dropped() {
-                continue;
-            }
-            if let Some(wanted) = names.iter().position(|name| *name == attribute.name()) {
-                let is_uncomputed = match attribute.attgenerated as u8 {
-                    0 => false,
-                    // A stored one is computed after the BEFORE triggers; until then the row holds
-                    // what it was.
-                    STORED => is_before,
-                    _ => true,
-                };
-                let source = Source::of(index, attribute.atttypid);
-                sources[wanted] = Some(Source { is_uncomputed, ..source });
-            }
-        }
-        let last = sources.iter().flatten().map(|source| source.index as i32 + 1).max();
-        Columns { sources, last: last.unwrap_or(0) }
-    }
-
-    pub fn has(&self, column: usize) -> bool {
-        self.sources[column].is_some()
-    }
-
-    /// Whether the column is a `char(n)`, whose trailing blanks mean nothing.
-    pub fn is_padded(&self, column: usize) -> bool {
-        self.sources[column].is_some_and(|source| source.type_oid == pg_sys::BPCHAROID)
-    }
-}
-
-impl Source {
-    fn of(index: usize, declared_type: pg_sys::Oid) -> Source {
-        // SAFETY: catalog look-ups of a type that a column of an open table has.
-        let type_oid = unsafe { pg_sys::getBaseType(declared_type) };
-        let mut output = pg_sys::InvalidOid;
-        let mut is_varlena = false;
-        let (kind, element);
-        // SAFETY: as above; the results are written to variables of this frame.
-        unsafe {
-            pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
-            kind = pg_sys::get_typtype(type_oid) as u8;
-            element = pg_sys::get_element_type(type_oid);
-        }
-        let is_builtin = output.to_u32() < pg_sys::FirstNormalObjectId
-            && matches!(kind, b'b' | b'e')
-            && element == pg_sys::InvalidOid;
-        let reader = match type_oid {
-            pg_sys::BOOLOID => Reader::Boolean,
-            pg_sys::INT2OID => Reader::Int16,
-            pg_sys::INT4OID => Reader::Int32,
-            pg_sys::INT8OID => Reader::Int64,
-            pg_sys::FLOAT4OID | pg_sys::FLOAT8OID | pg_sys::NUMERICOID => Reader::Number,
-            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Reader::Varlena,
-            pg_sys::UUIDOID => Reader::Uuid,
-            pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID => Reader::DateTime,
-            pg_sys::JSONOID | pg_sys::JSONBOID => Reader::Json,
-            _ if is_builtin => Reader::Output,
-            _ => Reader::ForeignOutput,
-        };
-        let limit = match reader {
-            Reader::Varlena => TEXT_LIMIT,
-            _ => PACKED_LIMIT,
-        };
-        let limit = is_varlena.then_some(limit);
-        Source { index, type_oid, reader, output, limit, is_uncomputed: false }
-    }
-}
 
 /// What a trigger function returns.
 pub struct TriggerRow(pg_sys::Datum);
@@ -179,7 +67,6 @@ unsafe impl SqlTranslatable for TriggerRow {
 
 /// One call of a trigger function.
 pub struct TriggerCall<'a> {
-    fcinfo: pg_sys::FunctionCallInfo,
     data: &'a pg_sys::TriggerData,
 }
 
@@ -195,7 +82,7 @@ impl<'a> TriggerCall<'a> {
                 return None;
             }
             let data = (*fcinfo).context.cast::<pg_sys::TriggerData>().as_ref()?;
-            Some(TriggerCall { fcinfo, data })
+            Some(TriggerCall { data })
         }
     }
 
@@ -230,24 +117,15 @@ impl<'a> TriggerCall<'a> {
         name.to_string_lossy().into_owned()
     }
 
-    /// Where this table has these columns. Looked up once a statement: no column can change in
-    /// between.
-    pub fn columns<const N: usize>(&self, names: &[&str; N]) -> &'a Columns<N> {
-        let found = super::once_per_query(self.fcinfo, || {
-            // SAFETY: the relation, and with it the descriptor, is open during the call.
-            let tuple_desc =
-                unsafe { PgTupleDesc::from_pg_unchecked((*self.data.tg_relation).rd_att) };
-            let is_before = pgrx::trigger_support::trigger_fired_before(self.data.tg_event);
-            Ok::<_, Infallible>(Columns::of(&tuple_desc, names, is_before))
-        });
-        match found {
-            Ok(columns) => columns,
-            Err(never) => match never {},
-        }
+    /// Where this table has the columns that `tables` is about.
+    pub fn columns<const N: usize>(&self, tables: &Tables<N>) -> Rc<Columns<N>> {
+        let is_before = pgrx::trigger_support::trigger_fired_before(self.data.tg_event);
+        // SAFETY: the server keeps the relation open during the call.
+        tables.columns(unsafe { &*self.data.tg_relation }, is_before)
     }
 
     /// The row that the operation is about: the new one, for a DELETE the old one.
-    pub fn row<const N: usize>(&self, columns: &'a Columns<N>) -> Row<'a, N> {
+    pub fn row<'b, const N: usize>(&'b self, columns: &'b Columns<N>) -> Row<'b, N> {
         let slot = match self.fired() {
             Some(Fired::Update) => self.data.tg_newslot,
             _ => self.data.tg_trigslot,

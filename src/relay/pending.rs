@@ -1,5 +1,6 @@
 //! The events of the current transaction, without PostgreSQL.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::CStr;
 
@@ -71,7 +72,10 @@ impl Pending {
 
     /// The events as the queue carries them. A repeated one is left out, as NOTIFY does within a
     /// transaction.
-    pub fn folded(&self) -> Vec<u8> {
+    pub fn folded(&self) -> Cow<'_, [u8]> {
+        if first(&self.bytes).is_some_and(|(_, size)| size == self.bytes.len()) {
+            return Cow::Borrowed(&self.bytes);
+        }
         let mut seen = HashSet::new();
         let mut folded = Vec::with_capacity(self.bytes.len());
         let mut rest = self.bytes.as_slice();
@@ -82,7 +86,7 @@ impl Pending {
             }
             rest = behind;
         }
-        folded
+        Cow::Owned(folded)
     }
 }
 

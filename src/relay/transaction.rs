@@ -129,15 +129,12 @@ fn hand_over(shared: &'static Shared, pending: &mut Pending) -> Route {
     }
     let queue = shared.queue();
     let events = pending.folded();
-    if events.len() > queue.longest().min(pg::notify::longest()) {
+    if events.len() > queue.longest() || pg::notify::is_too_much(events.len()) {
         return fall_back(shared, FellBack::TooLarge, pending);
     }
     let count = super::pending::events(&events).count() as u64;
     match queue.reserve(&events, pg::transaction::now() as u64) {
-        Some(reservation) => {
-            pending.clear();
-            Route::Reserved(reservation, count)
-        }
+        Some(reservation) => Route::Reserved(reservation, count),
         None => fall_back(shared, FellBack::QueueFull, pending),
     }
 }

@@ -20,7 +20,9 @@ const BATCH: usize = 256 * 1024;
 const IDLE: Duration = Duration::from_secs(10);
 /// Under load it lets transactions gather for so long: each batch wakes every listener of the
 /// database, whatever its channel.
-const GATHERING: Duration = Duration::from_millis(20);
+const GATHERING: Duration = Duration::from_millis(50);
+/// How often it looks meanwhile whether somebody waits.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long it leaves the server's own queue to drain when that is nearly full.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
@@ -80,9 +82,10 @@ fn pause(shared: &'static Shared, transactions: u64, time: Duration) {
     while let Some(left) = end.checked_duration_since(std::time::Instant::now())
         && !left.is_zero()
         && shared.awaited.load(Ordering::Relaxed) <= shared.queue().tail()
+        && shared.queue().used() < shared.queue().size() / 2
         && !pg::transaction::is_asked_to_end()
     {
-        std::thread::sleep(left.min(Duration::from_millis(1)));
+        std::thread::sleep(left.min(LOOK));
     }
 }
 

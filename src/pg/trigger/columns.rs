@@ -1,0 +1,171 @@
+//! Where a table has the columns that a trigger reads, and how they become text.
+//!
+//! A ticket is mostly written by a statement of its own, so what is found out is kept beyond the
+//! statement, until the server tells that a table has changed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use pgrx::{PgTupleDesc, pg_guard, pg_sys};
+
+/// How the values of a type become text.
+#[derive(Clone, Copy)]
+pub(super) enum Reader {
+    Boolean,
+    Int16,
+    Int32,
+    Int64,
+    Varlena,
+    Uuid,
+    DateTime,
+    Json,
+    /// Through the type's output function, whose text may be a number.
+    Number,
+    Output,
+    /// The same, of a type that somebody made: the function may raise an error.
+    ForeignOutput,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Source {
+    pub(super) index: usize,
+    pub(super) type_oid: pg_sys::Oid,
+    pub(super) reader: Reader,
+    pub(super) output: pg_sys::Oid,
+    /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
+    pub(super) limit: Option<usize>,
+    /// A generated column whose value the row does not hold yet, or never.
+    pub(super) is_uncomputed: bool,
+}
+
+/// Where a table has the columns that were asked for.
+pub struct Columns<const N: usize> {
+    pub(super) sources: [Option<Source>; N],
+    pub(super) last: i32,
+}
+
+/// A text longer than this is not read: it could not be sent.
+const TEXT_LIMIT: usize = 8000;
+/// The same for types whose text may be much shorter than the value: of the zeros in an array or a
+/// document each takes 12 bytes or more, and two in the text.
+const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
+
+/// What pg_attribute.attgenerated is for a stored column.
+const STORED: u8 = b's';
+
+impl<const N: usize> Columns<N> {
+    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N], is_before: bool) -> Self {
+        let mut sources = [None; N];
+        for (index, attribute) in tuple_desc.iter().enumerate() {
+            if attribute.is_dropped() {
+                continue;
+            }
+            if let Some(wanted) = names.iter().position(|name| *name == attribute.name()) {
+                let is_uncomputed = match attribute.attgenerated as u8 {
+                    0 => false,
+                    // A stored one is computed after the BEFORE triggers; until then the row holds
+                    // what it was.
+                    STORED => is_before,
+                    _ => true,
+                };
+                let source = Source::of(index, attribute.atttypid);
+                sources[wanted] = Some(Source { is_uncomputed, ..source });
+            }
+        }
+        let last = sources.iter().flatten().map(|source| source.index as i32 + 1).max();
+        Columns { sources, last: last.unwrap_or(0) }
+    }
+
+    pub fn has(&self, column: usize) -> bool {
+        self.sources[column].is_some()
+    }
+
+    /// Whether the column is a `char(n)`, whose trailing blanks mean nothing.
+    pub fn is_padded(&self, column: usize) -> bool {
+        self.sources[column].is_some_and(|source| source.type_oid == pg_sys::BPCHAROID)
+    }
+}
+
+impl Source {
+    fn of(index: usize, declared_type: pg_sys::Oid) -> Source {
+        // SAFETY: catalog look-ups of a type that a column of an open table has.
+        let type_oid = unsafe { pg_sys::getBaseType(declared_type) };
+        let mut output = pg_sys::InvalidOid;
+        let mut is_varlena = false;
+        let (kind, element);
+        // SAFETY: as above; the results are written to variables of this frame.
+        unsafe {
+            pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
+            kind = pg_sys::get_typtype(type_oid) as u8;
+            element = pg_sys::get_element_type(type_oid);
+        }
+        let is_builtin = output.to_u32() < pg_sys::FirstNormalObjectId
+            && matches!(kind, b'b' | b'e')
+            && element == pg_sys::InvalidOid;
+        let reader = match type_oid {
+            pg_sys::BOOLOID => Reader::Boolean,
+            pg_sys::INT2OID => Reader::Int16,
+            pg_sys::INT4OID => Reader::Int32,
+            pg_sys::INT8OID => Reader::Int64,
+            pg_sys::FLOAT4OID | pg_sys::FLOAT8OID | pg_sys::NUMERICOID => Reader::Number,
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Reader::Varlena,
+            pg_sys::UUIDOID => Reader::Uuid,
+            pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID => Reader::DateTime,
+            pg_sys::JSONOID | pg_sys::JSONBOID => Reader::Json,
+            _ if is_builtin => Reader::Output,
+            _ => Reader::ForeignOutput,
+        };
+        let limit = match reader {
+            Reader::Varlena => TEXT_LIMIT,
+            _ => PACKED_LIMIT,
+        };
+        let limit = is_varlena.then_some(limit);
+        Source { index, type_oid, reader, output, limit, is_uncomputed: false }
+    }
+}
+
+thread_local! {
+    /// Grows whenever a table may have changed.
+    static GENERATION: Cell<u64> = const { Cell::new(0) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_sys::Oid) {
+    GENERATION.set(GENERATION.get() + 1);
+}
+
+/// What this session knows of the tables that have a trigger.
+pub struct Tables<const N: usize> {
+    names: [&'static str; N],
+    generation: Cell<u64>,
+    /// By table, and by whether the trigger fires before the row is written.
+    known: RefCell<BTreeMap<(u32, bool), Rc<Columns<N>>>>,
+}
+
+impl<const N: usize> Tables<N> {
+    pub fn new(names: [&'static str; N]) -> Self {
+        // SAFETY: the function lives as long as the library, which is never unloaded.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
+        }
+        Tables { names, generation: Cell::new(0), known: RefCell::default() }
+    }
+
+    /// The columns of a table that the server holds open.
+    pub(super) fn columns(&self, table: &pg_sys::RelationData, is_before: bool) -> Rc<Columns<N>> {
+        if self.generation.replace(GENERATION.get()) != GENERATION.get() {
+            self.known.borrow_mut().clear();
+        }
+        let key = (table.rd_id.to_u32(), is_before);
+        if let Some(columns) = self.known.borrow().get(&key) {
+            return Rc::clone(columns);
+        }
+        // To look up types may be to hear that a table has changed: then the next row looks again.
+        // SAFETY: the relation, and with it the descriptor, is open during the call.
+        let descriptor = unsafe { PgTupleDesc::from_pg_unchecked(table.rd_att) };
+        let columns = Rc::new(Columns::of(&descriptor, &self.names, is_before));
+        self.known.borrow_mut().insert(key, Rc::clone(&columns));
+        columns
+    }
+}
