@@ -342,29 +342,3 @@ fn an_upload_whose_answer_was_lost_is_found_again() {
     assert_eq!(api.stat("evidence", PATH, &Cancel::new()).unwrap().unwrap().size, 5);
     assert_eq!(storage.objects().len(), 1);
 }
-
-#[test]
-fn a_file_is_removed_once() {
-    for errors in [Errors::InBody, Errors::AsStatus] {
-        let storage = Storage::start(Options { errors, ..Options::default() });
-        let api = api(&storage);
-        upload(&api, "t/f/a b.jpg", "bytes").unwrap();
-        upload(&api, PATH, "bytes").unwrap();
-        let remove = || api.remove("evidence", "t/f/a b.jpg", &Cancel::new());
-        assert_eq!((remove(), remove()), (Ok(true), Ok(false)));
-        assert_eq!(storage.objects().len(), 1);
-        let elsewhere = api.remove("evidence", "t/../t/f/a.jpg", &Cancel::new());
-        assert_eq!(elsewhere.unwrap_err().kind(), Kind::Invalid);
-    }
-}
-
-#[test]
-fn a_page_is_not_taken_for_a_removed_file() {
-    for answer in
-        [Answer::file("text/html", "<html>"), Answer::json(200, &json!({})), Answer::new(500)]
-    {
-        let standin = Standin::start(sequence([answer]));
-        let removed = api_of(&standin, LIMITS).remove("evidence", PATH, &Cancel::new());
-        assert!(removed.is_err());
-    }
-}
