@@ -135,7 +135,10 @@ fn an_abandoned_transfer_ends_by_itself_and_closes_its_connection() {
     for _ in 0..3 {
         assert_eq!(session.sqlstate(&download(&url)), "57014");
     }
+    // Long before any time-out of its own.
+    let left = Instant::now();
     wait_until("its threads are gone", || threads(&process) <= before);
+    assert!(left.elapsed() < Duration::from_secs(4), "{:?}", left.elapsed());
 }
 
 #[test]
@@ -146,6 +149,7 @@ fn signals_reach_the_backend_while_a_thread_is_at_work() {
     let before = blocked_signals(&session.process());
     let (process, thread) = begin(session, &download(&url));
     wait_until_it_waits(&town, &process);
+    let mut threads = 0;
     for task in std::fs::read_dir(format!("/proc/{process}/task")).expect("Linux") {
         let task = task.expect("a thread").file_name().into_string().expect("a number");
         if task == process {
@@ -155,7 +159,9 @@ fn signals_reach_the_backend_while_a_thread_is_at_work() {
         // All but KILL (9), STOP (19) and two of the C library's own.
         let expected: u64 = !(1 << 8 | 1 << 18 | 1 << 31 | 1 << 32);
         assert_eq!(blocked & expected, expected, "{blocked:x}");
+        threads += 1;
     }
+    assert!(threads > 0, "there is a thread");
     town.superuser().run(&format!("SELECT pg_cancel_backend({process})"));
     let (_, _, mut session) = thread.join().expect("no panic");
     // And its own thread takes them as before.
