@@ -144,6 +144,16 @@ fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
             "ALTER TABLE realtime.messages FORCE ROW LEVEL SECURITY",
             "row security of realtime.messages",
         ),
+        (
+            "DO $$ BEGIN EXECUTE 'GRANT SELECT ON realtime.messages_'
+                 || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || ' TO authenticated'; END $$",
+            "row security of realtime.messages",
+        ),
+        (
+            "DO $$ BEGIN EXECUTE 'GRANT INSERT ON realtime.messages_'
+                 || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || ' TO PUBLIC'; END $$",
+            "row security of realtime.messages",
+        ),
         ("ALTER TABLE tickets DISABLE ROW LEVEL SECURITY", PUBLISHED),
         ("ALTER PUBLICATION supabase_realtime DROP TABLE tickets", PUBLISHED),
         ("ALTER TABLE tickets REPLICA IDENTITY NOTHING", PUBLISHED),

@@ -8,6 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -21,6 +22,8 @@ use crate::settings::EventTransport;
 
 /// After so many events in a row that are refused the rest is not tried: it would be refused too.
 const REFUSED_IN_A_ROW: usize = 10;
+/// Nor after so long without one that is stored: each may have waited for the same lock.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct State {
@@ -50,37 +53,43 @@ pub fn accept(transport: EventTransport, topic: &CStr, payload: &CStr) {
 }
 
 /// How the sending of some events went.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
     sent: usize,
-    refused: usize,
     refused_in_a_row: usize,
+    /// When the last event was stored, or the sending began.
+    stored: Instant,
     /// What the first error said, where it was not `realtime.send` that caught it.
     error: Option<String>,
 }
 
 impl Tally {
+    fn begin() -> Tally {
+        Tally { sent: 0, refused_in_a_row: 0, stored: Instant::now(), error: None }
+    }
+
     fn count(&mut self, sent: Result<bool, String>) {
         match sent {
             Ok(true) => {
                 self.sent += 1;
                 self.refused_in_a_row = 0;
+                self.stored = Instant::now();
                 return;
             }
             Ok(false) => {}
             Err(error) => self.error = self.error.take().or(Some(error)),
         }
-        self.refused += 1;
         self.refused_in_a_row += 1;
     }
 
     fn is_hopeless(&self) -> bool {
         self.refused_in_a_row >= REFUSED_IN_A_ROW
+            || self.refused_in_a_row > 0 && self.stored.elapsed() >= PATIENCE
     }
 }
 
-/// Sends one event, and says whether it was stored. `realtime.send` turns every error into a warning
-/// of its own: that a subtransaction was rolled back in it tells.
+/// Sends one event, and says whether it was stored. `realtime.send` returns normally then too, with a
+/// warning: that a subtransaction was rolled back in it tells of the error that it caught.
 fn send(sender: &Sender, topic: &CStr, payload: &CStr) -> bool {
     let before = ROLLED_BACK.get();
     sender.send(topic, payload);
@@ -91,7 +100,7 @@ fn send(sender: &Sender, topic: &CStr, payload: &CStr) -> bool {
 fn send_all<'a>(sender: &Sender, events: impl Fn() -> Events<'a>) -> Tally {
     let together = attempt(|| {
         sender.act(Warnings::Silenced, || {
-            let mut tally = Tally::default();
+            let mut tally = Tally::begin();
             for (topic, payload) in events() {
                 tally.count(Ok(send(sender, topic, payload)));
                 if tally.is_hopeless() {
@@ -103,7 +112,7 @@ fn send_all<'a>(sender: &Sender, events: impl Fn() -> Events<'a>) -> Tally {
     });
     together.unwrap_or_else(|_| {
         // An event that raises an error must not cost the others, so now each one alone.
-        let mut tally = Tally::default();
+        let mut tally = Tally::begin();
         for (topic, payload) in events() {
             tally
                 .count(attempt(|| sender.act(Warnings::Silenced, || send(sender, topic, payload))));

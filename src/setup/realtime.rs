@@ -3,7 +3,6 @@
 use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
 use super::{ALREADY, DONE, SKIPPED, Step, catalog, step};
 use crate::error::Error;
-use crate::pg::realtime as door;
 
 pub const NO_REALTIME: &str = "there is no table realtime.messages";
 
@@ -108,7 +107,6 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     if !exists()? {
         return Ok(vec![step("realtime", SKIPPED, NO_REALTIME)]);
     }
-    debug_assert!(POLICIES.iter().any(|policy| door::GUARD.to_str() == Ok(policy.name)));
     let component = "row security of realtime.messages";
     let mut steps = vec![];
     steps.push(if has_row_security()? {
@@ -126,4 +124,22 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
 
 pub fn tear_down() -> Result<Vec<Step>, Error> {
     if exists()? { policy::tear_down(&POLICIES) } else { Ok(vec![]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::channel::PREFIX;
+    use crate::pg::realtime::GUARD;
+
+    #[test]
+    fn what_guards_the_topics_is_what_sending_waits_for() {
+        let guard = POLICIES.iter().find(|policy| GUARD.to_str() == Ok(policy.name)).unwrap();
+        assert!(!guard.is_permissive);
+        let own_topics = format!("starts_with(topic, '{PREFIX}'::text)");
+        for policy in POLICIES.iter().filter(|policy| !policy.is_permissive) {
+            assert!(policy.using.unwrap().contains(&own_topics), "{}", policy.name);
+            assert!(policy.check.unwrap().contains(&own_topics), "{}", policy.name);
+        }
+    }
 }
