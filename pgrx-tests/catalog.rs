@@ -214,6 +214,8 @@ fn the_extension_owns_its_schema_its_functions_and_one_domain_and_nothing_else()
          WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
            AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_civic')
            AND object.identity <> '{OF_TESTS}' AND object.schema IS DISTINCT FROM '{OF_TESTS}'
+           -- In newer versions the array that comes with a domain is a member, too.
+           AND object.identity NOT LIKE '%[]'
          ORDER BY object.type, object.identity"
     ));
     let mut listed = session.column(
@@ -222,11 +224,9 @@ fn the_extension_owns_its_schema_its_functions_and_one_domain_and_nothing_else()
          WHERE pronamespace = 'civic'::regnamespace ORDER BY object.identity",
     );
     listed.push("schema civic".to_owned());
-    for name in ["\"text/event-stream\"", "\"text/event-stream\"[]"] {
-        listed.push(format!("type civic.{name}"));
-    }
+    listed.push("type civic.\"text/event-stream\"".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 3);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 2);
     let inside = "SELECT classid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid <> 'pg_proc'::regclass";
