@@ -1,8 +1,9 @@
 //! The deprecated endpoint: who is answered, and that an EventSource reads the answer.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -101,9 +102,25 @@ fn the_timestamp_is_now_in_utc_and_no_two_answers_share_an_id() {
     assert_eq!((count, ids.len()), (6, 6));
 }
 
+/// The next client that connects. One that has failed never does.
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).expect("a listener");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match listener.accept() {
+            Ok((connection, _)) => {
+                connection.set_nonblocking(false).expect("a connection");
+                return connection;
+            }
+            Err(error) => assert!(Instant::now() < deadline, "no client connects: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Serves the stream to the next client that connects, and gives the id that it says it saw last.
 fn serve(listener: &TcpListener, session: &mut Session, ward_id: &str) -> Option<String> {
-    let (connection, _) = listener.accept().expect("a client");
+    let connection = accept(listener);
     let mut seen = None;
     for line in BufReader::new(&connection).lines() {
         let line = line.expect("a request");
