@@ -284,6 +284,8 @@ fn the_extension_owns_its_schema_and_its_functions_and_nothing_else() {
          WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
            AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_civic')
            AND object.identity <> '{OF_TESTS}' AND object.schema IS DISTINCT FROM '{OF_TESTS}'
+           -- A table's row type, which newer servers list beside it.
+           AND classid <> 'pg_type'::regclass
          ORDER BY object.type, object.identity"
     ));
     let mut listed = session.column(
@@ -293,9 +295,8 @@ fn the_extension_owns_its_schema_and_its_functions_and_nothing_else() {
     );
     listed.push("schema civic".to_owned());
     listed.push("table civic.media_jobs".to_owned());
-    listed.extend(["civic.media_jobs", "civic.media_jobs[]"].map(|name| format!("type {name}")));
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 2);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)";
