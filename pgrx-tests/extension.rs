@@ -16,6 +16,30 @@ fn fill(session: &mut Session) {
 }
 
 #[test]
+fn default_privileges_give_nothing_of_the_extension_away() {
+    let database = Database::uninstalled();
+    let role = database.role("favoured", "");
+    let mut session = database.superuser();
+    for objects in ["FUNCTIONS", "SCHEMAS", "TABLES"] {
+        session.run(&format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON {objects} TO {role}, anon"));
+    }
+    session.run("CREATE EXTENSION pg_civic");
+    for role in [&role, "anon"] {
+        let may = session.column(&format!(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'civic'::regnamespace
+                AND has_function_privilege('{role}', oid, 'EXECUTE')
+                AND proname IN ('publish', 'upload_file', 'get_signed_url', 'enqueue_media',
+                                'retry_media_job', 'notify_ticket_update')"
+        ));
+        assert_eq!(may, Vec::<String>::new(), "{role}");
+        let makes = format!("SELECT has_schema_privilege('{role}', 'civic', 'CREATE')");
+        assert_eq!(session.text(&makes), "f", "{role}");
+        let uses = format!("SELECT has_schema_privilege('{role}', 'civic', 'USAGE')");
+        assert_eq!(session.text(&uses), "t", "{role}");
+    }
+}
+
+#[test]
 fn the_extension_is_not_dropped_from_under_the_firewall() {
     let mut session = Database::guarded().superuser();
     let before = session.traces();

@@ -8,7 +8,28 @@ ALTER FUNCTION civic.tenant_folder_end() LEAKPROOF;
 -- It raises no error that depends on its arguments.
 ALTER FUNCTION civic.passes_firewall(text, text) LEAKPROOF;
 
+-- Default privileges may have given away what is new, as they do where roles are granted
+-- everything from the start: to call what works with the service key, to make objects beside ours.
+DO $$
+DECLARE
+    grantee pg_catalog.regrole;
+BEGIN
+    FOR grantee IN
+        SELECT acl.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) acl
+        WHERE p.pronamespace OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace
+          AND acl.grantee OPERATOR(pg_catalog.<>) p.proowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
+        UNION
+        SELECT acl.grantee FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) acl
+        WHERE n.oid OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace
+          AND acl.grantee OPERATOR(pg_catalog.<>) n.nspowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA civic FROM %s', grantee);
+    END LOOP;
+END
+$$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM PUBLIC;
+REVOKE ALL ON SCHEMA civic FROM PUBLIC;
 GRANT USAGE ON SCHEMA civic TO PUBLIC;
 
 -- Rules over the caller's own claims, and pure functions.

@@ -57,7 +57,9 @@ where
                 plan
             }
         };
-        let table = client.update(plan, None, arguments)?;
+        // Not `update`, which takes a transaction id for what may turn out to write nothing: an idle
+        // worker would store a commit at each look. The plan itself says that it may write.
+        let table = client.select(plan, None, arguments)?;
         table.into_iter().map(|row| Ok(read(&row)?)).collect()
     })
 }
