@@ -12,12 +12,11 @@ mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
 
 use civic_standin::{Options, Storage, Twilio};
 
 use super::support::cluster::Cluster;
-use super::support::{APPLICATION, SUPABASE, Session, TENANT, literal};
+use super::support::{APPLICATION, SUPABASE, Session, TENANT, literal, wait_until};
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 const TOKEN: &str = "a-twilio-token";
@@ -190,14 +189,4 @@ impl Town {
 fn job(session: &mut Session, id: &str, column: &str) -> String {
     let sql = format!("SELECT {column} FROM civic.media_jobs WHERE id = '{id}'");
     session.value(&sql).unwrap_or("NULL".to_owned())
-}
-
-/// Waits for a condition, and fails where it does not come.
-#[track_caller]
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

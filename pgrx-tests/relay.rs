@@ -11,12 +11,12 @@ mod unserved;
 mod worker;
 
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postgres::fallible_iterator::FallibleIterator;
 
-use super::support::Session;
 use super::support::cluster::Cluster;
+use super::support::{Session, wait_until};
 
 const TICKETS: &str = "
     CREATE EXTENSION IF NOT EXISTS pg_civic;
@@ -45,16 +45,6 @@ fn shared() -> Arc<Cluster> {
         *shared = Arc::downgrade(&cluster);
         cluster
     })
-}
-
-/// Waits for a condition, and fails where it does not come.
-#[track_caller]
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A column of `civic.relay_stats()`, as text.

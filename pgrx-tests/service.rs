@@ -15,13 +15,12 @@ mod weather;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
 
 use civic_standin::{Options, Storage, Twilio};
 use serde_json::Value;
 
 use super::support::cluster::Cluster;
-use super::support::{APPLICATION, SUPABASE, Session, TENANT, claims, literal};
+use super::support::{APPLICATION, SUPABASE, Session, TENANT, claims, literal, wait_until};
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 const TOKEN: &str = "the-twilio-token-of-these-tests";
@@ -149,14 +148,4 @@ fn add_object(session: &mut Session, bucket: &str, name: &str, owner_id: &str) {
 #[track_caller]
 fn json(session: &mut Session, sql: &str) -> Value {
     serde_json::from_str(&session.text(sql)).expect("JSON")
-}
-
-/// Waits for a condition, and fails where it does not come.
-#[track_caller]
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

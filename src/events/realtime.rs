@@ -15,7 +15,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
-use crate::pg::subtransaction::{self, attempt};
+use crate::pg::subtransaction::{self, try_to};
 use crate::pg::{self, transaction::Observer};
 use crate::relay::pending::{Events, Pending};
 use crate::settings::EventTransport;
@@ -98,7 +98,7 @@ fn send(sender: &Sender, topic: &CStr, payload: &CStr) -> bool {
 
 /// Sends what it can.
 fn send_all<'a>(sender: &Sender, events: impl Fn() -> Events<'a>) -> Tally {
-    let together = attempt(|| {
+    let together = try_to(|| {
         sender.act(Warnings::Silenced, || {
             let mut tally = Tally::begin();
             for (topic, payload) in events() {
@@ -114,8 +114,7 @@ fn send_all<'a>(sender: &Sender, events: impl Fn() -> Events<'a>) -> Tally {
         // An event that raises an error must not cost the others, so now each one alone.
         let mut tally = Tally::begin();
         for (topic, payload) in events() {
-            tally
-                .count(attempt(|| sender.act(Warnings::Silenced, || send(sender, topic, payload))));
+            tally.count(try_to(|| sender.act(Warnings::Silenced, || send(sender, topic, payload))));
             if tally.is_hopeless() {
                 break;
             }
@@ -210,7 +209,7 @@ fn explain_refusal(sender: &Sender, error: Option<String>) -> (String, &'static 
     const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
     // As the table's owner too: under a search_path that is not the caller's.
     let has_partition =
-        attempt(|| sender.act(Warnings::Silenced, has_partition_now)).unwrap_or(true);
+        try_to(|| sender.act(Warnings::Silenced, has_partition_now)).unwrap_or(true);
     match error {
         Some(error) => (format!("realtime.send raised: {error}"), CHECK),
         None if !has_partition => (

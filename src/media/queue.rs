@@ -19,7 +19,7 @@ use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
 use crate::pg;
 use crate::pg::role::acting_as;
-use crate::pg::transaction::attempt;
+use crate::pg::subtransaction::attempt;
 use crate::storage::bucket::Bucket;
 
 /// What a new job is made of; its target does not change from here on.

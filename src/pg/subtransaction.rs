@@ -1,55 +1,66 @@
 //! What may fail without failing the transaction.
 
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
+
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Runs an action in a subtransaction of its own. `Err` has the message of the error that it raised:
-/// then nothing of what it did is left. A cancelled query stays cancelled.
-pub fn attempt<R>(action: impl FnOnce() -> R) -> Result<R, String> {
-    run(action, true)
+/// Runs an action in a subtransaction of its own. Where it gives an error, or raises one, which
+/// `raised` makes of its SQLSTATE and message, nothing of what it did is left. A cancelled query
+/// stays cancelled.
+pub fn attempt<R, E>(
+    action: impl FnOnce() -> Result<R, E>,
+    raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
+) -> Result<R, E> {
+    run(action, true, raised)
 }
 
-/// The same, and nothing of what it did is left where it succeeds either.
+/// The same for an action that only raises: `Err` has the message.
+pub fn try_to<R>(action: impl FnOnce() -> R) -> Result<R, String> {
+    attempt(|| Ok(action()), |_, message| message.to_owned())
+}
+
+/// As [`try_to`], and nothing of what it did is left where it succeeds either.
 pub fn rehearse<R>(action: impl FnOnce() -> R) -> Result<R, String> {
-    run(action, false)
+    run(|| Ok(action()), false, |_, message| message.to_owned())
 }
 
-fn run<R>(action: impl FnOnce() -> R, is_kept: bool) -> Result<R, String> {
+fn run<R, E>(
+    action: impl FnOnce() -> Result<R, E>,
+    is_kept: bool,
+    raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
+) -> Result<R, E> {
     // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): it is ended,
     // and context and resource owner are put back, on every way out.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
-        let put_back = move || {
+        let end = move |is_kept: bool| {
+            if is_kept {
+                pg_sys::ReleaseCurrentSubTransaction();
+            } else {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
             pg_sys::MemoryContextSwitchTo(context);
             pg_sys::CurrentResourceOwner = owner;
         };
-        let roll_back = move || {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            put_back();
-        };
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
+        PgTryBuilder::new(AssertUnwindSafe(|| {
             let result = action();
-            if is_kept {
-                pg_sys::ReleaseCurrentSubTransaction();
-                put_back();
-            } else {
-                roll_back();
-            }
-            Ok(result)
+            end(is_kept && result.is_ok());
+            result
         }))
         .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
-            roll_back();
+            end(false);
             error.rethrow()
         })
         .catch_others(move |error| {
-            roll_back();
+            end(false);
             use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
             let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) =
                 error;
-            Err(report.message().to_owned())
+            Err(raised(report.sql_error_code(), report.message()))
         })
         .execute()
     }

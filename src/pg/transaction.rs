@@ -1,10 +1,8 @@
 //! The ends of transactions, and waiting.
 
-use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys};
 
 // Each commit calls these. They raise no error, so they need no frame to catch one, which would cost
 // more than they do.
@@ -61,42 +59,6 @@ unsafe extern "C-unwind" fn on_subtransaction<O: Observer>(
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => O::subtransaction_committed(level()),
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => O::subtransaction_aborted(level()),
         _ => {}
-    }
-}
-
-/// Does something in a subtransaction: where it fails nothing is left of it, and the transaction goes
-/// on. What the server raises becomes an error by its SQLSTATE and message; only to be cancelled or
-/// ended is not held up.
-pub fn attempt<R, E>(
-    body: impl FnOnce() -> Result<R, E>,
-    raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
-) -> Result<R, E> {
-    // SAFETY: the steps that the server's own languages take around a block that may fail, in their
-    // order. An error that is not caught aborts the whole transaction, subtransaction and all.
-    unsafe {
-        let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let result = PgTryBuilder::new(AssertUnwindSafe(body))
-            .catch_others(|error: CaughtError| {
-                let (CaughtError::PostgresError(report)
-                | CaughtError::ErrorReport(report)
-                | CaughtError::RustPanic { ereport: report, .. }) = &error;
-                match report.sql_error_code() {
-                    PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-                    | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN => error.rethrow(),
-                    code => Err(raised(code, report.message())),
-                }
-            })
-            .execute();
-        if result.is_ok() {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        result
     }
 }
 

@@ -18,7 +18,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 pub use self::columns::{Columns, Tables};
 use self::columns::{Reader, Source};
 use super::UNIX_EPOCH_OFFSET;
-use super::subtransaction::attempt;
+use super::subtransaction::try_to;
 
 /// What a value turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,7 +274,7 @@ fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
 /// the value and not the row.
 fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     let start = out.len();
-    match attempt(|| append_output(output, datum, out)) {
+    match try_to(|| append_output(output, datum, out)) {
         Ok(()) => Form::Text,
         Err(_) => {
             out.truncate(start);
