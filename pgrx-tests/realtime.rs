@@ -1,5 +1,6 @@
 //! Events through Supabase Realtime, and who hears them.
 
+mod attacks;
 mod hazards;
 mod join;
 mod matrix;

@@ -39,7 +39,7 @@ fn assert_only_warned(session: &mut Session, why: &str) {
 
 /// What is changed in Realtime, what the WARNING then says, and the row of `check()` that tells it
 /// beforehand.
-const OBSTACLES: [(&str, &str, &str); 9] = [
+const OBSTACLES: [(&str, &str, &str); 12] = [
     (
         "DO $$ DECLARE t regclass; BEGIN
              FOR t IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'realtime.messages'::regclass
@@ -82,6 +82,26 @@ const OBSTACLES: [(&str, &str, &str); 9] = [
         "DROP POLICY \"civic channels\" ON realtime.messages",
         "the channels are not guarded",
         "policy \"civic channels\" on realtime.messages",
+    ),
+    (
+        "DROP POLICY \"civic channels\" ON realtime.messages;
+         CREATE POLICY \"civic channels\" ON realtime.messages FOR SELECT USING (true)",
+        "the channels are not guarded",
+        "policy \"civic channels\" on realtime.messages",
+    ),
+    (
+        "ALTER TABLE realtime.messages DISABLE ROW LEVEL SECURITY",
+        "the channels are not guarded",
+        "row security of realtime.messages",
+    ),
+    // Only a query that the server cancels is cancelled.
+    (
+        "CREATE FUNCTION public.cancels() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'not cancelled' USING errcode = '57014'; END $$;
+         CREATE TRIGGER cancels BEFORE INSERT ON realtime.messages
+             FOR EACH ROW EXECUTE FUNCTION public.cancels()",
+        "realtime.send raised: not cancelled",
+        "realtime.send",
     ),
 ];
 

@@ -17,7 +17,7 @@ use pgrx::prelude::*;
 use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
 use crate::pg::subtransaction::{self, try_to};
 use crate::pg::{self, transaction::Observer};
-use crate::relay::pending::{Events, Pending};
+use crate::relay::pending::Pending;
 use crate::settings::EventTransport;
 
 /// After so many events in a row that are refused the rest is not tried: it would be refused too.
@@ -34,22 +34,27 @@ struct State {
 
 thread_local! {
     static STATE: RefCell<State> = RefCell::default();
-    /// Subtransactions of this process that were rolled back.
-    static ROLLED_BACK: Cell<u64> = const { Cell::new(0) };
+    /// The level at which `realtime.send` is being called, and whether a subtransaction of its own
+    /// was rolled back since. Those within are other code's, and may be as it means them to be.
+    static SENDING: Cell<(i32, bool)> = const { Cell::new((0, false)) };
 }
 
 /// Keeps an event for the commit, where the transport says so. Neither text holds a NUL, and both
 /// keep NOTIFY's limits.
 pub fn accept(transport: EventTransport, topic: &CStr, payload: &CStr) {
-    STATE.with_borrow_mut(|State { is_installed, pending }| {
-        let is_wanted = match transport {
-            EventTransport::Listed { realtime, .. } => realtime,
-            EventTransport::Auto => *is_installed.get_or_insert_with(door::is_installed),
-        };
-        if is_wanted {
-            pending.push(pg::transaction::level(), topic, payload);
+    let is_wanted = match transport {
+        EventTransport::Listed { realtime, .. } => realtime,
+        // Nothing is borrowed meanwhile: to ask may be to wait, and there the session may be ended.
+        EventTransport::Auto => {
+            let known = STATE.with_borrow(|state| state.is_installed);
+            let is_installed = known.unwrap_or_else(door::is_installed);
+            STATE.with_borrow_mut(|state| state.is_installed = Some(is_installed));
+            is_installed
         }
-    });
+    };
+    if is_wanted {
+        STATE.with_borrow_mut(|state| state.pending.push(pg::transaction::level(), topic, payload));
+    }
 }
 
 /// How the sending of some events went.
@@ -89,38 +94,66 @@ impl Tally {
 }
 
 /// Sends one event, and says whether it was stored. `realtime.send` returns normally then too, with a
-/// warning: that a subtransaction was rolled back in it tells of the error that it caught.
+/// warning: that its own subtransaction was rolled back tells of the error that it caught.
 fn send(sender: &Sender, topic: &CStr, payload: &CStr) -> bool {
-    let before = ROLLED_BACK.get();
+    SENDING.set((pg::transaction::level(), false));
     sender.send(topic, payload);
-    ROLLED_BACK.get() == before
+    let (_, is_rolled_back) = SENDING.take();
+    !is_rolled_back
 }
 
-/// Sends what it can.
-fn send_all<'a>(sender: &Sender, events: impl Fn() -> Events<'a>) -> Tally {
-    let together = try_to(|| {
-        sender.act(Warnings::Silenced, || {
-            let mut tally = Tally::begin();
-            for (topic, payload) in events() {
-                tally.count(Ok(send(sender, topic, payload)));
-                if tally.is_hopeless() {
-                    break;
-                }
-            }
-            tally
-        })
-    });
-    together.unwrap_or_else(|_| {
-        // An event that raises an error must not cost the others, so now each one alone.
-        let mut tally = Tally::begin();
-        for (topic, payload) in events() {
-            tally.count(try_to(|| sender.act(Warnings::Silenced, || send(sender, topic, payload))));
-            if tally.is_hopeless() {
+/// Sends events as the owner of the table, where that is guarded.
+fn send_each<'a>(
+    events: impl Iterator<Item = (&'a CStr, &'a CStr)>,
+    mut count: impl FnMut(bool) -> bool,
+) -> Result<(), Obstacle> {
+    let sender = door::sender()?;
+    sender.act(Warnings::Silenced, || {
+        if !sender.is_guarded() {
+            return Err(Obstacle::Unguarded);
+        }
+        for (topic, payload) in events {
+            if !count(send(&sender, topic, payload)) {
                 break;
             }
         }
-        tally
+        Ok(())
     })
+}
+
+/// Sends what it can.
+fn send_all(pending: &Pending) -> Result<Tally, Obstacle> {
+    let together = try_to(|| {
+        let mut tally = Tally::begin();
+        send_each(pending.events(), |is_stored| {
+            tally.count(Ok(is_stored));
+            !tally.is_hopeless()
+        })
+        .map(|()| tally)
+    });
+    if let Ok(result) = together {
+        return result;
+    }
+    // An event that raises an error must not cost the others, so now each one alone.
+    let mut tally = Tally::begin();
+    for event in pending.events() {
+        let mut is_stored = false;
+        let sent = try_to(|| {
+            send_each(std::iter::once(event), |stored| {
+                is_stored = stored;
+                true
+            })
+        });
+        match sent {
+            Ok(Ok(())) => tally.count(Ok(is_stored)),
+            Ok(Err(obstacle)) => return Err(obstacle),
+            Err(error) => tally.count(Err(error)),
+        }
+        if tally.is_hopeless() {
+            break;
+        }
+    }
+    Ok(tally)
 }
 
 /// Sends the transaction's events. Nothing is borrowed meanwhile: it runs other people's code.
@@ -130,16 +163,15 @@ fn flush() {
         return;
     }
     let count = pending.events().count();
-    let lost = match door::sender() {
+    let lost = match send_all(&pending) {
         Err(obstacle) => {
             let (why, hint) = explain(obstacle);
             Some((count, why.to_owned(), hint))
         }
-        Ok(sender) => {
-            let tally = send_all(&sender, || pending.events());
+        Ok(tally) => {
             let lost = count - tally.sent;
             (lost > 0).then(|| {
-                let (why, hint) = explain_refusal(&sender, tally.error);
+                let (why, hint) = explain_refusal(tally.error);
                 (lost, why, hint)
             })
         }
@@ -205,11 +237,12 @@ pub fn explain(obstacle: Obstacle) -> (&'static str, &'static str) {
 }
 
 /// The same, where the function was called and did not store the message.
-fn explain_refusal(sender: &Sender, error: Option<String>) -> (String, &'static str) {
+fn explain_refusal(error: Option<String>) -> (String, &'static str) {
     const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
     // As the table's owner too: under a search_path that is not the caller's.
     let has_partition =
-        try_to(|| sender.act(Warnings::Silenced, has_partition_now)).unwrap_or(true);
+        try_to(|| door::sender().map(|sender| sender.act(Warnings::Silenced, has_partition_now)));
+    let has_partition = has_partition.ok().and_then(Result::ok).unwrap_or(true);
     match error {
         Some(error) => (format!("realtime.send raised: {error}"), CHECK),
         None if !has_partition => (
@@ -269,7 +302,8 @@ impl Observer for Broadcast {
     }
 
     fn subtransaction_aborted(level: i32) {
-        ROLLED_BACK.set(ROLLED_BACK.get() + 1);
+        let (sending, is_rolled_back) = SENDING.get();
+        SENDING.set((sending, is_rolled_back || sending > 0 && level == sending + 1));
         STATE.with_borrow_mut(|state| state.pending.roll_back(level));
     }
 }

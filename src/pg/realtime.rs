@@ -5,15 +5,10 @@
 //! whoever changed a ticket: it runs as the table's owner, restricted as the server restricts
 //! maintenance and logical replication, under a search_path that nobody else can put names into.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{PgMemoryContexts, direct_function_call};
-
-unsafe extern "C-unwind" {
-    /// A policy of a table, by its name (commands/policy.h).
-    fn get_relation_policy_oid(relation: Oid, name: *const c_char, missing_ok: bool) -> Oid;
-}
 
 /// The restrictive policy that guards our topics.
 pub const GUARD: &CStr = c"civic channels";
@@ -40,6 +35,7 @@ pub enum Obstacle {
 /// How an event gets to Realtime.
 pub struct Sender {
     function: Oid,
+    table: Oid,
     /// Who owns the table of messages: as whom the function runs.
     owner: Oid,
 }
@@ -69,12 +65,7 @@ pub fn sender() -> Result<Sender, Obstacle> {
     if !may_act_as(author, owner) {
         return Err(Obstacle::ForeignFunction);
     }
-    // SAFETY: an index look-up; the name ends in NUL.
-    let guard = unsafe { get_relation_policy_oid(table, GUARD.as_ptr(), true) };
-    if guard == pg_sys::InvalidOid {
-        return Err(Obstacle::Unguarded);
-    }
-    Ok(Sender { function, owner })
+    Ok(Sender { function, table, owner })
 }
 
 fn send_function() -> Option<Oid> {
@@ -153,6 +144,32 @@ impl Sender {
         may_act_as(unsafe { pg_sys::GetUserId() }, self.owner)
     }
 
+    /// Whether the policy that guards our topics holds: row security is on, and the policy of this
+    /// name is restrictive and for every command. It waits for the table's lock, so call it within
+    /// [`Sender::act`], which waits a second at most.
+    pub fn is_guarded(&self) -> bool {
+        // SAFETY: the table is open while its policies are read, as the server keeps them for it: a
+        // list of policies, each with a name that ends in NUL.
+        unsafe {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let table = pg_sys::relation_open(self.table, lock);
+            let mut is_guarded = false;
+            if (*(*table).rd_rel).relrowsecurity && !(*table).rd_rsdesc.is_null() {
+                let policies = (*(*table).rd_rsdesc).policies;
+                let count = if policies.is_null() { 0 } else { (*policies).length as usize };
+                for place in 0..count {
+                    let element = (*(*policies).elements.add(place)).ptr_value;
+                    let policy = &*element.cast::<pg_sys::RowSecurityPolicy>();
+                    is_guarded |= CStr::from_ptr(policy.policy_name) == GUARD
+                        && !policy.permissive
+                        && policy.polcmd as u8 == b'*';
+                }
+            }
+            pg_sys::relation_close(table, lock);
+            is_guarded
+        }
+    }
+
     /// Runs an action as the owner of the table. Where it raises an error, the subtransaction around
     /// it puts everything back.
     pub fn act<R>(&self, warnings: Warnings, action: impl FnOnce() -> R) -> R {
@@ -178,7 +195,8 @@ impl Sender {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             let result = action();
             pg_sys::PopActiveSnapshot();
-            pg_sys::AtEOXact_GUC(true, level);
+            // With what that code has set: else its search_path would be the caller's from now on.
+            pg_sys::AtEOXact_GUC(false, level);
             pg_sys::SetUserIdAndSecContext(user, context);
             result
         }

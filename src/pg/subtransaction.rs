@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 /// Runs an action in a subtransaction of its own. Where it gives an error, or raises one, which
 /// `raised` makes of its SQLSTATE and message, nothing of what it did is left. A cancelled query
-/// stays cancelled.
+/// stays cancelled; an error that only has the SQLSTATE of one does not.
 pub fn attempt<R, E>(
     action: impl FnOnce() -> Result<R, E>,
     raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
@@ -51,17 +51,23 @@ fn run<R, E>(
             end(is_kept && result.is_ok());
             result
         }))
-        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
-            end(false);
-            error.rethrow()
-        })
         .catch_others(move |error| {
             end(false);
             use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
             let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) =
-                error;
+                &error;
+            if is_cancellation(report) {
+                error.rethrow()
+            }
             Err(raised(report.sql_error_code(), report.message()))
         })
         .execute()
     }
+}
+
+/// Whether the server itself has cancelled the query. Any function may raise an error of this
+/// SQLSTATE; only the server does so in the place where it answers interrupts.
+fn is_cancellation(report: &pg_sys::panic::ErrorReportWithLevel) -> bool {
+    report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+        && report.function_name() == Some("ProcessInterrupts")
 }

@@ -93,7 +93,10 @@ fn row_security() -> Result<Finding, Error> {
 /// Tries it: a message is sent, and taken back.
 fn send() -> Result<Finding, Error> {
     let component = "realtime.send";
-    let sender = match door::sender() {
+    let guarded = |sender: door::Sender| {
+        if sender.is_guarded() { Ok(sender) } else { Err(Obstacle::Unguarded) }
+    };
+    let sender = match door::sender().and_then(guarded) {
         Ok(sender) => sender,
         Err(obstacle) => {
             let (why, _) = explain(obstacle);
