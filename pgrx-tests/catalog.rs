@@ -269,6 +269,31 @@ fn every_function_is_called_by_those_who_are_listed_here() {
 }
 
 #[test]
+fn the_table_is_read_by_people_but_for_the_address_and_by_the_servers_side() {
+    let mut session = Database::plain().superuser();
+    let given = session.column(
+        "SELECT concat_ws(' ', 'table', grantee::regrole, privilege_type)
+         FROM pg_class, aclexplode(relacl)
+         WHERE oid = 'civic.media_jobs'::regclass AND grantee <> relowner
+         UNION ALL
+         SELECT DISTINCT concat_ws(' ', 'columns', grantee::regrole, privilege_type)
+         FROM pg_attribute, aclexplode(attacl) WHERE attrelid = 'civic.media_jobs'::regclass
+         UNION ALL
+         SELECT concat_ws(' ', 'policy', roles, cmd) FROM pg_policies WHERE schemaname = 'civic'",
+    );
+    let expected = [
+        "table service_role SELECT",
+        "columns authenticated SELECT",
+        "policy {authenticated} SELECT",
+    ];
+    assert_eq!(given, expected);
+    let hidden = "SELECT attname FROM pg_attribute
+                  WHERE attrelid = 'civic.media_jobs'::regclass AND attnum > 0
+                    AND NOT has_column_privilege('authenticated', attrelid, attnum, 'SELECT')";
+    assert_eq!(session.column(hidden), ["media_url"]);
+}
+
+#[test]
 fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_path() {
     let mut session = Database::plain().superuser();
     let definers = "SELECT oid::regprocedure FROM pg_proc

@@ -63,15 +63,22 @@ $$;
 REVOKE ALL ON civic.media_jobs FROM PUBLIC;
 
 -- Whoever may read the file sees its job, but for the address that it comes from: that opens the
--- file for some time, without any policy.
+-- file for some time, without any policy. Claims are believed from `authenticated` alone: another
+-- role could write what it likes into them.
 ALTER TABLE civic.media_jobs ENABLE ROW LEVEL SECURITY;
-CREATE POLICY "civic read" ON civic.media_jobs FOR SELECT TO PUBLIC
-    USING (tenant_id OPERATOR(pg_catalog.=) civic.tenant_id()
-           AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
-GRANT SELECT (id, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
-              next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
-              former_bucket, content_type, file_size, media_content_type)
-    ON civic.media_jobs TO PUBLIC;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
+        CREATE POLICY "civic read" ON civic.media_jobs FOR SELECT TO authenticated
+            USING (tenant_id OPERATOR(pg_catalog.=) civic.tenant_id()
+                   AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
+        GRANT SELECT (id, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
+                      next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
+                      former_bucket, content_type, file_size, media_content_type)
+            ON civic.media_jobs TO authenticated;
+    END IF;
+END
+$$;
 
 COMMENT ON TABLE civic.media_jobs IS 'media that enqueue_media() was asked for, and how it goes';
 COMMENT ON COLUMN civic.media_jobs.state IS 'queued, running, done, failed or cancelled';

@@ -1,7 +1,8 @@
 //! Who sees which jobs, and who can do nothing to them.
 
 use super::{PHOTO, TICKET, Town, literal};
-use crate::pg_tests::support::{OTHER_TENANT, Session, TENANT, claims};
+use crate::pg_tests::support::cluster::Cluster;
+use crate::pg_tests::support::{OTHER_TENANT, SUPABASE, Session, TENANT, claims};
 
 /// A database without a worker, with an ordinary and a sensitive job of each of two municipalities.
 fn four_jobs() -> (Town, String) {
@@ -42,13 +43,62 @@ fn a_person_sees_the_jobs_of_the_files_that_he_may_read() {
         assert_eq!(sees(&mut session), expected, "{tenant} {role}");
         session.reset_role();
     }
-    for role in ["anon", "authenticated"] {
-        session.run(&format!("SET ROLE {role}; RESET request.jwt.claims"));
-        assert_eq!(sees(&mut session), Vec::<String>::new(), "{role} without claims");
-        session.reset_role();
-    }
+    session.run("SET ROLE authenticated; RESET request.jwt.claims");
+    assert_eq!(sees(&mut session), Vec::<String>::new(), "without claims");
+    session.reset_role();
     session.run("SET ROLE service_role");
     assert_eq!(sees(&mut session).len(), 4);
+}
+
+#[test]
+fn a_role_with_claims_of_its_own_making_sees_no_jobs() {
+    let (town, name) = four_jobs();
+    let mut session = town.cluster.superuser_of(&name);
+    session.run("CREATE ROLE reporter");
+    for role in ["reporter", "anon"] {
+        for tenant in [TENANT, OTHER_TENANT] {
+            session.acts_as(role, &claims(tenant, "saps_liaison"));
+            for columns in ["id", "ticket_id", "path", "count(*)"] {
+                let sql = format!("SELECT {columns} FROM civic.media_jobs");
+                assert_eq!(session.sqlstate(&sql), "42501", "{role}: {columns}");
+            }
+            session.reset_role();
+        }
+    }
+    // A grant by itself opens nothing, either: the policy is for `authenticated`.
+    session.run("GRANT SELECT ON civic.media_jobs TO reporter");
+    session.acts_as("reporter", &claims(TENANT, "saps_liaison"));
+    assert_eq!(sees(&mut session), Vec::<String>::new());
+    session.reset_role();
+    session.run("DROP OWNED BY reporter; DROP ROLE reporter");
+}
+
+#[test]
+fn roles_made_after_the_extension_see_no_jobs_until_the_fix_has_run() {
+    let cluster = Cluster::start(&[]);
+    let mut session = cluster.superuser();
+    session.run("CREATE EXTENSION pg_civic");
+    session.run(SUPABASE);
+    let given = "SELECT (SELECT count(*) FROM pg_policies WHERE schemaname = 'civic')
+                      + (SELECT count(*) FROM pg_class c, aclexplode(c.relacl) acl
+                         WHERE c.oid = 'civic.media_jobs'::regclass AND acl.grantee <> c.relowner)
+                      + (SELECT count(*) FROM pg_attribute
+                         WHERE attrelid = 'civic.media_jobs'::regclass AND attacl IS NOT NULL)";
+    assert_eq!(session.text(given), "0");
+    let fixes = "SELECT fix FROM civic.check()
+                 WHERE component LIKE 'storage service for %' AND NOT ok";
+    let found = session.column(fixes);
+    assert_eq!(found.len(), 2, "{found:?}");
+    for fix in found {
+        session.run(&fix);
+    }
+    assert_eq!(session.column(fixes), Vec::<String>::new());
+    session.acts_as("authenticated", &claims(TENANT, "saps_liaison"));
+    assert_eq!(sees(&mut session), Vec::<String>::new());
+    assert_eq!(session.sqlstate("SELECT media_url FROM civic.media_jobs"), "42501");
+    session.reset_role();
+    session.acts_as("anon", &claims(TENANT, "saps_liaison"));
+    assert_eq!(session.sqlstate("SELECT id FROM civic.media_jobs"), "42501");
 }
 
 #[test]
@@ -152,7 +202,11 @@ fn default_privileges_give_nobody_rights_on_the_table() {
         "SELECT grantee::regrole || ' ' || privilege_type
          FROM pg_class, aclexplode(relacl)
          WHERE oid = 'civic.media_jobs'::regclass AND grantee <> relowner
-           AND grantee::regrole::text <> 'service_role'",
+           AND grantee::regrole::text <> 'service_role'
+         UNION ALL
+         SELECT grantee::regrole || ' ' || attname
+         FROM pg_attribute, aclexplode(attacl)
+         WHERE attrelid = 'civic.media_jobs'::regclass AND grantee::regrole::text <> 'authenticated'",
     );
     assert_eq!(grants, Vec::<String>::new());
     session.run("SET ROLE \"Careless\"");

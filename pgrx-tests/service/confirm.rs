@@ -176,7 +176,7 @@ fn a_file_id_that_another_municipality_has_taken_looks_absent_too() {
         &mut database.superuser(),
         "evidence",
         &format!("{OTHER_TENANT}/{FILE}/mine.jpg"),
-        "somebody",
+        SUB,
     );
     let mut thief = database.authenticated(&claims(OTHER_TENANT, "citizen"));
     assert_eq!(seen(&mut thief, "evidence"), absent);
@@ -219,6 +219,71 @@ fn a_manager_does_not_confirm_what_somebody_else_filed() {
     let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
     assert_eq!(database.authenticated(&nobody).sqlstate(&confirm("gbv-evidence")), "P0002");
     assert!(recorded(&database).is_empty());
+}
+
+#[test]
+fn nobody_is_recorded_as_the_author_of_anothers_upload() {
+    let database = uploaded("evidence");
+    let bob =
+        |role: &str| claims(TENANT, role).replace(SUB, "b0b00000-0000-4000-8000-000000000000");
+    let absent = seen(&mut Database::guarded().authenticated(&bob("citizen")), "evidence");
+    for role in ["citizen", "manager", "saps_liaison", "admin"] {
+        let mut session = database.authenticated(&bob(role));
+        assert_eq!(session.text("SELECT count(*) FROM storage.objects"), "1", "{role} reads it");
+        assert_eq!(seen(&mut session, "evidence"), absent, "{role}");
+    }
+    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
+    assert_eq!(seen(&mut database.authenticated(&nobody), "evidence"), absent, "without a user");
+    assert!(recorded(&database).is_empty());
+    database.person(TENANT, "citizen").text(&confirm("evidence"));
+    assert_eq!(seen(&mut database.authenticated(&bob("admin")), "evidence"), absent, "recorded");
+    let row: Value = serde_json::from_str(&recorded(&database)[0]).expect("JSON");
+    assert_eq!(row["created_by"], SUB);
+}
+
+#[test]
+fn what_the_servers_side_has_stored_is_nobodys_upload() {
+    let database = Database::guarded();
+    // As the worker stores WhatsApp media: the folder is the ticket's, and nobody owns the file.
+    let metadata = r#"'{"size": 1234, "mimetype": "image/jpeg"}'"#;
+    for bucket in ["evidence", "gbv-evidence"] {
+        database.superuser().run(&format!(
+            "INSERT INTO storage.objects (bucket_id, name, metadata)
+             VALUES ('{bucket}', '{TENANT}/{FILE}/whatsapp.jpg', {metadata})"
+        ));
+    }
+    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
+    for bucket in ["evidence", "gbv-evidence"] {
+        for role in ["citizen", "manager", "admin"] {
+            let state = database.person(TENANT, role).sqlstate(&confirm(bucket));
+            assert_eq!(state, "P0002", "{bucket} {role}");
+        }
+        assert_eq!(database.authenticated(&nobody).sqlstate(&confirm(bucket)), "P0002", "{bucket}");
+    }
+    assert!(recorded(&database).is_empty());
+}
+
+#[test]
+fn older_storage_says_who_has_uploaded_in_another_column() {
+    let database = uploaded("evidence");
+    let mut superuser = database.superuser();
+    let mut session = database.person(TENANT, "citizen");
+    let somebody = "b0b00000-0000-4000-8000-000000000000";
+    // Where both are there, the newer one counts.
+    for (owner_id, owner, state) in [(somebody, SUB, Some("P0002")), (SUB, somebody, None)] {
+        superuser
+            .run(&format!("UPDATE storage.objects SET owner_id = '{owner_id}', owner = '{owner}'"));
+        session.run("BEGIN");
+        match state {
+            Some(state) => assert_eq!(session.sqlstate(&confirm("evidence")), state),
+            None => drop(session.text(&confirm("evidence"))),
+        }
+        session.run("ROLLBACK");
+    }
+    superuser.run("ALTER TABLE storage.objects DROP owner_id");
+    assert_eq!(session.sqlstate(&confirm("evidence")), "P0002");
+    superuser.run(&format!("UPDATE storage.objects SET owner = '{SUB}'"));
+    session.text(&confirm("evidence"));
 }
 
 #[test]

@@ -48,7 +48,10 @@ pub const SECRETS: [&str; 3] = ["civic.service_key", "civic.jwt_secret", "civic.
 
 /// The Storage API's URL, without a slash at its end.
 pub fn storage_url() -> Option<String> {
-    let without_slash = |url: String| url.trim_end_matches('/').to_owned();
+    let without_slash = |mut url: String| {
+        url.truncate(url.trim_end_matches('/').len());
+        url
+    };
     match text(&STORAGE_URL) {
         Some(url) => Some(without_slash(url)),
         None => text(&SUPABASE_URL).map(|url| without_slash(url) + "/storage/v1"),
@@ -107,10 +110,12 @@ fn bytes(kilobytes: &GucSetting<i32>) -> u64 {
     u64::from(kilobytes.get().unsigned_abs()) * 1024
 }
 
-/// The value; `None` where it is empty or not UTF-8.
+/// The value; `None` where it is empty or not UTF-8. Trimmed where it is: links ask for it each time.
 fn text(setting: &Text) -> Option<String> {
-    let value = setting.get()?.into_string().ok()?;
-    Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+    let mut value = setting.get()?.into_string().ok()?;
+    value.truncate(value.trim_end().len());
+    value.drain(..value.len() - value.trim_start().len());
+    Some(value).filter(|value| !value.is_empty())
 }
 
 pub(super) fn define() {

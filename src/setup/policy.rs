@@ -134,6 +134,18 @@ pub const POLICIES: [Policy; 8] = [
     },
 ];
 
+/// The extension's script makes it, where the role is there. `check()` tells where it is not.
+pub const OF_MEDIA_JOBS: Policy = Policy {
+    schema: "civic",
+    table: "media_jobs",
+    name: "civic read",
+    is_permissive: true,
+    command: "SELECT",
+    role: AUTHENTICATED,
+    using: Some("((tenant_id = civic.tenant_id()) AND (bucket = ANY (civic.readable_buckets())))"),
+    check: None,
+};
+
 /// The policies of the application's own migrations, which these replace.
 pub const OF_THE_MIGRATIONS: [&str; 6] = [
     "Authenticated users upload evidence",
@@ -176,11 +188,12 @@ impl Policy {
         })
     }
 
-    pub fn create(&self) -> Result<(), Error> {
+    /// What makes it.
+    pub fn statement(&self) -> String {
         let clause = |keyword: &str, expression: Option<&str>| {
             expression.map(|expression| format!(" {keyword} ({expression})")).unwrap_or_default()
         };
-        let statement = format!(
+        format!(
             "CREATE POLICY {} ON {}.{} AS {} FOR {} TO {}{}{}",
             quote_identifier(self.name),
             self.schema,
@@ -190,8 +203,11 @@ impl Policy {
             self.role,
             clause("USING", self.using),
             clause("WITH CHECK", self.check),
-        );
-        catalog::execute(&statement, &[])
+        )
+    }
+
+    pub fn create(&self) -> Result<(), Error> {
+        catalog::execute(&self.statement(), &[])
     }
 
     pub fn drop(&self) -> Result<(), Error> {

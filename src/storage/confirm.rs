@@ -11,7 +11,8 @@ use crate::error::{Error, ServiceError};
 use crate::pg::role::acting_as;
 use crate::settings::{self, Access, service};
 
-/// Records the caller's upload and gives its row; the same one at each call.
+/// Records the caller's upload and gives its row; the same one at each call. Nobody confirms what
+/// somebody else has uploaded, or the server's side has: the row is evidence of who did.
 ///
 /// Nothing is looked for outside the caller's own folder, so what another municipality has there
 /// makes no difference, to the answer or to the time that it takes.
@@ -22,12 +23,13 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
     let no_upload = || Error::from(ServiceError::NoUpload { file_id: file_id.to_owned() });
     let (identity, access) = (claims::identity()?, settings::access());
     let tenant_id = identity.tenant_id().ok_or_else(no_upload)?;
+    let user_id = identity.user_id().ok_or_else(no_upload)?;
     let folder = format!("{tenant_id}/{file_id}");
     let is_readable = access::readable_buckets(&identity, &access).contains(&bucket);
     let found = if is_readable {
-        object::uploaded(bucket.id(), &folder, identity.user_id(), false)?
+        object::uploaded_by(user_id, bucket.id(), &folder)?
     } else {
-        own_unreadable(&identity, &access, bucket, &folder)?
+        unreadable(user_id, &identity, &access, bucket, &folder)?
     };
     let object = found.ok_or_else(no_upload)?;
 
@@ -42,7 +44,7 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
         size: object.size,
         purpose,
         source: "web",
-        created_by: identity.user_id(),
+        created_by: Some(user_id),
     };
     if let Some(row) = attachments.find_recorded(&attachment)? {
         // Whoever may not read the file may not read what is written of it from now on, either.
@@ -58,7 +60,8 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
 
 /// A file that the caller may upload and not read, and that he has uploaded himself. It is looked up
 /// as the owner of Storage's table, in the caller's own folder.
-fn own_unreadable(
+fn unreadable(
+    user_id: &str,
     identity: &Identity,
     access: &Access,
     bucket: Bucket,
@@ -66,9 +69,8 @@ fn own_unreadable(
 ) -> Result<Option<Object>, Error> {
     let may_upload =
         access::can_upload(identity, access, bucket.id(), &format!("{folder}/filename"));
-    let (Some(user_id), Some(owner), true) = (identity.user_id(), object::owner()?, may_upload)
-    else {
+    let (Some(owner), true) = (object::owner()?, may_upload) else {
         return Ok(None);
     };
-    acting_as(owner, || object::uploaded(bucket.id(), folder, Some(user_id), true))
+    acting_as(owner, || object::uploaded_by(user_id, bucket.id(), folder))
 }

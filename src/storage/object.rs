@@ -42,17 +42,13 @@ pub fn exists(bucket: &str, name: &str) -> Result<bool, Error> {
     })
 }
 
-/// The file that was uploaded to a folder, `{tenant}/{id}/`, and that the current user sees: his own
-/// where there are several, else the first. `only_own` narrows it to his own.
+/// The file that this person has uploaded to a folder, `{tenant}/{id}/`, and that the current user
+/// sees; the first where there are several.
 ///
-/// The Storage API adds the row when the file is there, with its size. Newer versions keep rows of
-/// files that are gone, in columns that older ones lack.
-pub fn uploaded(
-    bucket: &str,
-    folder: &str,
-    user_id: Option<&str>,
-    only_own: bool,
-) -> Result<Option<Object>, Error> {
+/// The Storage API adds the row when the file is there, with its size, and says who has uploaded it:
+/// older versions in `owner` alone. Newer ones keep rows of files that are gone. Columns that one of
+/// them lacks are looked for in the row's JSON. What the server's side has uploaded is nobody's.
+pub fn uploaded_by(user_id: &str, bucket: &str, folder: &str) -> Result<Option<Object>, Error> {
     let start = format!("{folder}/");
     // '0' follows '/'.
     let end = format!("{folder}0");
@@ -67,16 +63,12 @@ pub fn uploaded(
              AND pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'archived_at' IS NULL
              AND pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'is_delete_marker'
                      IS DISTINCT FROM 'true'
-             AND (NOT $5 OR o.owner_id OPERATOR(pg_catalog.=) $4)
-           ORDER BY o.owner_id OPERATOR(pg_catalog.=) $4 DESC NULLS LAST, o.created_at, o.name
+             AND COALESCE(pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'owner_id',
+                          pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'owner')
+                     OPERATOR(pg_catalog.=) $4
+           ORDER BY o.created_at, o.name
            LIMIT 1"#,
-        &[
-            bucket.into(),
-            start.into(),
-            end.into(),
-            user_id.map(str::to_owned).into(),
-            only_own.into(),
-        ],
+        &[bucket.into(), start.into(), end.into(), user_id.into()],
         |row| {
             Ok(Object {
                 name: row.get(1)?.unwrap_or_default(),

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::service::secrets_are_safe;
 use crate::settings::service as settings;
 use crate::setup::files;
-use crate::setup::policy::has_role;
+use crate::setup::policy::{AUTHENTICATED, OF_MEDIA_JOBS, State, has_role};
 use crate::storage::attachment::Attachments;
 
 pub fn findings() -> Result<Vec<Finding>, Error> {
@@ -133,7 +133,8 @@ fn attachments() -> Result<Finding, Error> {
     })
 }
 
-/// The functions that a role of Supabase needs, which may have been made after the extension.
+/// The functions that a role of Supabase needs, which may have been made after the extension. What it
+/// reads is in [`media_jobs`].
 const GRANTS: [(&str, &[&str]); 2] = [
     (
         "service_role",
@@ -147,7 +148,7 @@ const GRANTS: [(&str, &[&str]); 2] = [
         ],
     ),
     (
-        "authenticated",
+        AUTHENTICATED,
         &["civic.confirm_upload(uuid, text)", "civic.get_signed_url(text, text, integer)"],
     ),
 ];
@@ -160,18 +161,56 @@ fn grants() -> Result<Vec<Finding>, Error> {
         }
         let component = format!("storage service for {role}");
         let functions: Vec<_> = functions.iter().map(|function| function.to_string()).collect();
-        let missing = catalog::texts(
+        let mut missing = catalog::texts(
             "SELECT function FROM pg_catalog.unnest($2) AS function
              WHERE NOT pg_catalog.has_function_privilege($1, function, 'EXECUTE')",
             &[role.into(), functions.into()],
         )?;
+        let mut fixes = vec![];
+        if !missing.is_empty() {
+            let functions = missing.join(", ");
+            fixes.push(format!("GRANT EXECUTE ON FUNCTION {functions} TO {role};"));
+        }
+        for (lacks, fix) in media_jobs(role)? {
+            missing.push(lacks);
+            fixes.push(fix);
+        }
         findings.push(if missing.is_empty() {
             good(component, "granted")
         } else {
-            let missing = missing.join(", ");
-            let fix = format!("GRANT EXECUTE ON FUNCTION {missing} TO {role};");
-            bad(component, format!("not granted: {missing}"), fix)
+            bad(component, format!("not granted: {}", missing.join(", ")), fixes.join(" "))
         });
     }
     Ok(findings)
+}
+
+/// What a role lacks to see the jobs that it may see, each with the statement that mends it.
+fn media_jobs(role: &str) -> Result<Vec<(String, String)>, Error> {
+    let is_person = role == AUTHENTICATED;
+    // Where media comes from is for the server's side alone.
+    let columns = catalog::texts(
+        "SELECT pg_catalog.quote_ident(a.attname) FROM pg_catalog.pg_attribute a
+         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relname = 'media_jobs'
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'civic'
+         WHERE a.attnum > 0 AND NOT a.attisdropped AND NOT ($2 AND a.attname = 'media_url')
+           AND NOT pg_catalog.has_column_privilege($1, c.oid, a.attnum, 'SELECT')
+         ORDER BY a.attnum",
+        &[role.into(), is_person.into()],
+    )?;
+    let mut missing = vec![];
+    if !columns.is_empty() {
+        let columns = if is_person { format!(" ({})", columns.join(", ")) } else { String::new() };
+        let fix = format!("GRANT SELECT{columns} ON civic.media_jobs TO {role};");
+        missing.push(("SELECT on civic.media_jobs".to_owned(), fix));
+    }
+    let state = if is_person { OF_MEDIA_JOBS.state()? } else { State::Installed };
+    if state != State::Installed {
+        let drop = if state == State::Different {
+            format!("DROP POLICY \"{}\" ON civic.media_jobs; ", OF_MEDIA_JOBS.name)
+        } else {
+            String::new()
+        };
+        missing.push((OF_MEDIA_JOBS.component(), format!("{drop}{};", OF_MEDIA_JOBS.statement())));
+    }
+    Ok(missing)
 }
