@@ -300,6 +300,34 @@ fn a_ticket_that_becomes_sensitive_while_its_media_travels_takes_it_behind_the_f
 }
 
 #[test]
+fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
+    let mut town = Town::new();
+    town.session.run(&format!(
+        "INSERT INTO tickets (id, tenant_id) SELECT gen_random_uuid(), '{TENANT}' FROM generate_series(1, 5);
+         CREATE FUNCTION public.dawdle() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+         CREATE TRIGGER dawdle BEFORE INSERT ON media_attachments FOR EACH ROW
+             WHEN (NEW.s3_bucket = 'evidence') EXECUTE FUNCTION public.dawdle()"
+    ));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    town.session.run(&format!(
+        "SELECT civic.enqueue_media('{url}', 'image/jpeg', id::text, tenant_id::text) FROM tickets"
+    ));
+    // While the first is recorded, the others arrive.
+    let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done'";
+    wait_until("one is done", || town.session.text(done) == "1");
+    let sleeps = "SELECT count(*) FROM pg_stat_activity
+                  WHERE backend_type = 'pg_civic media' AND wait_event = 'PgSleep'";
+    wait_until("another is recorded", || town.session.text(sleeps) == "1");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    let ids = town.session.column("SELECT id FROM civic.media_jobs");
+    assert!(ids.iter().all(|id| town.wait_for_end(id) == "done"));
+    town.session.run("DROP TRIGGER dawdle ON media_attachments; DROP FUNCTION public.dawdle()");
+    let open = "SELECT count(*) FROM civic.media_jobs WHERE bucket = 'evidence'";
+    assert_eq!(town.session.text(open), "2", "those that were recorded by then");
+}
+
+#[test]
 fn what_may_be_left_in_the_open_is_told_where_it_could_not_be_removed() {
     let mut town = Town::new();
     town.set("civic.media_attempts", "2");

@@ -99,6 +99,26 @@ fn a_ticket_that_becomes_sensitive_while_its_media_is_stored_leaves_nothing_in_t
 }
 
 #[test]
+fn a_transaction_with_an_old_snapshot_opens_no_firewall() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    add_ticket(&mut session, TENANT, false);
+    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        // One that has written reads otherwise than one that has not.
+        for first in ["SELECT 1", "SELECT pg_current_xact_id()"] {
+            session.run("UPDATE public.tickets SET is_sensitive = false");
+            let mut caller = town.service_role();
+            caller.run(&format!("BEGIN ISOLATION LEVEL {isolation}; {first}"));
+            let before = answer(&mut caller, &download(&town, TICKET, ""));
+            assert_eq!(before["bucket"], "evidence");
+            session.run("UPDATE public.tickets SET is_sensitive = true");
+            let after = answer(&mut caller, &download(&town, TICKET, ""));
+            assert_eq!(after["bucket"], "gbv-evidence", "{isolation}, {first}");
+        }
+    }
+}
+
+#[test]
 fn a_ticket_of_another_municipality_gets_no_media() {
     let town = Town::new();
     add_ticket(&mut town.superuser(), OTHER_TENANT, false);

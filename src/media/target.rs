@@ -67,7 +67,8 @@ pub fn target(
 }
 
 /// Whether a ticket's media is sensitive: where the caller says so, and where a ticket of this id is
-/// found that is not plainly not. Where none is found the caller is believed.
+/// found that is not plainly not. Where none is found the caller is believed. Tickets are read as others
+/// have committed them by now, however old the caller's snapshot is.
 ///
 /// Errors: the ticket is another municipality's (22023); the table cannot be read whole (55000). No
 /// answer is better than one that opens the firewall.
@@ -121,6 +122,14 @@ struct Found {
 }
 
 impl Found {
+    /// Of tenant and sensitivity. What is not plainly no is yes.
+    fn from_row(row: Vec<Option<String>>) -> Found {
+        let mut columns = row.into_iter();
+        let (tenant_id, sensitive) = (columns.next().flatten(), columns.next().flatten());
+        let is_sensitive = !sensitive.is_some_and(|text| is_plainly_no(text.as_bytes()));
+        Found { tenant_id, is_sensitive }
+    }
+
     fn is_of(&self, tenant_id: &str) -> bool {
         self.tenant_id.as_deref() == Some(tenant_id)
     }
@@ -199,21 +208,17 @@ impl Table {
             self.name
         );
         acting_as(self.owner, || {
-            // A policy that holds the owner too would hide tickets, and not say so.
-            let is_hidden = catalog::holds(
-                "SELECT pg_catalog.row_security_active($1::pg_catalog.oid)",
+            let rows = pg::latest::rows(&sql, &[id])?;
+            // A policy that holds the owner too would hide tickets, and not say so. Asked once they are
+            // read: from then on the table is locked, and nobody changes that.
+            let is_hidden = pg::latest::rows(
+                "SELECT 1 WHERE pg_catalog.row_security_active($1::pg_catalog.oid)",
                 &[self.oid.into()],
             )?;
-            if is_hidden {
+            if !is_hidden.is_empty() {
                 return Err(ServiceError::TicketsHidden { table: self.name.clone() }.into());
             }
-            catalog::rows(&sql, &[id], |row| {
-                let sensitive = row.get::<String>(2)?;
-                Ok(Found {
-                    tenant_id: row.get(1)?,
-                    is_sensitive: !sensitive.is_some_and(|text| is_plainly_no(text.as_bytes())),
-                })
-            })
+            Ok(rows.into_iter().map(Found::from_row).collect())
         })
     }
 }
