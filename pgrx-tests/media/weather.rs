@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::Answer;
+use civic_standin::{Answer, Options, Storage};
 use serde_json::json;
 
 use super::{PHOTO, TICKET, TOKEN, Town, wait_until};
@@ -365,6 +365,25 @@ fn media_waits_while_nobody_can_tell_whether_its_ticket_is_sensitive() {
     // Other jobs go on meanwhile, where there is no such ticket.
     town.session.run("ALTER TABLE tickets RENAME COLUMN municipality TO tenant_id");
     assert_eq!(town.wait_for_end(&id), "done");
+}
+
+#[test]
+fn media_waits_while_no_table_of_tickets_is_known() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.twilio.fails_first([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    town.session.run("DROP TRIGGER ticket_update_notify ON tickets");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    assert!(town.job(&id, "last_error").contains("no table of tickets"));
+    town.session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.job(&id, "bucket"), "gbv-evidence");
 }
 
 #[test]
