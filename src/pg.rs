@@ -4,6 +4,7 @@
 
 pub mod event_stream;
 mod firewall;
+pub mod latest;
 pub mod notify;
 mod presence;
 pub mod realtime;

@@ -81,6 +81,34 @@ fn nothing_of_that_owner_waits_for_the_end_of_the_workers_transaction() {
 }
 
 #[test]
+fn a_trigger_that_sleeps_or_feigns_a_cancellation_stops_its_own_job_alone() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let worker = town.worker();
+    for harm in ["RAISE query_canceled", "PERFORM pg_sleep(3600)"] {
+        town.session.run(&format!(
+            "CREATE OR REPLACE FUNCTION public.harm() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF NEW.ticket_id::text = '{TICKET}' THEN {harm}; END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE OR REPLACE TRIGGER harm BEFORE INSERT ON media_attachments
+                 FOR EACH ROW EXECUTE FUNCTION public.harm()"
+        ));
+        let harmed = town.enqueue(&url);
+        let other = "8f14e45f-ceea-467f-a83c-6d8b04dd5d31";
+        let others: Vec<_> = (0..3).map(|_| town.enqueue_as(&url, other, TENANT, false)).collect();
+        wait_until(harm, || town.job(&harmed, "last_error").contains("57014"));
+        for id in others {
+            assert_eq!(town.wait_for_end(&id), "done", "{harm}");
+        }
+        assert_eq!(town.worker(), worker, "{harm}: it is still the same");
+        town.session.run("DROP TRIGGER harm ON media_attachments");
+        assert_eq!(town.wait_for_end(&harmed), "done", "{harm}");
+    }
+}
+
+#[test]
 fn a_table_that_somebody_else_has_made_is_not_served() {
     let mut town = Town::apart(Storage::start(Options::default()));
     town.session.run("DROP EXTENSION pg_civic CASCADE");

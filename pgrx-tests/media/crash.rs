@@ -262,6 +262,7 @@ fn the_extension_can_be_dropped_while_files_travel_and_made_anew() {
     town.session.run("DROP EXTENSION pg_civic CASCADE");
     town.session.run("SELECT pg_reload_conf()");
     town.session.run("CREATE EXTENSION pg_civic");
+    town.session.run("SELECT count(*) FROM civic.setup('public.tickets')");
     let url = town.twilio.offer("image/jpeg", PHOTO);
     let id = town.enqueue(&url);
     town.is_done_once(&id, "after another CREATE EXTENSION");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::Answer;
+use civic_standin::{Answer, Options, Storage};
 use serde_json::json;
 
 use super::{PHOTO, TICKET, TOKEN, Town, wait_until};
@@ -300,6 +300,34 @@ fn a_ticket_that_becomes_sensitive_while_its_media_travels_takes_it_behind_the_f
 }
 
 #[test]
+fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
+    let mut town = Town::new();
+    town.session.run(&format!(
+        "INSERT INTO tickets (id, tenant_id) SELECT gen_random_uuid(), '{TENANT}' FROM generate_series(1, 5);
+         CREATE FUNCTION public.dawdle() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+         CREATE TRIGGER dawdle BEFORE INSERT ON media_attachments FOR EACH ROW
+             WHEN (NEW.s3_bucket = 'evidence') EXECUTE FUNCTION public.dawdle()"
+    ));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    town.session.run(&format!(
+        "SELECT civic.enqueue_media('{url}', 'image/jpeg', id::text, tenant_id::text) FROM tickets"
+    ));
+    // While the first is recorded, the others arrive.
+    let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done'";
+    wait_until("one is done", || town.session.text(done) == "1");
+    let sleeps = "SELECT count(*) FROM pg_stat_activity
+                  WHERE backend_type = 'pg_civic media' AND wait_event = 'PgSleep'";
+    wait_until("another is recorded", || town.session.text(sleeps) == "1");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    let ids = town.session.column("SELECT id FROM civic.media_jobs");
+    assert!(ids.iter().all(|id| town.wait_for_end(id) == "done"));
+    town.session.run("DROP TRIGGER dawdle ON media_attachments; DROP FUNCTION public.dawdle()");
+    let open = "SELECT count(*) FROM civic.media_jobs WHERE bucket = 'evidence'";
+    assert_eq!(town.session.text(open), "2", "those that were recorded by then");
+}
+
+#[test]
 fn what_may_be_left_in_the_open_is_told_where_it_could_not_be_removed() {
     let mut town = Town::new();
     town.set("civic.media_attempts", "2");
@@ -337,6 +365,25 @@ fn media_waits_while_nobody_can_tell_whether_its_ticket_is_sensitive() {
     // Other jobs go on meanwhile, where there is no such ticket.
     town.session.run("ALTER TABLE tickets RENAME COLUMN municipality TO tenant_id");
     assert_eq!(town.wait_for_end(&id), "done");
+}
+
+#[test]
+fn media_waits_while_no_table_of_tickets_is_known() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.twilio.fails_first([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    town.session.run("DROP TRIGGER ticket_update_notify ON tickets");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    assert!(town.job(&id, "last_error").contains("no table of tickets"));
+    town.session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.job(&id, "bucket"), "gbv-evidence");
 }
 
 #[test]

@@ -99,6 +99,52 @@ fn a_ticket_that_becomes_sensitive_while_its_media_is_stored_leaves_nothing_in_t
 }
 
 #[test]
+fn a_transaction_with_an_old_snapshot_opens_no_firewall() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    add_ticket(&mut session, TENANT, false);
+    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        // One that has written reads otherwise than one that has not.
+        for first in ["SELECT 1", "SELECT pg_current_xact_id()"] {
+            session.run("UPDATE public.tickets SET is_sensitive = false");
+            let mut caller = town.service_role();
+            caller.run(&format!("BEGIN ISOLATION LEVEL {isolation}; {first}"));
+            let before = answer(&mut caller, &download(&town, TICKET, ""));
+            assert_eq!(before["bucket"], "evidence");
+            session.run("UPDATE public.tickets SET is_sensitive = true");
+            let after = answer(&mut caller, &download(&town, TICKET, ""));
+            assert_eq!(after["bucket"], "gbv-evidence", "{isolation}, {first}");
+        }
+    }
+}
+
+#[test]
+fn without_a_table_of_tickets_no_media_is_believed_to_be_ordinary() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    add_ticket(&mut session, TENANT, true);
+    session.run("ALTER TABLE public.tickets DISABLE TRIGGER ALL");
+    assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence", "a trigger that is disabled still tells");
+    for loss in [
+        "DROP TRIGGER ticket_update_notify ON public.tickets",
+        "SELECT count(*) FROM civic.setup()",
+        // Of a table without ids nobody knows what is in it.
+        "CREATE TABLE public.nameless (tenant_id text);
+         CREATE TRIGGER t AFTER INSERT ON public.nameless
+             FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
+        "SELECT count(*) FROM civic.teardown()",
+    ] {
+        session.run(loss);
+        let stored = town.storage.objects().len();
+        let error = town.service_role().error(&download(&town, TICKET, ", false"));
+        assert_eq!(error.code().code(), "55000", "{loss}");
+        assert!(error.hint().expect("a hint").contains("civic.setup("), "{loss}: {error:?}");
+        assert_eq!(town.storage.objects().len(), stored, "{loss}");
+        assert_eq!(bucket(&town, TICKET, ", true"), "gbv-evidence", "{loss}");
+    }
+}
+
+#[test]
 fn a_ticket_of_another_municipality_gets_no_media() {
     let town = Town::new();
     add_ticket(&mut town.superuser(), OTHER_TENANT, false);

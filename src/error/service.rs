@@ -56,6 +56,8 @@ pub enum ServiceError {
     MediaJobState { id: Uuid, state: State, action: &'static str },
     /// Whether a ticket is sensitive cannot be told: the server refuses to read the tickets.
     TicketsUnreadable { sqlstate: String },
+    /// Whether a ticket is sensitive cannot be told, as no table of tickets is known.
+    NoTickets,
     /// Whether a ticket is sensitive cannot be told, as row security hides tickets from their owner.
     TicketsHidden { table: String },
 }
@@ -72,6 +74,7 @@ impl ServiceError {
             | ServiceError::MediaJobState { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
+            | ServiceError::NoTickets
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             ServiceError::Transfer(error) => match error.kind() {
                 Kind::Cancelled => ERRCODE_QUERY_CANCELED,
@@ -175,6 +178,10 @@ impl ServiceError {
             ServiceError::TicketsUnreadable { sqlstate } => format!(
                 "whether the ticket is sensitive cannot be told: reading it fails with SQLSTATE {sqlstate}"
             ),
+            ServiceError::NoTickets => {
+                "whether the ticket is sensitive cannot be told: no table of tickets is known"
+                    .to_owned()
+            }
             ServiceError::TicketsHidden { table } => {
                 format!(
                     "whether the ticket is sensitive cannot be told: row security hides tickets of {table}"
@@ -230,6 +237,11 @@ impl ServiceError {
             }
             ServiceError::MediaJobState { .. } => {
                 "Queued and running jobs can be cancelled; queued, failed and cancelled ones retried."
+                    .to_owned()
+            }
+            ServiceError::NoTickets => {
+                "Name it: SELECT * FROM civic.setup('public.tickets'). Media that is declared sensitive \
+                 needs none."
                     .to_owned()
             }
             ServiceError::TicketsHidden { .. } => {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::target::{Target, is_sensitive, media_type, target};
 use crate::error::{Error, ServiceError};
-use crate::{catalog, service};
+use crate::service;
 
 /// A file that was stored.
 struct Stored {
@@ -35,25 +35,18 @@ fn download(
     let url = media_url.to_owned();
     let media = service::exchange(move |cancel| source.fetch(&url, cancel))?;
     let (content_type, size) = (media.content_type, media.body.len() as u64);
-    target.decide(is_sensitive_by_now(tenant_id, ticket_id, target.is_sensitive)?);
+    target.decide(self::is_sensitive(tenant_id, ticket_id, target.is_sensitive)?);
 
     let (bucket, path) = (target.bucket.id(), target.path.clone());
     let (kind, sender) = (content_type.clone(), api.clone());
     service::exchange(move |cancel| sender.upload(bucket, &path, &kind, media.body, cancel))?;
-    if is_sensitive_by_now(tenant_id, ticket_id, target.is_sensitive)? != target.is_sensitive {
+    if self::is_sensitive(tenant_id, ticket_id, target.is_sensitive)? != target.is_sensitive {
         let (bucket, path) = (target.bucket.id(), target.path.clone());
         let removed = service::exchange(move |cancel| api.remove(bucket, &path, cancel));
         let left = removed.is_err().then(|| format!("{}/{}", target.bucket.id(), target.path));
         return Err(ServiceError::BecameSensitive { left }.into());
     }
     Ok(Stored { target, content_type, size })
-}
-
-/// [`is_sensitive`] as others have committed it meanwhile.
-fn is_sensitive_by_now(tenant_id: &str, ticket_id: &str, declared: bool) -> Result<bool, Error> {
-    // After a statement that may write, every query takes a snapshot of its own.
-    catalog::execute("SELECT", &[])?;
-    is_sensitive(tenant_id, ticket_id, declared)
 }
 
 #[pg_schema]

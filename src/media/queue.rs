@@ -19,7 +19,6 @@ use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
 use crate::pg;
 use crate::pg::role::acting_as;
-use crate::pg::subtransaction::attempt;
 use crate::storage::bucket::Bucket;
 
 /// What a new job is made of; its target does not change from here on.
@@ -251,8 +250,11 @@ pub fn becomes_sensitive(claim: &mut Claim) -> Result<bool, Error> {
     Ok(is_sensitive)
 }
 
-/// Does something with a table of somebody else's: where that fails, the job waits and not the worker,
-/// nor does the worker wait for a lock that somebody has forgotten.
+/// How long what somebody else has put on a table may keep the worker.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Does something with a table of somebody else's: where that fails, or takes too long, the job waits and
+/// not the worker, nor does the worker wait for a lock that somebody has forgotten.
 pub fn briefly<R>(
     body: impl FnOnce() -> Result<R, Error>,
     raised: impl Fn(String) -> ServiceError + UnwindSafe + RefUnwindSafe,
@@ -260,7 +262,8 @@ pub fn briefly<R>(
     let lock_timeout = |time: &str| {
         execute("SELECT pg_catalog.set_config('lock_timeout', $1, true)", &[time.into()])
     };
-    attempt(
+    pg::worker::attempt_within(
+        LONGEST,
         || {
             lock_timeout("1s")?;
             let result = body()?;

@@ -1,5 +1,5 @@
 //! What the worker does in the database at each turn: it looks and claims in one transaction, and
-//! records in another.
+//! records each job in another.
 
 use std::time::Duration;
 
@@ -105,17 +105,12 @@ fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
     }
 }
 
-/// Records how tries ended, in their order. Gives for each whose it was; nothing where there is no
-/// queue any more.
-pub fn record<'a>(ended: impl Iterator<Item = (Option<&'a Claim>, &'a Report)>) -> Vec<Hold> {
-    let record = |owner| {
-        let record = |(claim, report): (Option<&Claim>, &Report)| match claim {
-            Some(claim) => record_one(owner, claim, report),
-            None => Ok(Hold::NotOurs),
-        };
-        ended.map(record).collect::<Result<Vec<_>, _>>()
-    };
-    in_transaction(record).unwrap_or_default()
+/// Records how a try ended, in a transaction of its own: what others' tables do with one job neither
+/// delays nor undoes what is recorded of another. Gives whose it was; nobody's where there is no queue
+/// any more.
+pub fn record(claim: Option<&Claim>, report: &Report) -> Hold {
+    let recorded = claim.and_then(|claim| in_transaction(|owner| record_one(owner, claim, report)));
+    recorded.unwrap_or(Hold::NotOurs)
 }
 
 /// Records how a try ended. A file that is stored gets its row in the table of attachments, with the

@@ -149,18 +149,15 @@ impl Worker {
         self.ended.extend(self.results.try_iter());
     }
 
-    /// Records what has ended, all in one transaction. Gives whether there was anything, after which
+    /// Records what has ended. Gives whether there was anything, after which
     /// there may be more to do.
     fn record(&mut self) -> bool {
         if self.ended.is_empty() {
             return false;
         }
-        let in_hand = &self.in_hand;
-        let claim = |id: &Uuid| in_hand.get(id).map(|in_hand| &in_hand.claim);
-        let ended = self.ended.iter().map(|Ended { id, report }| (claim(id), report));
-        let mut holds = turn::record(ended).into_iter();
-        self.ended.retain(|Ended { id, .. }| {
-            let is_locked = holds.next() == Some(Hold::Locked);
+        self.ended.retain(|Ended { id, report }| {
+            let claim = self.in_hand.get(id).map(|in_hand| &in_hand.claim);
+            let is_locked = turn::record(claim, report) == Hold::Locked;
             if !is_locked {
                 self.in_hand.remove(id);
             }
