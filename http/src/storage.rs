@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Request, Response, Url};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
+use crate::media::Media;
 use crate::path;
 use crate::secret::Secret;
 use crate::transfer::{self, Outgoing, Progress};
@@ -112,6 +113,36 @@ impl StorageApi {
         let size = answer["size"].as_u64().or_else(|| answer["size"].as_str()?.parse().ok());
         let size = size.ok_or_else(|| self.malformed("does not tell the file's size"))?;
         Ok(Some(Stat { content_type: answer["content_type"].as_str().map(str::to_owned), size }))
+    }
+
+    /// A file as it is stored, or None where there is none.
+    pub fn download(
+        &self,
+        bucket: &str,
+        path: &str,
+        cancel: &Cancel,
+    ) -> Result<Option<Media>, Error> {
+        let object = path::object(bucket, path)?;
+        let mut request = self.request(Method::GET, &format!("object/authenticated/{object}"))?;
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let client = transfer::client(&self.base, self.tls.as_ref(), &self.limits, true)?;
+        let received = transfer::run(&self.limits, cancel, async |progress| {
+            let response = transfer::send(&client, request, &self.limits, progress).await?;
+            if response.status().as_u16() != 200 {
+                return Err(self.refusal(response, progress).await);
+            }
+            let content_type = response.headers().get(CONTENT_TYPE);
+            let content_type = content_type.and_then(|value| value.to_str().ok());
+            let content_type = content_type
+                .ok_or_else(|| self.malformed("does not tell the file's content type"))?
+                .to_owned();
+            let body = transfer::body(response, self.limits.max_size, progress).await?;
+            Ok(Media { content_type, body })
+        });
+        match received {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            received => received.map(Some),
+        }
     }
 
     /// Removes a file. False where there is none.

@@ -328,17 +328,57 @@ fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
 }
 
 #[test]
-fn what_may_be_left_in_the_open_is_told_where_it_could_not_be_removed() {
+fn a_source_that_has_lost_the_file_does_not_leave_it_in_the_open() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    let lost = town.twilio.offer_answer(Answer::new(404));
+    town.session
+        .run(&format!("UPDATE civic.media_jobs SET media_url = '{lost}' WHERE id = '{id}'"));
+    assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
+    let object = town.storage.object("gbv-evidence", &path).expect("it is behind the firewall");
+    assert_eq!((object.body.as_slice(), object.content_type.as_str()), (PHOTO, "image/jpeg"));
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn a_job_that_is_cancelled_leaves_nothing_of_a_sensitive_ticket_in_the_open() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.storage.fails_first([Answer::new(500)]);
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    assert_eq!(town.job(&id, "former_bucket"), "evidence");
+    // Nor where it cannot be removed at once.
+    town.storage.fails_first([Answer::new(500)]);
+    town.session.run(&format!("SELECT civic.cancel_media_job('{id}')"));
+    town.wait_for_state(&id, "cancelled");
+    assert!(town.storage.object("evidence", &path).is_none());
+    assert!(town.storage.object("gbv-evidence", &path).is_none());
+    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+}
+
+#[test]
+fn what_may_be_left_in_the_open_is_told_and_not_forgotten() {
     let mut town = Town::new();
     town.set("civic.media_attempts", "2");
     town.reload();
     let (id, path) = stored_and_waiting(&mut town);
     town.session.run("UPDATE tickets SET is_sensitive = true");
-    town.twilio.fails_first([Answer::new(500)]);
+    town.storage.fails_first([Answer::new(500)]);
     assert_eq!(town.wait_for_end(&id), "failed");
     assert_eq!(town.job(&id, "former_bucket"), "evidence");
     let log = town.cluster.log();
     assert!(log.contains(&format!("remove {path} from bucket evidence")), "{log}");
+    let told = "SELECT detail FROM civic.check() WHERE component = 'media worker' AND NOT ok";
+    assert!(town.session.text(told).contains("may be in bucket evidence"));
+    // However long ago it was.
+    town.session.run(&format!(
+        "UPDATE civic.media_jobs SET finished_at = now() - interval '1 year' WHERE id = '{id}';
+         SELECT pg_reload_conf()"
+    ));
+    std::thread::sleep(Duration::from_millis(500));
     // And once it is retried it is removed.
     assert_eq!(town.retry(&id), "done");
     assert!(town.storage.object("evidence", &path).is_none());

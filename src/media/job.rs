@@ -69,6 +69,8 @@ pub enum Outcome {
     Refused { may_heal: bool, retry_after: Option<Duration> },
     /// It was cancelled before it was stored.
     Cancelled,
+    /// It was cancelled, and is removed from where an earlier try had left it in the open.
+    Removed,
     /// The worker ended in good order before the transfer did: no fault of the job's.
     Released,
     /// The worker was killed meanwhile. That counts as a try: should the job be to blame, it is
@@ -92,7 +94,7 @@ pub fn next(outcome: &Outcome, is_cancelled: bool, tries: u32, limit: u32, jitte
     match outcome {
         // It has got through, whatever else.
         Outcome::Stored => Next::End(State::Done),
-        Outcome::Cancelled => Next::End(State::Cancelled),
+        Outcome::Cancelled | Outcome::Removed => Next::End(State::Cancelled),
         _ if is_cancelled => Next::End(State::Cancelled),
         Outcome::Released => Next::Anew,
         Outcome::Refused { may_heal: true, retry_after } if tries < limit => {

@@ -8,10 +8,10 @@ use std::ffi::CString;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
-use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
+use pgrx::{PgLogLevel, Uuid};
 
 use super::job::{self, Next, Outcome, State};
 use super::target::{self, Target};
@@ -45,6 +45,8 @@ pub struct Claim {
     pub file_id: Uuid,
     /// Where an earlier try may have left the file, when its ticket was not sensitive.
     pub former_bucket: Option<String>,
+    /// It is cancelled, and the file is to be removed from there.
+    pub is_cancelled: bool,
     pub media_url: String,
     /// Content type and size in bytes, where an earlier try has stored the file and only its row in
     /// the table of attachments is missing.
@@ -113,17 +115,21 @@ fn locked_state(id: Uuid) -> Result<State, Error> {
     state.ok_or_else(|| ServiceError::NoMediaJob { id }.into())
 }
 
-/// Cancels a job: at once where it waits, by the worker where it runs.
+/// Cancels a job: at once where it waits, by the worker where it runs or where the file may be in the
+/// open, from where it is removed first.
 ///
 /// Errors: there is no such job; it has ended.
 pub fn cancel(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
     let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
-    let next = state.when_cancelled().ok_or(refused)?;
+    let next = match state.when_cancelled().ok_or(refused)? {
+        State::Cancelled if is_in_the_open(id)? => State::Queued,
+        next => next,
+    };
     execute(
         "UPDATE civic.media_jobs
          SET cancel_requested = true, state = $2,
-             next_attempt_at = NULL,
+             next_attempt_at = CASE $2 WHEN 'queued' THEN pg_catalog.now() END,
              finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END
          WHERE id = $1",
         &[id.into(), next.name().into()],
@@ -132,6 +138,27 @@ pub fn cancel(id: Uuid) -> Result<(), Error> {
         tell(id)?;
     }
     Ok(())
+}
+
+/// Whether a job's file may be in the open bucket though its ticket is sensitive.
+fn is_in_the_open(id: Uuid) -> Result<bool, Error> {
+    let rows = rows(
+        "SELECT former_bucket IS NOT NULL FROM civic.media_jobs WHERE id = $1",
+        &[id.into()],
+        |row| column(row, 1),
+    )?;
+    Ok(rows.contains(&true))
+}
+
+/// How many jobs have ended whose file may be in the open bucket though its ticket is sensitive.
+pub fn count_in_the_open() -> Result<i64, Error> {
+    let counts = rows(
+        "SELECT pg_catalog.count(*) FROM civic.media_jobs
+         WHERE former_bucket IS NOT NULL AND finished_at IS NOT NULL",
+        &[],
+        |row| column::<i64>(row, 1),
+    )?;
+    Ok(counts.into_iter().sum())
 }
 
 /// Makes a job due at once: one that has failed or was cancelled with all its tries before it, one
@@ -200,7 +227,7 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
              WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
              ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
          RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
-                   media_url, content_type, file_size, former_bucket",
+                   media_url, content_type, file_size, former_bucket, cancel_requested",
         &[(limit as i64).into()],
         |row| {
             Ok::<_, Error>(Claim {
@@ -214,6 +241,7 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
                 file_id: column(row, 8)?,
                 media_url: column(row, 9)?,
                 former_bucket: row.get(12)?,
+                is_cancelled: column(row, 13)?,
                 stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
             })
         },
@@ -293,16 +321,25 @@ pub fn hold(id: Uuid, tries: i32) -> Result<Hold, Error> {
     Ok(if there.is_empty() { Hold::NotOurs } else { Hold::Locked })
 }
 
-/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. Gives
-/// the job's state from now on.
+/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. A job
+/// that is cancelled ends once nothing of it is in the open.
 pub fn settle(
     id: Uuid,
     tries: i32,
     is_cancelled: bool,
     report: &Report,
     limit: u32,
-) -> Result<State, Error> {
-    let next = job::next(&report.outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
+) -> Result<(), Error> {
+    // Each of these has removed it from where it must not be.
+    let is_removed = report.stored.is_some() || report.outcome == Outcome::Removed;
+    let is_in_the_open = !is_removed && is_in_the_open(id)?;
+    let outcome = match report.outcome {
+        // Another try comes for that alone.
+        Outcome::Cancelled if is_in_the_open => &Outcome::Released,
+        _ => &report.outcome,
+    };
+    let is_cancelled = is_cancelled && !is_in_the_open;
+    let next = job::next(outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
     let (state, delay, uncounted) = match next {
         Next::End(state) => (state, None, 0),
         Next::Again(delay) => (State::Queued, Some(delay.as_secs_f64()), 0),
@@ -315,7 +352,7 @@ pub fn settle(
              next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
              finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
              content_type = $5, file_size = $6, last_error = $7,
-             former_bucket = CASE $2 WHEN 'done' THEN NULL ELSE former_bucket END
+             former_bucket = CASE WHEN $8 THEN NULL ELSE former_bucket END
          WHERE id = $1",
         &[
             id.into(),
@@ -325,12 +362,38 @@ pub fn settle(
             content_type.into(),
             file_size.map(|size| size as i64).into(),
             report.error.as_deref().into(),
+            is_removed.into(),
         ],
     )?;
     if matches!(next, Next::End(_)) {
         tell(id)?;
+        if is_in_the_open {
+            warn_of_file(id, state)?;
+        }
     }
-    Ok(state)
+    Ok(())
+}
+
+/// Into the server's log: a job has ended, and its file may be in the open.
+fn warn_of_file(id: Uuid, state: State) -> Result<(), Error> {
+    let places = rows(
+        "SELECT path, former_bucket FROM civic.media_jobs WHERE id = $1",
+        &[id.into()],
+        |row| Ok::<(String, String), Error>((column(row, 1)?, column(row, 2)?)),
+    )?;
+    for (path, bucket) in places {
+        warn(&format!(
+            "media job {id} is {}, and its ticket has become sensitive: remove {path} from bucket \
+             {bucket}, should it be there",
+            state.name()
+        ));
+    }
+    Ok(())
+}
+
+/// Into the server's log, for whoever operates it.
+pub fn warn(message: &str) {
+    ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.to_owned());
 }
 
 /// Notifies of a job's end, at the commit. Those who may not read the file do not hear of it.
@@ -380,12 +443,14 @@ pub fn next_due() -> Result<Option<Duration>, Error> {
     Ok(seconds.first().map(until))
 }
 
-/// Removes jobs that ended longer ago than this, so many at most. Gives how many it removed.
+/// Removes jobs that ended longer ago than this, so many at most, but for those that are all that tells
+/// of a file in the open. Gives how many it removed.
 pub fn prune(retention: Duration, limit: i64) -> Result<usize, Error> {
     let removed = rows(
         "DELETE FROM civic.media_jobs WHERE id = ANY (ARRAY(
              SELECT id FROM civic.media_jobs
              WHERE finished_at <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)
+               AND former_bucket IS NULL
              ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
          RETURNING id",
         &[retention.as_secs_f64().into(), limit.into()],

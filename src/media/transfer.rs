@@ -1,6 +1,6 @@
 //! One try: fetch a file, put it where it belongs. It knows nothing of PostgreSQL.
 
-use civic_http::{Cancel, Error, Kind, MediaSource, StorageApi};
+use civic_http::{Cancel, Error, Kind, Media, MediaSource, StorageApi};
 
 use super::job::Outcome;
 
@@ -18,6 +18,8 @@ pub struct Task {
     pub path: String,
     /// A bucket from which the file is removed, once it is stored.
     pub former_bucket: Option<String>,
+    /// Nothing is stored any more: what is left to do is that removal.
+    pub is_cancelled: bool,
 }
 
 /// A file that is where it belongs.
@@ -51,19 +53,34 @@ impl Failure {
     }
 }
 
-/// Fetches and uploads, and removes the file from where it must not be.
+/// Fetches and uploads, and removes the file from where it must not be. What is there already is taken
+/// from there: the source may have lost it by now, and the file would stay in the open.
 pub fn transfer(services: &Services, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
-    let stored = store(services, task, cancel)?;
-    if let Some(former_bucket) = &task.former_bucket {
+    let Some(former_bucket) = &task.former_bucket else {
+        return store(services, task, services.source.fetch(&task.media_url, cancel)?, cancel);
+    };
+    if task.is_cancelled {
         services.storage.remove(former_bucket, &task.path, cancel)?;
+        let message = format!("it was cancelled, and nothing of it is in bucket {former_bucket}");
+        return Err(Failure { outcome: Outcome::Removed, message });
     }
+    let media = match services.storage.download(former_bucket, &task.path, cancel)? {
+        Some(media) => media,
+        None => services.source.fetch(&task.media_url, cancel)?,
+    };
+    let stored = store(services, task, media, cancel)?;
+    services.storage.remove(former_bucket, &task.path, cancel)?;
     Ok(stored)
 }
 
 /// The target's name holds a UUID of its own, so an object that is there already is of an earlier try
 /// whose answer, or whose record, was lost; that it is the whole file is verified.
-fn store(services: &Services, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
-    let media = services.source.fetch(&task.media_url, cancel)?;
+fn store(
+    services: &Services,
+    task: &Task,
+    media: Media,
+    cancel: &Cancel,
+) -> Result<Stored, Failure> {
     let stored = Stored { content_type: media.content_type, size: media.body.len() as u64 };
     let Task { bucket, path, .. } = task;
     match services.storage.upload(bucket, path, &stored.content_type, media.body, cancel) {

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use pgrx::Uuid;
 use pgrx::prelude::*;
-use pgrx::{PgLogLevel, Uuid};
 
 use super::attach::attach;
-use super::job::{Outcome, State};
+use super::job::Outcome;
 use super::queue::{self, Claim, Hold, Report};
 use crate::error::{Error, ServiceError};
 use crate::pg;
@@ -15,11 +15,6 @@ use crate::settings::media as limits;
 
 /// How many old jobs are removed at a time.
 const PRUNED_AT_ONCE: usize = 1000;
-
-/// Into the server's log, for whoever operates it.
-pub fn warn(message: &str) {
-    ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, message.to_owned());
-}
 
 /// What a look at the table has shown.
 #[derive(Default)]
@@ -98,7 +93,7 @@ fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
     };
     match queue::hold(id, tries)? {
         Hold::Ours { is_cancelled } => {
-            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts()).map(|_| ())
+            queue::settle(id, tries, is_cancelled, &report, limits::media_attempts())
         }
         // Looked at again next time.
         Hold::Locked | Hold::NotOurs => Ok(()),
@@ -144,16 +139,7 @@ fn record_one(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold
     let report = refused.as_ref().unwrap_or(report);
     let limit = limits::media_attempts();
     let settle = || queue::settle(claim.id, claim.tries, is_cancelled, report, limit);
-    let state = queue::as_owner(owner, settle)?;
-    if let (State::Failed | State::Cancelled, Some(bucket)) = (state, &claim.former_bucket) {
-        warn(&format!(
-            "media job {} is {}, and its ticket has become sensitive: remove {} from bucket {bucket}, \
-             should it be there",
-            claim.id,
-            state.name(),
-            claim.path
-        ));
-    }
+    queue::as_owner(owner, settle)?;
     Ok(hold)
 }
 

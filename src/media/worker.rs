@@ -19,9 +19,9 @@ use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTi
 use pgrx::prelude::*;
 
 use super::job::Outcome;
-use super::queue::{Claim, Hold, Report};
+use super::queue::{Claim, Hold, Report, warn};
 use super::transfer::{Services, Task, transfer};
-use super::turn::{self, warn};
+use super::turn;
 use crate::error::{Error, ServiceError};
 use crate::pg::{shared, wait};
 use crate::settings::media as limits;
@@ -178,7 +178,10 @@ impl Worker {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
         for id in look.cancelled {
-            if let Some(in_hand) = self.in_hand.get(&id) {
+            // What only removes a cancelled job's file is let do so.
+            if let Some(in_hand) = self.in_hand.get(&id)
+                && !in_hand.claim.is_cancelled
+            {
                 in_hand.cancel.cancel();
             }
         }
@@ -196,14 +199,15 @@ impl Worker {
     fn begin(&mut self, claim: Claim) {
         let Some(services) = self.services.clone() else { return };
         let (id, cancel) = (claim.id, Cancel::new());
-        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim.clone();
+        let Claim { media_url, bucket, path, former_bucket, is_cancelled, stored, .. } =
+            claim.clone();
         self.in_hand.insert(id, InHand { claim, cancel: cancel.clone() });
-        if stored.is_some() {
+        if stored.is_some() && !is_cancelled {
             self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
             return;
         }
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let task = Task { media_url, bucket, path, former_bucket };
+        let task = Task { media_url, bucket, path, former_bucket, is_cancelled };
         let started = wait::start_thread("civic media", move || {
             let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.

@@ -185,6 +185,9 @@ impl State {
             }
             ("POST", Some(("sign", object))) => self.sign(request, object),
             ("GET", Some(("info", object))) => self.info(object),
+            ("GET", Some(("authenticated", object))) => {
+                self.found(object).map(|found| Answer::file(&found.content_type, found.body))
+            }
             ("POST", Some((bucket, path))) => self.upload(request, bucket, path),
             ("DELETE", Some(_)) => self.remove(rest),
             _ => Err(self.refusal(404, "not_found", "Route not found")),

@@ -10,10 +10,21 @@ use crate::{service, settings};
 /// Where no job waits, nothing is wrong: not every database has media.
 pub fn worker() -> Result<Finding, Error> {
     let component = "media worker";
-    let has_jobs = match queue::owner()? {
-        Some(owner) => queue::as_owner(owner, queue::has_unfinished)?,
-        None => false,
+    let (has_jobs, in_the_open) = match queue::owner()? {
+        Some(owner) => {
+            queue::as_owner(owner, || Ok((queue::has_unfinished()?, queue::count_in_the_open()?)))?
+        }
+        None => (false, 0),
     };
+    if in_the_open > 0 {
+        let detail = format!(
+            "{in_the_open} jobs have ended, and files of theirs may be in bucket evidence though the \
+             tickets are sensitive"
+        );
+        let fix = "SELECT civic.retry_media_job(id) FROM civic.media_jobs
+WHERE former_bucket IS NOT NULL AND finished_at IS NOT NULL;";
+        return Ok(bad(component, detail, fix));
+    }
     let found = |detail: String, fix: Option<String>| match has_jobs {
         false => good(component, detail),
         true => (component.to_owned(), false, format!("{detail}; jobs wait"), fix),
