@@ -22,7 +22,7 @@ const SERVERS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
-    server.create_served(&[server::SUPABASE, server::APPLICATION, "CREATE EXTENSION pg_civic"])?;
+    server.create_served(&[server::SUPABASE, server::APPLICATION, server::CIVIC])?;
     let storage = Storage::start(Options { latency: LATENCY, ..Options::default() });
     let twilio = Twilio::start("AC0123456789abcdef0123456789abcdef", "a-token");
     twilio.takes(LATENCY);
