@@ -6,6 +6,7 @@ mod attacks;
 mod crash;
 mod jobs;
 mod load;
+mod sensitive;
 mod settings;
 mod weather;
 mod worker;

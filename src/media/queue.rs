@@ -4,6 +4,8 @@
 //! the owner has put on the table does no more than he could. Everything in them is qualified, values
 //! are parameters.
 
+mod orders;
+
 use std::ffi::CString;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
@@ -13,23 +15,14 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiHeapTupleData;
 use pgrx::{PgLogLevel, Uuid};
 
+pub use self::orders::{NewJob, add, cancel, retry};
 use super::job::{self, Next, Outcome, State};
-use super::target::{self, Target};
+use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
 use crate::pg;
 use crate::pg::role::acting_as;
 use crate::storage::bucket::Bucket;
-
-/// What a new job is made of; its target does not change from here on.
-pub struct NewJob<'a> {
-    pub tenant_id: &'a str,
-    pub ticket_id: &'a str,
-    pub target: &'a Target,
-    pub media_url: &'a str,
-    /// What the webhook says it is.
-    pub content_type: &'a str,
-}
 
 /// A job that the worker has in hand.
 #[derive(Debug, Clone)]
@@ -84,62 +77,6 @@ fn execute(sql: &'static str, arguments: &[DatumWithOid<'_>]) -> Result<(), Erro
     rows(sql, arguments, |_| Ok::<_, Error>(())).map(|_| ())
 }
 
-/// Adds a job that is due at once. Gives its id.
-pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
-    let ids = rows(
-        "INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
-                                       media_url, media_content_type)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
-        &[
-            job.tenant_id.into(),
-            job.ticket_id.into(),
-            job.target.is_sensitive.into(),
-            job.target.bucket.id().into(),
-            job.target.path.as_str().into(),
-            job.target.file_id.into(),
-            job.media_url.into(),
-            job.content_type.into(),
-        ],
-        |row| column(row, 1),
-    )?;
-    ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no row was added".to_owned() })
-}
-
-/// A job's state, its row locked. Errors: there is no such job.
-fn locked_state(id: Uuid) -> Result<State, Error> {
-    let states =
-        rows("SELECT state FROM civic.media_jobs WHERE id = $1 FOR UPDATE", &[id.into()], |row| {
-            column::<String>(row, 1)
-        })?;
-    let state = states.first().and_then(|state| State::from_name(state));
-    state.ok_or_else(|| ServiceError::NoMediaJob { id }.into())
-}
-
-/// Cancels a job: at once where it waits, by the worker where it runs or where the file may be in the
-/// open, from where it is removed first.
-///
-/// Errors: there is no such job; it has ended.
-pub fn cancel(id: Uuid) -> Result<(), Error> {
-    let state = locked_state(id)?;
-    let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
-    let next = match state.when_cancelled().ok_or(refused)? {
-        State::Cancelled if is_in_the_open(id)? => State::Queued,
-        next => next,
-    };
-    execute(
-        "UPDATE civic.media_jobs
-         SET cancel_requested = true, state = $2,
-             next_attempt_at = CASE $2 WHEN 'queued' THEN pg_catalog.now() END,
-             finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END
-         WHERE id = $1",
-        &[id.into(), next.name().into()],
-    )?;
-    if next == State::Cancelled {
-        tell(id)?;
-    }
-    Ok(())
-}
-
 /// Whether a job's file may be in the open bucket though its ticket is sensitive.
 fn is_in_the_open(id: Uuid) -> Result<bool, Error> {
     let rows = rows(
@@ -159,24 +96,6 @@ pub fn count_in_the_open() -> Result<i64, Error> {
         |row| column::<i64>(row, 1),
     )?;
     Ok(counts.into_iter().sum())
-}
-
-/// Makes a job due at once: one that has failed or was cancelled with all its tries before it, one
-/// that waits for its next try with those that it has left.
-///
-/// Errors: there is no such job; it runs, or is done.
-pub fn retry(id: Uuid) -> Result<(), Error> {
-    let state = locked_state(id)?;
-    let refused = ServiceError::MediaJobState { id, state, action: "retried" };
-    state.when_retried().ok_or(refused)?;
-    execute(
-        "UPDATE civic.media_jobs
-         SET attempts = CASE state WHEN 'queued' THEN attempts ELSE 0 END,
-             state = 'queued', cancel_requested = false, finished_at = NULL,
-             next_attempt_at = pg_catalog.now()
-         WHERE id = $1",
-        &[id.into()],
-    )
 }
 
 /// The owner of the table; `None` where this database has none of this extension. One of the name

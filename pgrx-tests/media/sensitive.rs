@@ -1,0 +1,181 @@
+//! Media of tickets that are sensitive, or become so on the way: nothing of it stays in the open.
+
+use std::time::Duration;
+
+use civic_standin::{Answer, Options, Storage};
+
+use super::{PHOTO, TICKET, Town, wait_until};
+use crate::pg_tests::support::TENANT;
+
+/// A job whose first try stored the file and lost the answer.
+fn stored_and_waiting(town: &mut Town) -> (String, String) {
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.storage.answers_instead([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    let path = town.job(&id, "path");
+    assert!(town.storage.object("evidence", &path).is_some());
+    (id, path)
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_takes_its_waiting_media_behind_the_firewall() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.job(&id, "bucket || ' ' || is_sensitive"), "gbv-evidence true");
+    assert_eq!(town.job(&id, "path"), path);
+    assert!(town.storage.object("gbv-evidence", &path).is_some());
+    assert!(town.storage.object("evidence", &path).is_none(), "nor is it left in the open");
+    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+    let attached = format!("SELECT s3_bucket FROM media_attachments WHERE s3_key = '{path}'");
+    assert_eq!(town.session.text(&attached), "gbv-evidence");
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_while_its_media_travels_takes_it_behind_the_firewall() {
+    let mut town = Town::new();
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    let url = town
+        .twilio
+        .offer_answer(Answer::file("image/jpeg", PHOTO).after(Duration::from_millis(500)));
+    let id = town.enqueue(&url);
+    town.wait_for_state(&id, "running");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    let path = town.job(&id, "path");
+    assert_eq!(town.job(&id, "bucket || ' ' || attempts"), "gbv-evidence 2");
+    assert!(town.storage.object("gbv-evidence", &path).is_some());
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
+    let mut town = Town::new();
+    town.session.run(&format!(
+        "INSERT INTO tickets (id, tenant_id) SELECT gen_random_uuid(), '{TENANT}' FROM generate_series(1, 5);
+         CREATE FUNCTION public.dawdle() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+         CREATE TRIGGER dawdle BEFORE INSERT ON media_attachments FOR EACH ROW
+             WHEN (NEW.s3_bucket = 'evidence') EXECUTE FUNCTION public.dawdle()"
+    ));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    town.session.run(&format!(
+        "SELECT civic.enqueue_media('{url}', 'image/jpeg', id::text, tenant_id::text) FROM tickets"
+    ));
+    // While the first is recorded, the others arrive.
+    let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done'";
+    wait_until("one is done", || town.session.text(done) == "1");
+    let sleeps = "SELECT count(*) FROM pg_stat_activity
+                  WHERE backend_type = 'pg_civic media' AND wait_event = 'PgSleep'";
+    wait_until("another is recorded", || town.session.text(sleeps) == "1");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    let ids = town.session.column("SELECT id FROM civic.media_jobs");
+    assert!(ids.iter().all(|id| town.wait_for_end(id) == "done"));
+    town.session.run("DROP TRIGGER dawdle ON media_attachments; DROP FUNCTION public.dawdle()");
+    let open = "SELECT count(*) FROM civic.media_jobs WHERE bucket = 'evidence'";
+    assert_eq!(town.session.text(open), "2", "those that were recorded by then");
+}
+
+#[test]
+fn a_source_that_has_lost_the_file_does_not_leave_it_in_the_open() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    let lost = town.twilio.offer_answer(Answer::new(404));
+    town.session
+        .run(&format!("UPDATE civic.media_jobs SET media_url = '{lost}' WHERE id = '{id}'"));
+    assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
+    let object = town.storage.object("gbv-evidence", &path).expect("it is behind the firewall");
+    assert_eq!((object.body.as_slice(), object.content_type.as_str()), (PHOTO, "image/jpeg"));
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn a_job_that_is_cancelled_leaves_nothing_of_a_sensitive_ticket_in_the_open() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.storage.fails_first([Answer::new(500)]);
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    assert_eq!(town.job(&id, "former_bucket"), "evidence");
+    // Nor where it cannot be removed at once.
+    town.storage.fails_first([Answer::new(500)]);
+    town.session.run(&format!("SELECT civic.cancel_media_job('{id}')"));
+    town.wait_for_state(&id, "cancelled");
+    assert!(town.storage.object("evidence", &path).is_none());
+    assert!(town.storage.object("gbv-evidence", &path).is_none());
+    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+}
+
+#[test]
+fn what_may_be_left_in_the_open_is_told_and_not_forgotten() {
+    let mut town = Town::new();
+    town.set("civic.media_attempts", "2");
+    town.reload();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.storage.fails_first([Answer::new(500)]);
+    assert_eq!(town.wait_for_end(&id), "failed");
+    assert_eq!(town.job(&id, "former_bucket"), "evidence");
+    let log = town.cluster.log();
+    assert!(log.contains(&format!("remove {path} from bucket evidence")), "{log}");
+    let told = "SELECT detail FROM civic.check() WHERE component = 'media worker' AND NOT ok";
+    assert!(town.session.text(told).contains("may be in bucket evidence"));
+    // However long ago it was.
+    town.session.run(&format!(
+        "UPDATE civic.media_jobs SET finished_at = now() - interval '1 year' WHERE id = '{id}';
+         SELECT pg_reload_conf()"
+    ));
+    std::thread::sleep(Duration::from_millis(500));
+    // And once it is retried it is removed.
+    assert_eq!(town.retry(&id), "done");
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
+fn media_waits_while_nobody_can_tell_whether_its_ticket_is_sensitive() {
+    let mut town = Town::new();
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.twilio.fails_first([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    town.session.run("ALTER TABLE tickets RENAME COLUMN tenant_id TO municipality");
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    let error = town.job(&id, "last_error");
+    assert!(error.contains("cannot be told"), "{error}");
+    assert_eq!(
+        town.storage.objects().iter().filter(|object| object.path.contains(TICKET)).count(),
+        town.storage.objects().len()
+    );
+    // Other jobs go on meanwhile, where there is no such ticket.
+    town.session.run("ALTER TABLE tickets RENAME COLUMN municipality TO tenant_id");
+    assert_eq!(town.wait_for_end(&id), "done");
+}
+
+#[test]
+fn media_waits_while_no_table_of_tickets_is_known() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    town.session
+        .run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
+    town.twilio.fails_first([Answer::new(500)]);
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
+    town.session.run("DROP TRIGGER ticket_update_notify ON tickets");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 2") == "t");
+    assert!(town.job(&id, "last_error").contains("no table of tickets"));
+    town.session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.job(&id, "bucket"), "gbv-evidence");
+}
