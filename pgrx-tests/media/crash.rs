@@ -117,6 +117,13 @@ fn a_postmaster_that_is_killed_or_stopped_loses_and_doubles_nothing() {
         let ids: Vec<_> = (0..6).map(|_| town.enqueue(&url)).collect();
         town.wait_for_state(&ids[0], "running");
         let worker = town.worker();
+        // What is ended amid a transaction of its own is not ended in good order.
+        let is_at_rest = format!(
+            "SELECT xact_start IS NULL AND NOT EXISTS (
+                 SELECT FROM civic.media_jobs WHERE state = 'queued' AND attempts > 0)
+             FROM pg_stat_activity WHERE pid = {worker} AND wait_event = 'Extension'"
+        );
+        wait_until("the worker waits", || town.session.column(&is_at_rest) == ["t"]);
         let begun = Instant::now();
         match how {
             "KILL" => {
