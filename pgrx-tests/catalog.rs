@@ -157,13 +157,12 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 33] = [
     ("user_role()", "text", ('s', 's', true, false, 1), Everybody),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 10] = [
+const WITH_A_SEARCH_PATH: [&str; 9] = [
     "cancel_media_job(uuid)",
     "check()",
     "confirm_upload(uuid, text)",
     "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
-    "get_signed_url(text, text, integer)",
     "retry_media_job(uuid)",
     "setup(regclass)",
     "teardown()",

@@ -47,6 +47,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "row security of storage.objects",
             "role anon",
             "role authenticated",
+            "function storage.civic_firewall_stands(regclass)",
             "policy \"civic read\" on storage.objects",
             "policy \"civic upload\" on storage.objects",
             "policy \"civic firewall\" on storage.objects",
@@ -98,7 +99,7 @@ fn check_changes_nothing() {
 fn before_setup_everything_is_missing() {
     let mut session = Database::supabase().superuser();
     let wrong = session.wrong();
-    assert_eq!(wrong.len(), 3 + 8 + 1, "{wrong:?}");
+    assert_eq!(wrong.len(), 3 + 1 + 8 + 1, "{wrong:?}");
     session.run("SELECT civic.setup()");
     let (component, _, fix) = only_wrong(&mut session, "setup() without a table");
     assert_eq!(component, "trigger");
@@ -156,6 +157,31 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
         "CREATE POLICY \"SAPS liaisons read GBV evidence\" ON storage.objects USING (true)",
         "policy \"SAPS liaisons read GBV evidence\" on storage.objects",
     );
+}
+
+#[test]
+fn a_function_of_the_deadbolt_that_is_another_or_somebody_elses_is_found_and_mended() {
+    let database = Database::guarded();
+    let mut session = database.superuser();
+    let stranger = database.role("stranger", "");
+    let function = "storage.civic_firewall_stands(regclass)";
+    for tampered in [
+        "CREATE OR REPLACE FUNCTION storage.civic_firewall_stands(objects regclass) RETURNS boolean
+             LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT AS 'SELECT true'"
+            .to_owned(),
+        format!("ALTER FUNCTION {function} STABLE"),
+        format!("ALTER FUNCTION {function} SECURITY DEFINER"),
+        format!("ALTER FUNCTION {function} SET search_path = public"),
+        format!("ALTER FUNCTION {function} OWNER TO {stranger}"),
+        format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC"),
+    ] {
+        is_found_and_mended(&mut session, &tampered, &format!("function {function}"));
+    }
+    session.run(&format!("DROP FUNCTION {function} CASCADE"));
+    let deadbolt = "policy \"civic deadbolt\" on storage.objects";
+    assert_eq!(session.wrong_components(), [&format!("function {function}"), deadbolt]);
+    session.run(SETUP);
+    assert_eq!(session.wrong(), []);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod attach;
 mod download;
 mod enqueue;
+mod in_hand;
 pub mod job;
 pub mod queue;
 pub mod target;

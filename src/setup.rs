@@ -3,6 +3,7 @@
 //! The caller's own rights decide. What he lacks is told before anything is touched.
 
 mod check;
+mod deadbolt;
 mod files;
 mod policy;
 mod publication;

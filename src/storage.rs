@@ -69,9 +69,12 @@ mod civic {
 
     /// The buckets in which the caller reads the own tenant's folder.
     #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn readable_buckets() -> Result<Vec<&'static str>, ErrorReport> {
-        let buckets = access::readable_buckets(&*claims::identity()?, &settings::access());
-        Ok(buckets.into_iter().map(Bucket::id).collect())
+    fn readable_buckets() -> pg::TextArrayResult {
+        claims::ask(|identity| {
+            let access = settings::access();
+            let buckets = access::readable_buckets(identity, &access);
+            pg::TextArrayResult::new(buckets.map(Bucket::id))
+        })
     }
 
     /// The first name that the caller's folder can hold, in byte order.

@@ -1,13 +1,16 @@
 //! An object's path as part of a URL.
 
+use std::borrow::Cow;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Error, Kind};
 
-/// What RFC 3986 lets stand in a segment of a path stays as it is, as `encodeURI` of the Storage
-/// API's own client leaves it: the API undoes with `decodeURI`, which would leave a `%2B` alone and
-/// sign another path than was asked for.
-const OUTSIDE_OF_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+/// What RFC 3986 lets stand in a path stays as it is, as `encodeURI` of the Storage API's own client
+/// leaves it: the API undoes with `decodeURI`, which would leave a `%2B` alone and sign another path
+/// than was asked for.
+const OUTSIDE_OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -26,12 +29,9 @@ const OUTSIDE_OF_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// A path, percent-encoded segment by segment; the slashes between them stay.
-pub fn encode(path: &str) -> String {
-    let segments = path.split('/').map(|segment| {
-        utf8_percent_encode(segment, OUTSIDE_OF_A_SEGMENT).collect::<std::borrow::Cow<'_, str>>()
-    });
-    segments.collect::<Vec<_>>().join("/")
+/// A path, percent-encoded; the slashes between its segments stay.
+pub fn encode(path: &str) -> Cow<'_, str> {
+    utf8_percent_encode(path, OUTSIDE_OF_A_PATH).into()
 }
 
 /// `bucket/path`, encoded. A segment that is empty, `.` or `..` is refused: a URL has no way to

@@ -9,6 +9,16 @@ use super::{PHOTO, TICKET, Town, wait_until};
 use crate::pg_tests::support::TENANT;
 use crate::pg_tests::support::cluster::Cluster;
 
+/// Waits until the worker waits for a lock, amid a transaction.
+fn wait_until_blocked(town: &mut Town, what: &str) {
+    let worker = town.worker();
+    wait_until(&format!("it waits for the lock in {what}"), || {
+        town.session.text(&format!(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND NOT granted)"
+        )) == "t"
+    });
+}
+
 fn exists(pid: &str) -> bool {
     std::path::Path::new("/proc").join(pid).exists()
 }
@@ -38,31 +48,11 @@ impl Town {
 fn a_worker_that_is_killed_in_any_phase_of_a_job_loses_and_doubles_nothing() {
     let mut town = Town::apart(Storage::start(Options::default()));
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    let blocked = |town: &mut Town, mode: &str| {
-        let worker = town.worker();
-        wait_until(&format!("it waits for the lock in {mode}"), || {
-            town.session.text(&format!(
-                "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND NOT granted)"
-            )) == "t"
-        });
-    };
-
     // It is about to claim: whether the ticket is sensitive cannot be read.
     let mut holder = town.cluster.superuser();
     holder.run("BEGIN; LOCK TABLE public.tickets IN ACCESS EXCLUSIVE MODE");
-    let (mut session, enqueue) = (
-        town.cluster.superuser(),
-        format!(
-        "INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
-             media_content_type, media_url)
-         VALUES ('{TENANT}', '{TICKET}', false, 'evidence', '{TENANT}/{TICKET}/first.jpg',
-                 gen_random_uuid(), 'image/jpeg', '{url}') RETURNING id"
-    ),
-    );
-    let id = session.text(&enqueue);
-    // Added by hand, so nobody wakes the worker.
-    session.run("SELECT pg_reload_conf()");
-    blocked(&mut town, "the claim");
+    let id = town.add_by_hand(&url);
+    wait_until_blocked(&mut town, "the claim");
     assert_eq!(town.job(&id, "state"), "queued", "the claim is not committed");
     town.kill_worker();
     town.is_done_once(&id, "killed in its claim");
@@ -82,7 +72,7 @@ fn a_worker_that_is_killed_in_any_phase_of_a_job_loses_and_doubles_nothing() {
     // It is stored, and about to be recorded.
     let mut holder = town.cluster.superuser();
     let id = town.enqueue_held(&url, &mut holder);
-    blocked(&mut town, "the record");
+    wait_until_blocked(&mut town, "the record");
     assert_eq!(town.job(&id, "state"), "running");
     let path = town.job(&id, "path");
     assert!(town.storage.object("evidence", &path).is_some());
@@ -93,6 +83,28 @@ fn a_worker_that_is_killed_in_any_phase_of_a_job_loses_and_doubles_nothing() {
 }
 
 impl Town {
+    /// Adds a job without a look at its ticket, and has the worker look.
+    fn add_by_hand(&mut self, url: &str) -> String {
+        let mut session = self.cluster.superuser();
+        let id = session.text(&format!(
+            "INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
+                 media_content_type, media_url)
+             VALUES ('{TENANT}', '{TICKET}', false, 'evidence', '{TENANT}/{TICKET}/first.jpg',
+                     gen_random_uuid(), 'image/jpeg', '{url}') RETURNING id"
+        ));
+        session.run("SELECT pg_reload_conf()");
+        id
+    }
+
+    /// Has the server end the worker, and waits until it is gone.
+    fn end_worker(&mut self) {
+        let worker = self.worker();
+        let begun = Instant::now();
+        self.session.run(&format!("SELECT pg_terminate_backend({worker})"));
+        wait_until("it is gone", || !exists(&worker));
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
+
     /// Adds a job whose end cannot be recorded, for as long as `holder` stays in its transaction.
     fn enqueue_held(
         &mut self,
@@ -117,13 +129,6 @@ fn a_postmaster_that_is_killed_or_stopped_loses_and_doubles_nothing() {
         let ids: Vec<_> = (0..6).map(|_| town.enqueue(&url)).collect();
         town.wait_for_state(&ids[0], "running");
         let worker = town.worker();
-        // What is ended amid a transaction of its own is not ended in good order.
-        let is_at_rest = format!(
-            "SELECT xact_start IS NULL AND NOT EXISTS (
-                 SELECT FROM civic.media_jobs WHERE state = 'queued' AND attempts > 0)
-             FROM pg_stat_activity WHERE pid = {worker} AND wait_event = 'Extension'"
-        );
-        wait_until("the worker waits", || town.session.column(&is_at_rest) == ["t"]);
         let begun = Instant::now();
         match how {
             "KILL" => {
@@ -160,10 +165,7 @@ fn a_worker_that_is_ended_by_a_person_comes_back_and_costs_no_try() {
     let id = town.enqueue(&black_hole);
     town.wait_for_state(&id, "running");
     let worker = town.worker();
-    let begun = Instant::now();
-    town.session.run(&format!("SELECT pg_terminate_backend({worker})"));
-    wait_until("it is gone", || !exists(&worker));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    town.end_worker();
     town.wait_for_state(&id, "running");
     assert_ne!(town.worker(), worker);
     assert_eq!(town.job(&id, "attempts"), "1");
@@ -288,4 +290,44 @@ fn a_database_that_does_not_exist_yet_is_served_once_it_does() {
     session.run("SET statement_timeout = '15s'");
     session.run("DROP DATABASE later WITH (FORCE)");
     wait_until("the worker has left", || session.text(runs) == "0");
+}
+
+#[test]
+fn a_worker_that_is_ended_amid_a_transaction_costs_no_try() {
+    let mut town = Town::new();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let black_hole = town.twilio.offer_answer(Answer::black_hole());
+    let travelling = town.enqueue(&black_hole);
+    town.wait_for_state(&travelling, "running");
+    let mut holder = town.cluster.superuser();
+    holder.run("BEGIN; LOCK TABLE public.tickets IN ACCESS EXCLUSIVE MODE");
+    let claimed = town.add_by_hand(&url);
+    wait_until_blocked(&mut town, "the claim");
+    town.end_worker();
+    for id in [&travelling, &claimed] {
+        assert_eq!(town.job(id, "state"), "queued");
+        assert_eq!(town.job(id, "attempts"), "0");
+        assert_eq!(town.job(id, "last_error"), "NULL");
+    }
+    holder.run("COMMIT");
+    town.is_done_once(&claimed, "ended in its claim");
+    assert_eq!(town.job(&claimed, "attempts"), "1");
+    town.wait_for_state(&travelling, "running");
+    assert_eq!(town.job(&travelling, "attempts"), "1");
+    town.session.run(&format!("SELECT civic.cancel_media_job('{travelling}')"));
+    town.wait_for_state(&travelling, "cancelled");
+}
+
+#[test]
+fn a_worker_that_is_ended_does_not_wait_for_whoever_has_locked_the_jobs() {
+    let mut town = Town::new();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let mut holder = town.cluster.superuser();
+    let id = town.enqueue_held(&url, &mut holder);
+    wait_until_blocked(&mut town, "the record");
+    town.end_worker();
+    assert_eq!(town.job(&id, "state"), "running", "nobody could say otherwise");
+    holder.run("COMMIT");
+    town.is_done_once(&id, "ended in its record");
+    assert_eq!(town.job(&id, "attempts"), "2");
 }

@@ -51,6 +51,9 @@ impl Session {
              FROM pg_class
              WHERE relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
              UNION ALL
+             SELECT format('function %s %s %s', oid, oid::regprocedure, proacl) FROM pg_proc
+             WHERE pronamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
+             UNION ALL
              SELECT format('schema %s %s %s', nspname, nspowner, nspacl) FROM pg_namespace
              ORDER BY 1",
         );

@@ -116,6 +116,15 @@ pub fn owner() -> Result<Option<pg_sys::Oid>, Error> {
     Ok(owners.into_iter().next())
 }
 
+/// Whether nobody has locked the whole table. If so it stays open to this transaction.
+pub fn is_free() -> Result<bool, Error> {
+    let tables =
+        rows("SELECT 'civic.media_jobs'::pg_catalog.regclass::pg_catalog.oid", &[], |row| {
+            column(row, 1)
+        })?;
+    Ok(tables.into_iter().all(pg::worker::lock_rows_if_free))
+}
+
 /// Does something with the rights of the table's owner.
 pub fn as_owner<R>(
     owner: pg_sys::Oid,

@@ -143,6 +143,23 @@ fn record_one(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold
     Ok(hold)
 }
 
+/// The server ends this process in good order, and these jobs are still in hand: they are due again, and
+/// lose no try. Those that somebody has locked do, as if the process had been killed.
+pub fn release(claims: &[Claim]) {
+    let released = Report { outcome: Outcome::Released, stored: None, error: None };
+    let release = |claim: &Claim| match queue::hold(claim.id, claim.tries)? {
+        Hold::Ours { is_cancelled } => {
+            queue::settle(claim.id, claim.tries, is_cancelled, &released, limits::media_attempts())
+        }
+        Hold::Locked | Hold::NotOurs => Ok(()),
+    };
+    in_transaction(|owner| {
+        queue::as_owner(owner, || {
+            if queue::is_free()? { claims.iter().try_for_each(release) } else { Ok(()) }
+        })
+    });
+}
+
 /// Does something in a transaction of its own, given the table's owner. `None` where there is no such
 /// table. An error ends the worker, which starts anew.
 fn in_transaction<R>(body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>) -> Option<R> {

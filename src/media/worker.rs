@@ -4,7 +4,6 @@
 //! thread alone, in short transactions. A thread hands its result over and wakes the worker through
 //! a socket.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -18,6 +17,7 @@ use pgrx::Uuid;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 
+use super::in_hand::{self, InHand};
 use super::job::Outcome;
 use super::queue::{Claim, Hold, Report, warn};
 use super::transfer::{Services, Task, transfer};
@@ -57,6 +57,7 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     pg::worker::begin(&settings::database());
     let Some(shared) = shared::shared() else { return };
     shared.take_over_media();
+    pg::worker::at_ordered_exit(in_hand::release_all);
     match Worker::new() {
         Ok(mut worker) => worker.run(),
         Err(error) => warn(&format!("the media worker cannot start: {error}")),
@@ -65,19 +66,12 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     pg::end_process_to_be_restarted();
 }
 
-/// A job whose transfer is under way, or has ended and waits to be recorded.
-struct InHand {
-    claim: Claim,
-    cancel: Cancel,
-}
-
 struct Ended {
     id: Uuid,
     report: Report,
 }
 
 struct Worker {
-    in_hand: HashMap<Uuid, InHand>,
     /// Ended and not recorded yet.
     ended: Vec<Ended>,
     results: Receiver<Ended>,
@@ -99,7 +93,6 @@ impl Worker {
         rope.set_nonblocking(true)?;
         let (sender, results) = channel();
         Ok(Worker {
-            in_hand: HashMap::new(),
             ended: vec![],
             results,
             sender,
@@ -138,7 +131,7 @@ impl Worker {
 
     /// How many more files may travel.
     fn free(&self) -> usize {
-        let travelling = self.in_hand.len().saturating_sub(self.ended.len());
+        let travelling = in_hand::jobs().len().saturating_sub(self.ended.len());
         limits::media_concurrency().saturating_sub(travelling)
     }
 
@@ -156,10 +149,10 @@ impl Worker {
             return false;
         }
         self.ended.retain(|Ended { id, report }| {
-            let claim = self.in_hand.get(id).map(|in_hand| &in_hand.claim);
-            let is_locked = turn::record(claim, report) == Hold::Locked;
+            let claim = in_hand::jobs().get(id).map(|in_hand| in_hand.claim.clone());
+            let is_locked = turn::record(claim.as_ref(), report) == Hold::Locked;
             if !is_locked {
-                self.in_hand.remove(id);
+                in_hand::jobs().remove(id);
             }
             is_locked
         });
@@ -172,14 +165,14 @@ impl Worker {
         let to_claim = if self.services.is_some() { self.free() } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
-        let is_in_hand = |id: &Uuid| self.in_hand.contains_key(id);
+        let is_in_hand = |id: &Uuid| in_hand::jobs().contains_key(id);
         let Some(look) = turn::look(is_in_hand, to_claim, retention) else { return IDLE };
         if is_time_to_prune {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
         for id in look.cancelled {
             // What only removes a cancelled job's file is let do so.
-            if let Some(in_hand) = self.in_hand.get(&id)
+            if let Some(in_hand) = in_hand::jobs().get(&id)
                 && !in_hand.claim.is_cancelled
             {
                 in_hand.cancel.cancel();
@@ -201,7 +194,7 @@ impl Worker {
         let (id, cancel) = (claim.id, Cancel::new());
         let Claim { media_url, bucket, path, former_bucket, is_cancelled, stored, .. } =
             claim.clone();
-        self.in_hand.insert(id, InHand { claim, cancel: cancel.clone() });
+        in_hand::jobs().insert(id, InHand { claim, cancel: cancel.clone() });
         if stored.is_some() && !is_cancelled {
             self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
             return;
@@ -227,32 +220,23 @@ impl Worker {
         let _ = (&*self.rope).write(&[0]);
     }
 
-    /// The worker ends in good order: transfers are called off, and their jobs are due again.
+    /// The worker ends in good order: transfers are called off, what has come of them is recorded, and
+    /// the jobs of the others are due again.
     fn take_leave(&mut self) {
-        self.in_hand.values().for_each(|in_hand| in_hand.cancel.cancel());
+        let under_way = {
+            let jobs = in_hand::jobs();
+            jobs.values().for_each(|in_hand| in_hand.cancel.cancel());
+            jobs.len()
+        };
         self.gather();
         let deadline = Instant::now() + FAREWELL;
-        while self.ended.len() < self.in_hand.len()
+        while self.ended.len() < under_way
             && let left = deadline.saturating_duration_since(Instant::now())
             && let Ok(ended) = self.results.recv_timeout(left)
         {
             self.ended.push(ended);
         }
-        for Ended { report, .. } in &mut self.ended {
-            if report.outcome == Outcome::Cancelled {
-                report.outcome = Outcome::Released;
-                report.error = None;
-            }
-        }
-        // What has not noticed ends with the process.
-        let is_missing = |id: &Uuid| !self.ended.iter().any(|ended| ended.id == *id);
-        let missing = self.in_hand.iter().filter(|(id, _)| is_missing(id));
-        let released = |(id, _): (&Uuid, &InHand)| {
-            let report = Report { outcome: Outcome::Released, stored: None, error: None };
-            Ended { id: *id, report }
-        };
-        let missing: Vec<_> = missing.map(released).collect();
-        self.ended.extend(missing);
+        self.ended.retain(|Ended { report, .. }| report.outcome != Outcome::Cancelled);
         self.record();
     }
 }

@@ -239,7 +239,7 @@ unsafe fn raw_size(datum: pg_sys::Datum) -> usize {
 fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     // SAFETY: a text, varchar or char of the row; what unpacking allocates goes with the context of
     // this trigger's call.
-    out.extend_from_slice(unsafe { super::varlena_bytes(datum) });
+    out.extend_from_slice(unsafe { super::text::varlena_bytes(datum) });
     Form::Text
 }
 

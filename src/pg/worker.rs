@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
@@ -19,17 +21,30 @@ unsafe extern "C-unwind" {
     fn die(signal: std::ffi::c_int);
 }
 
+/// Whether this process was ever asked to end.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// What [`at_ordered_exit`] was given.
+static FAREWELL: OnceLock<fn()> = OnceLock::new();
+
+/// Of SIGTERM: may be called amid anything.
+unsafe extern "C-unwind" fn asked_to_end(signal: std::ffi::c_int) {
+    ASKED.store(true, Ordering::Relaxed);
+    // SAFETY: the server's own handler, called as one.
+    unsafe { die(signal) };
+}
+
 /// Begins a worker in a database, as the server's own superuser, with a search_path and defaults of
 /// transactions that nobody else chooses.
 ///
 /// SIGTERM is answered by whatever the worker is at, a wait for a lock as well.
 pub fn begin(database: &str) {
-    // SAFETY: the server's own handler, in its place before signals are let in.
+    // SAFETY: a handler that does what the server's own does, in its place before signals are let in.
     unsafe {
         #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(asked_to_end));
         #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(asked_to_end));
     }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
@@ -48,6 +63,33 @@ pub fn begin(database: &str) {
                 pg_sys::GucSource::PGC_S_OVERRIDE,
             );
         }
+    }
+}
+
+/// Has something done once when this process ends by an order, wherever that meets it: also amid a
+/// transaction, which is rolled back before. It can do transactions of its own, but nothing interrupts
+/// it any more, so it must not wait. An error in it is logged, and ends it.
+pub fn at_ordered_exit(farewell: fn()) {
+    if FAREWELL.set(farewell).is_ok() {
+        // SAFETY: a function that lives as long as the process. It is called before what the server
+        // itself does at the end, which was registered earlier.
+        unsafe { pg_sys::before_shmem_exit(Some(ordered_exit), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn ordered_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    let Some(farewell) = FAREWELL.get().filter(|_| ASKED.load(Ordering::Relaxed)) else { return };
+    // SAFETY: as the server does it itself when it removes temporary tables at this point.
+    unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    farewell();
+}
+
+/// Locks a table as who changes its rows does; false where he would have to wait.
+pub fn lock_rows_if_free(table: pg_sys::Oid) -> bool {
+    // SAFETY: a lock that the transaction's end releases.
+    unsafe {
+        pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
     }
 }
 

@@ -110,12 +110,11 @@ fn bytes(kilobytes: &GucSetting<i32>) -> u64 {
     u64::from(kilobytes.get().unsigned_abs()) * 1024
 }
 
-/// The value; `None` where it is empty or not UTF-8. Trimmed where it is: links ask for it each time.
+/// The value without white space around it; `None` where nothing is left, or it is not UTF-8.
 fn text(setting: &Text) -> Option<String> {
-    let mut value = setting.get()?.into_string().ok()?;
-    value.truncate(value.trim_end().len());
-    value.drain(..value.len() - value.trim_start().len());
-    Some(value).filter(|value| !value.is_empty())
+    let value = setting.get()?;
+    let value = value.to_str().ok()?.trim();
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 pub(super) fn define() {

@@ -5,7 +5,7 @@ mod realtime;
 mod service;
 
 use super::policy::{self, POLICIES, Policy, State};
-use super::{catalog, files, tickets};
+use super::{catalog, deadbolt, files, tickets};
 use crate::error::Error;
 use crate::pg::shared;
 use crate::settings::{self, SensitiveEvents};
@@ -132,17 +132,22 @@ fn policies_of(policies: &[Policy]) -> Result<Vec<Finding>, Error> {
         if policy.role == policy::AUTHENTICATED && !has_authenticated {
             return Ok(good(policy.component(), "there is no role authenticated to need it"));
         }
-        Ok(match policy.state()? {
-            State::Installed => good(policy.component(), "as pg_civic makes it"),
-            State::Missing => bad(policy.component(), "missing", SETUP),
-            State::Different => bad(policy.component(), "not as pg_civic makes it", SETUP),
-        })
+        Ok(as_made(policy.component(), policy.state()?))
     };
     policies.iter().map(finding).collect()
 }
 
+fn as_made(component: impl Into<String>, state: State) -> Finding {
+    match state {
+        State::Installed => good(component, "as pg_civic makes it"),
+        State::Missing => bad(component, "missing", SETUP),
+        State::Different => bad(component, "not as pg_civic makes it", SETUP),
+    }
+}
+
 fn policies() -> Result<Vec<Finding>, Error> {
-    let mut findings = policies_of(&POLICIES)?;
+    let mut findings = vec![as_made(deadbolt::COMPONENT, deadbolt::state()?)];
+    findings.extend(policies_of(&POLICIES)?);
     for name in policy::left_by_migrations()? {
         let component = format!("policy \"{name}\" on storage.objects");
         findings.push(bad(component, "of the application's migrations: slow, and replaced", SETUP));

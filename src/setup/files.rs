@@ -1,5 +1,6 @@
 //! Storage: buckets, row security, policies, index.
 
+use super::deadbolt;
 use super::policy::{self, POLICIES};
 use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
@@ -88,6 +89,7 @@ pub fn missing_privileges(purpose: Purpose) -> Result<Vec<String>, Error> {
         ),
         &[],
     )?);
+    missing.extend(deadbolt::missing_privileges(purpose)?);
     Ok(missing)
 }
 
@@ -117,6 +119,7 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     for table in ["buckets", "objects"] {
         steps.push(enable_row_security(table)?);
     }
+    steps.push(deadbolt::set_up()?);
     steps.extend(policy::set_up(&POLICIES)?);
     // Last, so that no moment is without a policy for whoever looks from another session.
     for name in policy::left_by_migrations()? {
@@ -218,12 +221,6 @@ fn set_up_index() -> Result<Step, Error> {
     if let Some(index) = range_index()? {
         return Ok(step(component, ALREADY, index));
     }
-    let may_create = "SELECT pg_catalog.has_schema_privilege(current_user, 'storage', 'CREATE')";
-    if !catalog::holds(may_create, &[])? {
-        let detail = "this Storage lacks it, and this role lacks CREATE on schema storage to make \
-                      it: every read scans every tenant's objects";
-        return Ok(step(component, SKIPPED, detail));
-    }
     // What CREATE INDEX CONCURRENTLY left where it failed is invalid, and holds the name.
     if has_own_index()? {
         catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
@@ -242,6 +239,7 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
         return Ok(vec![step("storage", SKIPPED, NO_STORAGE)]);
     }
     let mut steps = policy::tear_down(&POLICIES)?;
+    steps.push(deadbolt::tear_down()?);
     if has_own_index()? {
         catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
         steps.push(step(format!("index storage.{INDEX}"), REMOVED, "dropped"));

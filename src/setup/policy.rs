@@ -5,6 +5,7 @@
 
 use pgrx::spi::quote_identifier;
 
+use super::deadbolt::stands;
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
 
@@ -34,12 +35,7 @@ macro_rules! other_buckets {
     };
 }
 
-const FIREWALL_STANDS: &str = concat!(
-    "((EXISTS ( SELECT\n   FROM pg_policy\n  WHERE ((pg_policy.polrelid = ",
-    "('storage.objects'::regclass)::oid) AND (pg_policy.polname = 'civic firewall'::name)))) OR ",
-    other_buckets!("bucket_id"),
-    ")"
-);
+const FIREWALL_STANDS: &str = concat!("(", stands!(), " OR ", other_buckets!("bucket_id"), ")");
 
 pub const POLICIES: [Policy; 8] = [
     Policy {
@@ -79,7 +75,7 @@ pub const POLICIES: [Policy; 8] = [
         )),
     },
     // DROP EXTENSION … CASCADE takes the firewall with it. This one does not depend on the
-    // extension: without the firewall it shuts the buckets. It looks once a query.
+    // extension: without the firewall it shuts the buckets. It looks when a plan is made.
     Policy {
         schema: "storage",
         table: "objects",

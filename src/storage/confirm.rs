@@ -25,7 +25,7 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
     let tenant_id = identity.tenant_id().ok_or_else(no_upload)?;
     let user_id = identity.user_id().ok_or_else(no_upload)?;
     let folder = format!("{tenant_id}/{file_id}");
-    let is_readable = access::readable_buckets(&identity, &access).contains(&bucket);
+    let is_readable = access::can_read_in(&identity, &access, bucket);
     let found = if is_readable {
         object::uploaded_by(user_id, bucket.id(), &folder)?
     } else {

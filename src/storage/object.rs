@@ -29,7 +29,7 @@ pub fn exists(bucket: &str, name: &str) -> Result<bool, Error> {
     Spi::connect(|client| {
         EXISTS.with_borrow_mut(|exists| {
             if exists.is_none() {
-                let sql = "SELECT 1 FROM storage.objects o
+                let sql = "SELECT FROM storage.objects o
                            WHERE o.bucket_id OPERATOR(pg_catalog.=) $1
                              AND o.name OPERATOR(pg_catalog.=) $2";
                 let types = [pg_sys::TEXTOID.into(), pg_sys::TEXTOID.into()];

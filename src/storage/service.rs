@@ -71,9 +71,9 @@ mod civic {
         Ok(JsonB(json!({"bucket": bucket, "path": path})))
     }
 
-    /// A link to a file, valid for `expiry` seconds.
+    /// A link to a file, valid for `expiry` seconds. Row security decides as in the caller's own query, so
+    /// his search_path stays: what others' policies call may need it.
     #[pg_extern(volatile, parallel_restricted, cost = 1000)]
-    #[search_path(pg_catalog, pg_temp)]
     fn get_signed_url(
         bucket: Option<&str>,
         path: Option<&str>,

@@ -41,7 +41,7 @@ pub fn signed_url(
     expiry: u32,
 ) -> String {
     let expires_at = issued_at + u64::from(expiry);
-    let object = format!("{bucket}/{path}");
+    let object = [bucket, "/", path].concat();
     let mut payload = Vec::with_capacity(object.len() + 96);
     payload.extend_from_slice(br#"{"url":"#);
     serde_json::to_writer(&mut payload, &object).expect("a text is JSON, and memory takes it");
