@@ -54,6 +54,7 @@ fn play(server: &Server) -> Result<Story, postgres::Error> {
     let outside = Outside::start(&mut story, server, &mut owner)?;
     outside.upload(&mut story, server)?;
     outside.whatsapp(&mut story, server, &mut owner)?;
+    outside.end(&mut story, server, &mut owner)?;
     removal(&mut story, &mut owner)?;
     Ok(story)
 }

@@ -12,6 +12,16 @@ const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
 const TOKEN: &str = "a-twilio-token";
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a burst pipe in Church Street";
 
+/// What says where they are, and opens them.
+const SETTINGS: [&str; 6] = [
+    "civic.supabase_url",
+    "civic.service_key",
+    "civic.jwt_secret",
+    "civic.twilio_account_sid",
+    "civic.twilio_auth_token",
+    "civic.media_hosts",
+];
+
 /// The services outside, as long as the story needs them.
 pub struct Outside {
     storage: Storage,
@@ -33,20 +43,31 @@ impl Outside {
         let options = Options { on_upload: Some(Box::new(on_upload)), ..Options::default() };
         let outside =
             Outside { storage: Storage::start(options), twilio: Twilio::start(ACCOUNT, TOKEN) };
-        for (setting, value, is_secret) in [
-            ("civic.supabase_url", &*outside.storage.project_url(), false),
-            ("civic.service_key", outside.storage.service_key(), true),
-            ("civic.jwt_secret", outside.storage.jwt_secret(), true),
-            ("civic.twilio_account_sid", ACCOUNT, false),
-            ("civic.twilio_auth_token", TOKEN, true),
-            ("civic.media_hosts", &*outside.twilio.hosts(), false),
-        ] {
+        let values = [
+            (&*outside.storage.project_url(), false),
+            (outside.storage.service_key(), true),
+            (outside.storage.jwt_secret(), true),
+            (ACCOUNT, false),
+            (TOKEN, true),
+            (&*outside.twilio.hosts(), false),
+        ];
+        for (setting, (value, is_secret)) in SETTINGS.into_iter().zip(values) {
             let shown = if is_secret { "…" } else { value };
             story.statement(&format!("ALTER SYSTEM SET {setting} = '{shown}'"));
             owner.batch_execute(&format!("ALTER SYSTEM SET {setting} = '{value}'"))?;
         }
         server.reload(owner)?;
         Ok(outside)
+    }
+
+    /// Ends them, and takes back the settings, which would name nobody.
+    pub fn end(self, story: &mut Story, server: &Server, owner: &mut Client) -> Result<(), Error> {
+        for setting in SETTINGS {
+            owner.batch_execute(&format!("ALTER SYSTEM RESET {setting}"))?;
+        }
+        server.reload(owner)?;
+        story.note("Storage and Twilio end with the story: the settings that name them are reset.");
+        Ok(())
     }
 
     pub fn upload(&self, story: &mut Story, server: &Server) -> Result<(), Error> {
@@ -161,11 +182,11 @@ impl Outside {
         );
         let mut liaison = server.person(TSHWANE, "saps_liaison")?;
         story.step("The liaison does", &opened(PHOTO), &open(&liaison.value(&link)?), None);
-        let jobs = "SELECT count(*)::text || ' job' FROM civic.media_jobs";
-        story.step("The manager sees the one job", "1 job", &manager.value(jobs)?, None);
+        let jobs = "SELECT 'jobs: ' || count(*) FROM civic.media_jobs";
+        story.step("The manager sees the one job", "jobs: 1", &manager.value(jobs)?, None);
         story.step(
             "Nobody of eThekwini sees any",
-            "0 job",
+            "jobs: 0",
             &server.person(ETHEKWINI, "admin")?.value(jobs)?,
             None,
         );

@@ -230,8 +230,16 @@ fn a_storage_server_that_is_killed_loses_and_doubles_nothing() {
     let port = process.port();
     let mut town = Town::new();
     let storage_url = process.url().to_owned();
+    let stored = || {
+        let files = std::fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
+        files.filter(|file| !file.file_name().to_string_lossy().starts_with('.')).count()
+    };
     town.set("civic.storage_url", &storage_url);
-    town.reload();
+    wait_until("the worker stores there", || {
+        town.reload();
+        stored() > 0
+    });
+    let before = stored();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     town.session.run(&format!(
         "SELECT civic.enqueue_media('{url}', 'image/jpeg', '{TICKET}', '{TENANT}')
@@ -251,10 +259,7 @@ fn a_storage_server_that_is_killed_loses_and_doubles_nothing() {
         );
         town.session.text(done) == "100"
     });
-    let files = std::fs::read_dir(&directory).expect("files").filter_map(Result::ok);
-    let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.')).count();
-    let probes = files - 100;
-    assert!(probes >= 1, "{files} files: one a job, and those with which the test began");
+    assert_eq!(stored() - before, 100, "one file a job");
     let paths = town.session.text("SELECT count(DISTINCT path) FROM civic.media_jobs");
     assert_eq!(paths, "100");
     std::fs::remove_dir_all(&directory).expect("it can be removed");

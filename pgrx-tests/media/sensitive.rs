@@ -78,7 +78,11 @@ fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
     assert!(ids.iter().all(|id| town.wait_for_end(id) == "done"));
     town.session.run("DROP TRIGGER dawdle ON media_attachments; DROP FUNCTION public.dawdle()");
     let open = "SELECT count(*) FROM civic.media_jobs WHERE bucket = 'evidence'";
-    assert_eq!(town.session.text(open), "2", "those that were recorded by then");
+    assert_eq!(town.session.text(open), "1", "the one that was recorded by then");
+    let rows =
+        "SELECT count(*) FROM media_attachments a JOIN tickets t ON a.ticket_id::text = t.id::text
+                WHERE s3_bucket = 'evidence'";
+    assert_eq!(town.session.text(rows), "1");
 }
 
 #[test]
@@ -114,6 +118,38 @@ fn a_job_that_is_cancelled_leaves_nothing_of_a_sensitive_ticket_in_the_open() {
 }
 
 #[test]
+fn a_cancellation_looks_once_more_at_the_ticket() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    // No try notices.
+    town.session.run(&format!(
+        "UPDATE civic.media_jobs SET next_attempt_at = now() + interval '1 hour' WHERE id = '{id}';
+         UPDATE tickets SET is_sensitive = true;
+         SELECT civic.cancel_media_job('{id}')"
+    ));
+    town.wait_for_state(&id, "cancelled");
+    assert!(town.storage.objects().iter().all(|object| object.path != path));
+    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+}
+
+#[test]
+fn a_ticket_that_becomes_sensitive_during_the_last_try_is_noticed_though_it_fails() {
+    let mut town = Town::new();
+    town.set("civic.media_attempts", "2");
+    town.reload();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.twilio.fails_first([Answer::new(500).after(Duration::from_millis(500))]);
+    town.session.run(&format!("SELECT civic.retry_media_job('{id}')"));
+    wait_until("it travels", || town.job(&id, "state = 'running' AND attempts = 2") == "t");
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "failed");
+    assert_eq!(town.job(&id, "former_bucket"), "evidence");
+    assert!(town.cluster.log().contains(&format!("remove {path} from bucket evidence")));
+    assert_eq!(town.retry(&id), "done");
+    assert!(town.storage.object("evidence", &path).is_none());
+}
+
+#[test]
 fn what_may_be_left_in_the_open_is_told_and_not_forgotten() {
     let mut town = Town::new();
     town.set("civic.media_attempts", "2");
@@ -127,12 +163,18 @@ fn what_may_be_left_in_the_open_is_told_and_not_forgotten() {
     assert!(log.contains(&format!("remove {path} from bucket evidence")), "{log}");
     let told = "SELECT detail FROM civic.check() WHERE component = 'media worker' AND NOT ok";
     assert!(town.session.text(told).contains("may be in bucket evidence"));
-    // However long ago it was.
+    // However long ago it was: another old job goes, and it stays.
     town.session.run(&format!(
         "UPDATE civic.media_jobs SET finished_at = now() - interval '1 year' WHERE id = '{id}';
+         INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, state, finished_at,
+             next_attempt_at, bucket, path, file_id, media_content_type, media_url)
+         VALUES ('t', 'another', false, 'failed', now() - interval '1 year', NULL, 'evidence', 'p',
+                 gen_random_uuid(), 'image/jpeg', 'u');
          SELECT pg_reload_conf()"
     ));
-    std::thread::sleep(Duration::from_millis(500));
+    let another = "SELECT count(*) FROM civic.media_jobs WHERE ticket_id = 'another'";
+    wait_until("old jobs are removed", || town.session.text(another) == "0");
+    assert_eq!(town.job(&id, "state"), "failed");
     // And once it is retried it is removed.
     assert_eq!(town.retry(&id), "done");
     assert!(town.storage.object("evidence", &path).is_none());

@@ -287,14 +287,21 @@ fn older_storage_says_who_has_uploaded_in_another_column() {
 }
 
 #[test]
-fn of_several_files_in_a_folder_ones_own_is_confirmed() {
-    let database = Database::guarded();
-    let mut superuser = database.superuser();
-    for (name, owner) in [("a.jpg", "somebody-else"), ("b.jpg", SUB), ("c.jpg", "another")] {
-        add_object(&mut superuser, "evidence", &format!("{TENANT}/{FILE}/{name}"), owner);
+fn who_puts_a_file_into_the_folder_of_anothers_upload_does_not_take_its_id() {
+    const SOMEBODY: &str = "b0b00000-0000-4000-8000-000000000000";
+    for (bucket, role) in [("evidence", "citizen"), ("gbv-evidence", "manager")] {
+        let database = uploaded(bucket);
+        let mut superuser = database.superuser();
+        let thief = claims(TENANT, "admin").replace(SUB, SOMEBODY);
+        for other in ["evidence", "documents", "gbv-evidence"] {
+            add_object(&mut superuser, other, &format!("{TENANT}/{FILE}/a.jpg"), SOMEBODY);
+            let state = database.authenticated(&thief).sqlstate(&confirm(other));
+            assert_eq!(state, "P0002", "{other} beside {bucket}");
+        }
+        assert!(recorded(&database).is_empty());
+        let answer = json(&mut database.person(TENANT, role), &confirm(bucket));
+        assert_eq!(answer["filename"], "photo.jpg", "{bucket}");
     }
-    let answer = json(&mut database.person(TENANT, "citizen"), &confirm("evidence"));
-    assert_eq!(answer["filename"], "b.jpg");
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub enum ServiceError {
     /// The ticket has become sensitive while its media was stored in the open; `left` is what could
     /// not be removed.
     BecameSensitive { left: Option<String> },
+    /// The same of a job's ticket: its next try takes the file behind the firewall.
+    NowSensitive,
     /// A media job that is not there.
     NoMediaJob { id: Uuid },
     /// A media job in a state in which that cannot be done to it.
@@ -93,7 +95,9 @@ impl ServiceError {
                     ERRCODE_INVALID_PARAMETER_VALUE
                 }
             },
-            ServiceError::BecameSensitive { .. } => ERRCODE_T_R_SERIALIZATION_FAILURE,
+            ServiceError::BecameSensitive { .. } | ServiceError::NowSensitive => {
+                ERRCODE_T_R_SERIALIZATION_FAILURE
+            }
             ServiceError::NoThread { .. } => ERRCODE_INSUFFICIENT_RESOURCES,
             ServiceError::Panicked => ERRCODE_INTERNAL_ERROR,
             ServiceError::UploadForbidden { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -168,6 +172,9 @@ impl ServiceError {
                 "the ticket has become sensitive during the transfer, and the file could not be \
                  removed: {object}"
             ),
+            ServiceError::NowSensitive => {
+                "the ticket has become sensitive during the transfer".to_owned()
+            }
             ServiceError::NoMediaJob { id } => format!("there is no media job {id}"),
             ServiceError::MediaJobState { id, state, action } => {
                 format!("media job {id} is {} and cannot be {action}", state.name())
@@ -231,7 +238,9 @@ impl ServiceError {
             ServiceError::MediaType { .. } => {
                 format!("The content types are {}.", bucket::MEDIA_TYPES.join(", "))
             }
-            ServiceError::BecameSensitive { left: None } => "Try again.".to_owned(),
+            ServiceError::BecameSensitive { left: None } | ServiceError::NowSensitive => {
+                "Try again.".to_owned()
+            }
             ServiceError::BecameSensitive { left: Some(_) } => {
                 "Remove it from the bucket, and try again.".to_owned()
             }

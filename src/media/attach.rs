@@ -2,6 +2,7 @@
 //! write it: with that the ticket shows the file, whether or not anybody listens.
 
 use super::queue::{Claim, briefly};
+use super::target::is_sensitive;
 use crate::catalog::execute;
 use crate::error::{Error, ServiceError};
 use crate::settings::service::media_table;
@@ -13,7 +14,7 @@ use crate::storage::attachment::{Attachment, Attachments};
 /// Where there is no such table, or `civic.media_table` is empty, there is nothing to
 /// do: the application may keep its files otherwise.
 ///
-/// Errors: the table refuses the row.
+/// Errors: the table refuses the row; the ticket has become sensitive meanwhile. Then nothing is recorded.
 pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error> {
     let table = media_table();
     if table.is_empty() {
@@ -41,6 +42,10 @@ pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error>
         Ok(attachments) => {
             if attachments.find_recorded(&attachment)?.is_none() {
                 attachments.record(&attachment)?;
+            }
+            // What the owner has put on the table takes its time, and the ticket may have changed.
+            if !claim.is_sensitive && is_sensitive(&claim.tenant_id, &claim.ticket_id, false)? {
+                return Err(ServiceError::NowSensitive.into());
             }
             Ok(())
         }

@@ -192,18 +192,23 @@ pub fn becomes_sensitive(claim: &mut Claim) -> Result<bool, Error> {
     )?;
     if is_sensitive {
         let bucket = Bucket::for_media(true).id().to_owned();
-        execute(
-            "UPDATE civic.media_jobs
-             SET is_sensitive = true, former_bucket = bucket, bucket = $2, content_type = NULL,
-                 file_size = NULL
-             WHERE id = $1",
-            &[claim.id.into(), bucket.as_str().into()],
-        )?;
+        take_cover(claim.id)?;
         claim.is_sensitive = true;
         claim.stored = None;
         claim.former_bucket = Some(std::mem::replace(&mut claim.bucket, bucket));
     }
     Ok(is_sensitive)
+}
+
+/// Has a job's file go behind the firewall, and be removed from where it may be already.
+fn take_cover(id: Uuid) -> Result<(), Error> {
+    execute(
+        "UPDATE civic.media_jobs
+         SET is_sensitive = true, former_bucket = bucket, bucket = $2, content_type = NULL,
+             file_size = NULL
+         WHERE id = $1",
+        &[id.into(), Bucket::for_media(true).id().into()],
+    )
 }
 
 /// How long what somebody else has put on a table may keep the worker.

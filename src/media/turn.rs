@@ -115,25 +115,23 @@ fn record_one(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold
     let hold = queue::as_owner(owner, || queue::hold(claim.id, claim.tries))?;
     let Hold::Ours { is_cancelled } = hold else { return Ok(hold) };
     let mut claim = claim.clone();
-    let refused = match &report.stored {
-        None => None,
-        Some((content_type, size)) => {
-            match queue::as_owner(owner, || queue::becomes_sensitive(&mut claim)) {
-                Err(error) => Some(of_ticket(&error)),
-                Ok(true) => Some(Report {
-                    outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                    stored: None,
-                    error: Some("the ticket has become sensitive during the transfer".to_owned()),
-                }),
-                Ok(false) => {
-                    let attached = queue::as_owner(owner, || attach(&claim, content_type, *size));
-                    attached.err().map(|error| Report {
-                        outcome: Outcome::Refused { may_heal: true, retry_after: None },
-                        stored: report.stored.clone(),
-                        error: Some(error.message()),
-                    })
-                }
-            }
+    // Also where the try has failed: an earlier one may have left the file in the open.
+    let becomes_sensitive = queue::as_owner(owner, || queue::becomes_sensitive(&mut claim));
+    let refused = match (&report.stored, becomes_sensitive) {
+        (None, _) => None,
+        (Some(_), Err(error)) => Some(of_ticket(&error)),
+        (Some(_), Ok(true)) => Some(Report {
+            outcome: Outcome::Refused { may_heal: true, retry_after: None },
+            stored: None,
+            error: Some(ServiceError::NowSensitive.message()),
+        }),
+        (Some((content_type, size)), Ok(false)) => {
+            let attached = queue::as_owner(owner, || attach(&claim, content_type, *size));
+            attached.err().map(|error| Report {
+                outcome: Outcome::Refused { may_heal: true, retry_after: None },
+                stored: report.stored.clone(),
+                error: Some(error.message()),
+            })
         }
     };
     let report = refused.as_ref().unwrap_or(report);

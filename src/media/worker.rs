@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use civic_http::Cancel;
 use pgrx::Uuid;
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
 use super::in_hand::{self, InHand};
@@ -39,14 +39,7 @@ const PRUNING: Duration = Duration::from_secs(60);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 pub fn register() {
-    BackgroundWorkerBuilder::new("pg_civic media")
-        .set_library("pg_civic")
-        .set_function("civic_media_main")
-        .set_type("pg_civic media")
-        .enable_spi_access()
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(Some(Duration::from_secs(1)))
-        .load();
+    pg::worker::register("pg_civic media", "civic_media_main");
 }
 
 /// The worker's main function. The server starts it again a second after it ends.

@@ -1,4 +1,4 @@
-//! A background worker that has threads: its transactions, its sleep, its end.
+//! Background workers: their registration; and of one that has threads, its transactions, sleep and end.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+};
 use pgrx::prelude::*;
 
 use super::subtransaction::attempt;
@@ -32,6 +34,19 @@ unsafe extern "C-unwind" fn asked_to_end(signal: std::ffi::c_int) {
     ASKED.store(true, Ordering::Relaxed);
     // SAFETY: the server's own handler, called as one.
     unsafe { die(signal) };
+}
+
+/// Has the server start a worker once it can write, and again a second after it ends. Call it while the
+/// library is preloaded.
+pub fn register(name: &str, function: &str) {
+    BackgroundWorkerBuilder::new(name)
+        .set_library("pg_civic")
+        .set_function(function)
+        .set_type(name)
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
 }
 
 /// Begins a worker in a database, as the server's own superuser, with a search_path and defaults of

@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use civic_queue::Next;
-use pgrx::bgworkers::{
-    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
-};
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::prelude::*;
 
 use super::pending::events;
@@ -27,14 +25,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const STANDSTILL: Duration = Duration::from_secs(1);
 
 pub fn register() {
-    BackgroundWorkerBuilder::new("pg_civic relay")
-        .set_library("pg_civic")
-        .set_function("civic_relay_main")
-        .set_type("pg_civic relay")
-        .enable_spi_access()
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(Some(Duration::from_secs(1)))
-        .load();
+    pg::worker::register("pg_civic relay", "civic_relay_main");
 }
 
 /// The worker's main function. The server starts it again a second after it ends.

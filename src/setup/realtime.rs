@@ -62,7 +62,8 @@ pub const POLICIES: [Policy; 3] = [
         )),
     },
     // DROP EXTENSION … CASCADE takes the two above with it. This one stays, and keeps the messages
-    // that are still there shut.
+    // that are still there shut. People join seldom, so it may look at each query, and needs no
+    // function in Realtime's schema.
     Policy {
         schema: "realtime",
         table: "messages",

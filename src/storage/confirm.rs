@@ -12,7 +12,8 @@ use crate::pg::role::acting_as;
 use crate::settings::{self, Access, service};
 
 /// Records the caller's upload and gives its row; the same one at each call. Nobody confirms what
-/// somebody else has uploaded, or the server's side has: the row is evidence of who did.
+/// somebody else has uploaded, or the server's side has: the row is evidence of who did. Nor does he
+/// take the id of another's upload by a file of his own in its folder.
 ///
 /// Nothing is looked for outside the caller's own folder, so what another municipality has there
 /// makes no difference, to the answer or to the time that it takes.
@@ -32,6 +33,11 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
         unreadable(user_id, &identity, &access, bucket, &folder)?
     };
     let object = found.ok_or_else(no_upload)?;
+    let Some(owner) = object::owner()? else { return Err(no_upload()) };
+    // Names of others' files are seen within a municipality, and the row takes the id.
+    if acting_as(owner, || object::is_anothers_folder(user_id, &folder))? {
+        return Err(no_upload());
+    }
 
     let attachments = Attachments::find(&service::media_table())?;
     let attachment = Attachment {

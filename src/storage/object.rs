@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
 
+use super::bucket::ALL;
 use crate::catalog;
 use crate::error::Error;
 
@@ -78,6 +79,25 @@ pub fn uploaded_by(user_id: &str, bucket: &str, folder: &str) -> Result<Option<O
         },
     )?;
     Ok(found.into_iter().next())
+}
+
+/// Whether the oldest file in this folder of any of our buckets is somebody else's: then the folder is
+/// his, and so is its id. Seen is what the current user sees.
+pub fn is_anothers_folder(user_id: &str, folder: &str) -> Result<bool, Error> {
+    let buckets: Vec<_> = ALL.iter().map(|bucket| bucket.id().to_owned()).collect();
+    let first = catalog::rows(
+        r#"SELECT COALESCE(pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'owner_id',
+                           pg_catalog.to_jsonb(o) OPERATOR(pg_catalog.->>) 'owner')
+           FROM storage.objects o
+           WHERE o.bucket_id OPERATOR(pg_catalog.=) ANY ($1)
+             AND o.name COLLATE pg_catalog."C" OPERATOR(pg_catalog.>=) $2
+             AND o.name COLLATE pg_catalog."C" OPERATOR(pg_catalog.<) $3
+           ORDER BY o.created_at, o.name
+           LIMIT 1"#,
+        &[buckets.into(), format!("{folder}/").into(), format!("{folder}0").into()],
+        |row| row.get::<String>(1),
+    )?;
+    Ok(first.into_iter().next().is_some_and(|uploader| uploader.as_deref() != Some(user_id)))
 }
 
 /// Who owns the table of objects, and is held by no policy on it.

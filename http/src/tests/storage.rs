@@ -342,3 +342,38 @@ fn an_upload_whose_answer_was_lost_is_found_again() {
     assert_eq!(api.stat("evidence", PATH, &Cancel::new()).unwrap().unwrap().size, 5);
     assert_eq!(storage.objects().len(), 1);
 }
+
+#[test]
+fn a_file_comes_back_as_it_was_stored() {
+    let storage = storage();
+    let api = api(&storage);
+    for (path, body) in [(PATH, &b"\0bytes\xff"[..]), ("t/f/a & b (1).jpg", b"")] {
+        upload(&api, path, body).unwrap();
+        let media = api.download("evidence", path, &Cancel::new()).unwrap().unwrap();
+        assert_eq!((media.content_type.as_str(), media.body.as_slice()), ("image/jpeg", body));
+        let request = storage.standin().requests().pop().unwrap();
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+    }
+    assert_eq!(api.download("evidence", "t/f/other.jpg", &Cancel::new()), Ok(None));
+    assert_eq!(api.download("documents", PATH, &Cancel::new()), Ok(None));
+}
+
+#[test]
+fn what_is_no_whole_file_does_not_come_back() {
+    let file = || Answer::file("image/jpeg", vec![0; 2000]);
+    let untyped = Answer::new(200).body("bytes");
+    for (answer, kind) in [
+        (file().endless(), Kind::TooLarge),
+        (file().cut_after(1000), Kind::CutShort),
+        (untyped, Kind::Malformed),
+        (Answer::new(500), Kind::ServerError),
+        (Answer::new(204), Kind::Malformed),
+        (Answer::redirect("https://evil.example/"), Kind::Malformed),
+    ] {
+        let standin = Standin::start(sequence([answer.clone()]));
+        let api = api_of(&standin, LIMITS);
+        let error = api.download("evidence", PATH, &Cancel::new()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{answer:?}: {error}");
+        assert_tells_no_secret(&error);
+    }
+}

@@ -2,10 +2,10 @@
 
 use pgrx::Uuid;
 
-use super::{column, execute, is_in_the_open, rows, tell};
+use super::{column, execute, is_in_the_open, rows, take_cover, tell};
 use crate::error::{Error, ServiceError};
 use crate::media::job::State;
-use crate::media::target::Target;
+use crate::media::target::{self, Target};
 
 /// What a new job is made of; its target does not change from here on.
 pub struct NewJob<'a> {
@@ -48,12 +48,29 @@ fn locked_state(id: Uuid) -> Result<State, Error> {
     state.ok_or_else(|| ServiceError::NoMediaJob { id }.into())
 }
 
+/// Looks once more at the ticket of a job whose file an earlier try may have left in the open.
+fn look_at_ticket(id: Uuid) -> Result<(), Error> {
+    let tickets = rows(
+        "SELECT tenant_id, ticket_id FROM civic.media_jobs
+         WHERE id = $1 AND state = 'queued' AND attempts > 0 AND NOT is_sensitive",
+        &[id.into()],
+        |row| Ok::<(String, String), Error>((column(row, 1)?, column(row, 2)?)),
+    )?;
+    for (tenant_id, ticket_id) in tickets {
+        if target::is_sensitive(&tenant_id, &ticket_id, false)? {
+            take_cover(id)?;
+        }
+    }
+    Ok(())
+}
+
 /// Cancels a job: at once where it waits, by the worker where it runs or where the file may be in the
 /// open, from where it is removed first.
 ///
-/// Errors: there is no such job; it has ended.
+/// Errors: there is no such job; it has ended; it cannot be told whether its ticket is sensitive.
 pub fn cancel(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
+    look_at_ticket(id)?;
     let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
     let next = match state.when_cancelled().ok_or(refused)? {
         State::Cancelled if is_in_the_open(id)? => State::Queued,
