@@ -16,6 +16,7 @@ CREATE TABLE civic.media_jobs (
     path text NOT NULL,
     file_id uuid NOT NULL,
     former_bucket text,
+    sweep_at timestamptz,
     content_type text,
     file_size bigint,
     media_content_type text NOT NULL,
@@ -24,8 +25,9 @@ CREATE TABLE civic.media_jobs (
     CONSTRAINT media_jobs_bucket CHECK (
         bucket OPERATOR(pg_catalog.=) CASE WHEN is_sensitive THEN 'gbv-evidence' ELSE 'evidence' END),
     CONSTRAINT media_jobs_former_bucket CHECK (
-        former_bucket IS NULL OR former_bucket OPERATOR(pg_catalog.=) 'evidence' AND is_sensitive
-                                 AND state OPERATOR(pg_catalog.<>) 'done'),
+        former_bucket IS NULL OR former_bucket OPERATOR(pg_catalog.=) 'evidence' AND is_sensitive),
+    CONSTRAINT media_jobs_sweep CHECK (
+        sweep_at IS NULL OR former_bucket IS NOT NULL AND finished_at IS NOT NULL),
     CONSTRAINT media_jobs_state CHECK (
         CASE state
         WHEN 'queued' THEN next_attempt_at IS NOT NULL AND finished_at IS NULL
@@ -40,6 +42,7 @@ CREATE TABLE civic.media_jobs (
 CREATE INDEX media_jobs_due ON civic.media_jobs (next_attempt_at) WHERE state OPERATOR(pg_catalog.=) 'queued';
 CREATE INDEX media_jobs_running ON civic.media_jobs (id) WHERE state OPERATOR(pg_catalog.=) 'running';
 CREATE INDEX media_jobs_finished ON civic.media_jobs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX media_jobs_sweep ON civic.media_jobs (sweep_at) WHERE sweep_at IS NOT NULL;
 CREATE INDEX media_jobs_of_tenant ON civic.media_jobs (tenant_id, created_at);
 
 -- A job is data: pg_dump takes it along, so that none is lost with the server.
@@ -74,7 +77,7 @@ BEGIN
                    AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
         GRANT SELECT (id, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
                       next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
-                      former_bucket, content_type, file_size, media_content_type)
+                      former_bucket, sweep_at, content_type, file_size, media_content_type)
             ON civic.media_jobs TO authenticated;
     END IF;
 END
@@ -87,7 +90,8 @@ COMMENT ON COLUMN civic.media_jobs.last_error IS 'why the last try failed; no se
 COMMENT ON COLUMN civic.media_jobs.next_attempt_at IS 'when a queued job is due';
 COMMENT ON COLUMN civic.media_jobs.started_at IS 'when the last try began';
 COMMENT ON COLUMN civic.media_jobs.cancel_requested IS 'cancelled while it ran: the worker stops it, unless the file has got through';
-COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, as the ticket was not sensitive before: removed there by the end of the job';
+COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, or arrive, as the ticket was not sensitive before';
+COMMENT ON COLUMN civic.media_jobs.sweep_at IS 'when the worker removes the file from the former bucket, once more';
 COMMENT ON COLUMN civic.media_jobs.content_type IS 'of the stored file';
 COMMENT ON COLUMN civic.media_jobs.file_size IS 'of the stored file, in bytes';
 COMMENT ON COLUMN civic.media_jobs.media_content_type IS 'what the webhook said it would be';

@@ -104,7 +104,7 @@ impl StorageApi {
     /// What the API knows of a file, or None where there is none.
     pub fn stat(&self, bucket: &str, path: &str, cancel: &Cancel) -> Result<Option<Stat>, Error> {
         let object = path::object(bucket, path)?;
-        let request = self.request(Method::GET, &format!("object/info/{object}"))?;
+        let request = self.request(Method::GET, &format!("object/info/authenticated/{object}"))?;
         let answer = match self.exchange(request, None, cancel) {
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             answer => answer?,

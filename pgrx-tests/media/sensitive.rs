@@ -20,6 +20,22 @@ fn stored_and_waiting(town: &mut Town) -> (String, String) {
     (id, path)
 }
 
+impl Town {
+    /// Waits until the file is not in the open any more.
+    #[track_caller]
+    fn wait_until_swept(&mut self, path: &str) {
+        wait_until("it is removed", || self.storage.object("evidence", path).is_none());
+    }
+
+    /// Has the worker sweep, whatever the time.
+    fn sweep_now(&mut self, id: &str) {
+        self.session.run(&format!(
+            "UPDATE civic.media_jobs SET sweep_at = now() WHERE id = '{id}' AND former_bucket IS NOT NULL;
+             SELECT pg_reload_conf()"
+        ));
+    }
+}
+
 #[test]
 fn a_ticket_that_becomes_sensitive_takes_its_waiting_media_behind_the_firewall() {
     let mut town = Town::new();
@@ -29,8 +45,7 @@ fn a_ticket_that_becomes_sensitive_takes_its_waiting_media_behind_the_firewall()
     assert_eq!(town.job(&id, "bucket || ' ' || is_sensitive"), "gbv-evidence true");
     assert_eq!(town.job(&id, "path"), path);
     assert!(town.storage.object("gbv-evidence", &path).is_some());
-    assert!(town.storage.object("evidence", &path).is_none(), "nor is it left in the open");
-    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+    town.wait_until_swept(&path);
     let attached = format!("SELECT s3_bucket FROM media_attachments WHERE s3_key = '{path}'");
     assert_eq!(town.session.text(&attached), "gbv-evidence");
 }
@@ -50,7 +65,7 @@ fn a_ticket_that_becomes_sensitive_while_its_media_travels_takes_it_behind_the_f
     let path = town.job(&id, "path");
     assert_eq!(town.job(&id, "bucket || ' ' || attempts"), "gbv-evidence 2");
     assert!(town.storage.object("gbv-evidence", &path).is_some());
-    assert!(town.storage.object("evidence", &path).is_none());
+    town.wait_until_swept(&path);
 }
 
 #[test]
@@ -96,7 +111,7 @@ fn a_source_that_has_lost_the_file_does_not_leave_it_in_the_open() {
     assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
     let object = town.storage.object("gbv-evidence", &path).expect("it is behind the firewall");
     assert_eq!((object.body.as_slice(), object.content_type.as_str()), (PHOTO, "image/jpeg"));
-    assert!(town.storage.object("evidence", &path).is_none());
+    town.wait_until_swept(&path);
 }
 
 #[test]
@@ -111,10 +126,14 @@ fn a_job_that_is_cancelled_leaves_nothing_of_a_sensitive_ticket_in_the_open() {
     // Nor where it cannot be removed at once.
     town.storage.fails_first([Answer::new(500)]);
     town.session.run(&format!("SELECT civic.cancel_media_job('{id}')"));
-    town.wait_for_state(&id, "cancelled");
-    assert!(town.storage.object("evidence", &path).is_none());
+    assert_eq!(town.job(&id, "state"), "cancelled");
+    let log = "could not be removed from bucket evidence";
+    wait_until("it is told", || town.cluster.log().contains(&format!("{path}, of media job {id}")));
+    assert!(town.cluster.log().contains(log));
+    assert!(town.storage.object("evidence", &path).is_some());
+    town.sweep_now(&id);
+    town.wait_until_swept(&path);
     assert!(town.storage.object("gbv-evidence", &path).is_none());
-    assert_eq!(town.job(&id, "former_bucket"), "NULL");
 }
 
 #[test]
@@ -128,8 +147,41 @@ fn a_cancellation_looks_once_more_at_the_ticket() {
          SELECT civic.cancel_media_job('{id}')"
     ));
     town.wait_for_state(&id, "cancelled");
-    assert!(town.storage.objects().iter().all(|object| object.path != path));
-    assert_eq!(town.job(&id, "former_bucket"), "NULL");
+    town.wait_until_swept(&path);
+    assert!(town.storage.object("gbv-evidence", &path).is_none());
+}
+
+#[test]
+fn a_file_that_arrives_in_the_open_after_its_job_is_done_is_removed_too() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    town.wait_until_swept(&path);
+    // The Storage API goes on with an upload whose client has hung up.
+    town.storage.keep("evidence", &path, "image/jpeg", PHOTO);
+    town.sweep_now(&id);
+    town.wait_until_swept(&path);
+    assert_eq!(town.job(&id, "former_bucket || ' ' || (sweep_at > now())"), "evidence true");
+    assert!(town.storage.object("gbv-evidence", &path).is_some());
+    // Until no upload can be under way any more.
+    town.session.run("UPDATE civic.media_jobs SET finished_at = now() - interval '16 minutes'");
+    town.sweep_now(&id);
+    wait_until("that is the last time", || town.job(&id, "former_bucket IS NULL") == "t");
+    assert_eq!(town.job(&id, "sweep_at"), "NULL");
+}
+
+#[test]
+fn what_cannot_be_removed_from_the_open_for_long_is_told() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    town.session.run("UPDATE tickets SET is_sensitive = true");
+    assert_eq!(town.wait_for_end(&id), "done");
+    town.wait_until_swept(&path);
+    let told = "SELECT count(*) FROM civic.check() WHERE component = 'media worker' AND NOT ok";
+    assert_eq!(town.session.text(told), "0");
+    town.session.run("UPDATE civic.media_jobs SET finished_at = now() - interval '1 hour'");
+    assert_eq!(town.session.text(told), "1");
 }
 
 #[test]
@@ -146,7 +198,7 @@ fn a_ticket_that_becomes_sensitive_during_the_last_try_is_noticed_though_it_fail
     assert_eq!(town.job(&id, "former_bucket"), "evidence");
     assert!(town.cluster.log().contains(&format!("remove {path} from bucket evidence")));
     assert_eq!(town.retry(&id), "done");
-    assert!(town.storage.object("evidence", &path).is_none());
+    town.wait_until_swept(&path);
 }
 
 #[test]
@@ -175,9 +227,26 @@ fn what_may_be_left_in_the_open_is_told_and_not_forgotten() {
     let another = "SELECT count(*) FROM civic.media_jobs WHERE ticket_id = 'another'";
     wait_until("old jobs are removed", || town.session.text(another) == "0");
     assert_eq!(town.job(&id, "state"), "failed");
+    assert!(town.storage.object("evidence", &path).is_some(), "it may be the only copy");
     // And once it is retried it is removed.
     assert_eq!(town.retry(&id), "done");
-    assert!(town.storage.object("evidence", &path).is_none());
+    town.wait_until_swept(&path);
+}
+
+#[test]
+fn what_an_earlier_try_has_stored_counts_though_the_source_has_lost_it() {
+    let mut town = Town::new();
+    let (id, path) = stored_and_waiting(&mut town);
+    let lost = town.twilio.offer_answer(Answer::new(404));
+    town.session
+        .run(&format!("UPDATE civic.media_jobs SET media_url = '{lost}' WHERE id = '{id}'"));
+    assert_eq!(town.wait_for_end(&id), "done", "{}", town.job(&id, "last_error"));
+    assert_eq!(
+        town.job(&id, "content_type || ' ' || file_size"),
+        format!("image/jpeg {}", PHOTO.len())
+    );
+    let attached = format!("SELECT count(*) FROM media_attachments WHERE s3_key = '{path}'");
+    assert_eq!(town.session.text(&attached), "1");
 }
 
 #[test]

@@ -69,14 +69,18 @@ pub enum Outcome {
     Refused { may_heal: bool, retry_after: Option<Duration> },
     /// It was cancelled before it was stored.
     Cancelled,
-    /// It was cancelled, and is removed from where an earlier try had left it in the open.
-    Removed,
     /// The worker ended in good order before the transfer did: no fault of the job's.
     Released,
     /// The worker was killed meanwhile. That counts as a try: should the job be to blame, it is
     /// not for ever.
     Interrupted,
 }
+
+/// How often a file is removed from where it must not be any more. Not once: an upload whose answer was
+/// lost may still be under way inside the Storage API, and come through later.
+pub const SWEEPING: Duration = Duration::from_secs(60);
+/// How long after the end of its job that goes on. No upload takes as long as this.
+pub const SWEPT: Duration = Duration::from_secs(15 * 60);
 
 /// What becomes of the job then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +98,7 @@ pub fn next(outcome: &Outcome, is_cancelled: bool, tries: u32, limit: u32, jitte
     match outcome {
         // It has got through, whatever else.
         Outcome::Stored => Next::End(State::Done),
-        Outcome::Cancelled | Outcome::Removed => Next::End(State::Cancelled),
+        Outcome::Cancelled => Next::End(State::Cancelled),
         _ if is_cancelled => Next::End(State::Cancelled),
         Outcome::Released => Next::Anew,
         Outcome::Refused { may_heal: true, retry_after } if tries < limit => {

@@ -5,6 +5,7 @@
 //! are parameters.
 
 mod orders;
+mod sweep;
 
 use std::ffi::CString;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -16,6 +17,7 @@ use pgrx::spi::SpiHeapTupleData;
 use pgrx::{PgLogLevel, Uuid};
 
 pub use self::orders::{NewJob, add, cancel, retry};
+pub use self::sweep::{Sweep, due_sweeps, end_sweep};
 use super::job::{self, Next, Outcome, State};
 use super::target;
 use crate::catalog::planned as rows;
@@ -38,8 +40,6 @@ pub struct Claim {
     pub file_id: Uuid,
     /// Where an earlier try may have left the file, when its ticket was not sensitive.
     pub former_bucket: Option<String>,
-    /// It is cancelled, and the file is to be removed from there.
-    pub is_cancelled: bool,
     pub media_url: String,
     /// Content type and size in bytes, where an earlier try has stored the file and only its row in
     /// the table of attachments is missing.
@@ -77,25 +77,19 @@ fn execute(sql: &'static str, arguments: &[DatumWithOid<'_>]) -> Result<(), Erro
     rows(sql, arguments, |_| Ok::<_, Error>(())).map(|_| ())
 }
 
-/// Whether a job's file may be in the open bucket though its ticket is sensitive.
-fn is_in_the_open(id: Uuid) -> Result<bool, Error> {
-    let rows = rows(
-        "SELECT former_bucket IS NOT NULL FROM civic.media_jobs WHERE id = $1",
-        &[id.into()],
-        |row| column(row, 1),
-    )?;
-    Ok(rows.contains(&true))
-}
-
-/// How many jobs have ended whose file may be in the open bucket though its ticket is sensitive.
-pub fn count_in_the_open() -> Result<i64, Error> {
+/// How many jobs have ended whose file may be in the open bucket though its ticket is sensitive: those
+/// that have failed, and those from which it could not be removed.
+pub fn count_in_the_open() -> Result<(i64, i64), Error> {
+    let overdue = job::SWEPT * 2;
     let counts = rows(
-        "SELECT pg_catalog.count(*) FROM civic.media_jobs
-         WHERE former_bucket IS NOT NULL AND finished_at IS NOT NULL",
-        &[],
-        |row| column::<i64>(row, 1),
+        "SELECT pg_catalog.count(*) FILTER (WHERE state = 'failed'),
+                pg_catalog.count(*) FILTER (WHERE sweep_at IS NOT NULL AND finished_at
+                    < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1))
+         FROM civic.media_jobs WHERE former_bucket IS NOT NULL AND finished_at IS NOT NULL",
+        &[overdue.as_secs_f64().into()],
+        |row| Ok::<(i64, i64), Error>((column(row, 1)?, column(row, 2)?)),
     )?;
-    Ok(counts.into_iter().sum())
+    Ok(counts.into_iter().next().unwrap_or_default())
 }
 
 /// The owner of the table; `None` where this database has none of this extension. One of the name
@@ -155,7 +149,7 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
              WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
              ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
          RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
-                   media_url, content_type, file_size, former_bucket, cancel_requested",
+                   media_url, content_type, file_size, former_bucket",
         &[(limit as i64).into()],
         |row| {
             Ok::<_, Error>(Claim {
@@ -169,7 +163,6 @@ pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
                 file_id: column(row, 8)?,
                 media_url: column(row, 9)?,
                 former_bucket: row.get(12)?,
-                is_cancelled: column(row, 13)?,
                 stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
             })
         },
@@ -254,8 +247,8 @@ pub fn hold(id: Uuid, tries: i32) -> Result<Hold, Error> {
     Ok(if there.is_empty() { Hold::NotOurs } else { Hold::Locked })
 }
 
-/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. A job
-/// that is cancelled ends once nothing of it is in the open.
+/// Records how a try ended of a job whose row is locked, and tells of it where that is its end. What may
+/// be in the open is swept from then on; not that of a job that has failed: it may be the only copy.
 pub fn settle(
     id: Uuid,
     tries: i32,
@@ -263,16 +256,7 @@ pub fn settle(
     report: &Report,
     limit: u32,
 ) -> Result<(), Error> {
-    // Each of these has removed it from where it must not be.
-    let is_removed = report.stored.is_some() || report.outcome == Outcome::Removed;
-    let is_in_the_open = !is_removed && is_in_the_open(id)?;
-    let outcome = match report.outcome {
-        // Another try comes for that alone.
-        Outcome::Cancelled if is_in_the_open => &Outcome::Released,
-        _ => &report.outcome,
-    };
-    let is_cancelled = is_cancelled && !is_in_the_open;
-    let next = job::next(outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
+    let next = job::next(&report.outcome, is_cancelled, tries.unsigned_abs(), limit, pg::random());
     let (state, delay, uncounted) = match next {
         Next::End(state) => (state, None, 0),
         Next::Again(delay) => (State::Queued, Some(delay.as_secs_f64()), 0),
@@ -285,7 +269,8 @@ pub fn settle(
              next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
              finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
              content_type = $5, file_size = $6, last_error = $7,
-             former_bucket = CASE WHEN $8 THEN NULL ELSE former_bucket END
+             sweep_at = CASE WHEN $2 IN ('done', 'cancelled') AND former_bucket IS NOT NULL
+                             THEN pg_catalog.clock_timestamp() END
          WHERE id = $1",
         &[
             id.into(),
@@ -295,30 +280,29 @@ pub fn settle(
             content_type.into(),
             file_size.map(|size| size as i64).into(),
             report.error.as_deref().into(),
-            is_removed.into(),
         ],
     )?;
     if matches!(next, Next::End(_)) {
         tell(id)?;
-        if is_in_the_open {
-            warn_of_file(id, state)?;
+        if state == State::Failed {
+            warn_of_file(id)?;
         }
     }
     Ok(())
 }
 
-/// Into the server's log: a job has ended, and its file may be in the open.
-fn warn_of_file(id: Uuid, state: State) -> Result<(), Error> {
+/// Into the server's log: a job has failed, and its file may be in the open.
+fn warn_of_file(id: Uuid) -> Result<(), Error> {
     let places = rows(
-        "SELECT path, former_bucket FROM civic.media_jobs WHERE id = $1",
+        "SELECT path, former_bucket FROM civic.media_jobs
+         WHERE id = $1 AND former_bucket IS NOT NULL",
         &[id.into()],
         |row| Ok::<(String, String), Error>((column(row, 1)?, column(row, 2)?)),
     )?;
     for (path, bucket) in places {
         warn(&format!(
-            "media job {id} is {}, and its ticket has become sensitive: remove {path} from bucket \
-             {bucket}, should it be there",
-            state.name()
+            "media job {id} is failed, and its ticket has become sensitive: retry it, or remove {path} \
+             from bucket {bucket}, should it be there"
         ));
     }
     Ok(())

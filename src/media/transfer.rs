@@ -1,6 +1,6 @@
 //! One try: fetch a file, put it where it belongs. It knows nothing of PostgreSQL.
 
-use civic_http::{Cancel, Error, Kind, Media, MediaSource, StorageApi};
+use civic_http::{Cancel, Error, Kind, Media, MediaSource, Stat, StorageApi};
 
 use super::job::Outcome;
 
@@ -16,10 +16,10 @@ pub struct Task {
     pub media_url: String,
     pub bucket: String,
     pub path: String,
-    /// A bucket from which the file is removed, once it is stored.
+    /// A bucket where an earlier try may have left the file. It is not removed there: see [`sweep`].
     pub former_bucket: Option<String>,
-    /// Nothing is stored any more: what is left to do is that removal.
-    pub is_cancelled: bool,
+    /// Whether there was a try before.
+    pub is_repetition: bool,
 }
 
 /// A file that is where it belongs.
@@ -53,24 +53,31 @@ impl Failure {
     }
 }
 
-/// Fetches and uploads, and removes the file from where it must not be. What is there already is taken
-/// from there: the source may have lost it by now, and the file would stay in the open.
+/// Fetches and uploads. What is in the former bucket is taken from there, and what an earlier try has
+/// stored counts: the source may have lost the file by now.
 pub fn transfer(services: &Services, task: &Task, cancel: &Cancel) -> Result<Stored, Failure> {
-    let Some(former_bucket) = &task.former_bucket else {
-        return store(services, task, services.source.fetch(&task.media_url, cancel)?, cancel);
-    };
-    if task.is_cancelled {
-        services.storage.remove(former_bucket, &task.path, cancel)?;
-        let message = format!("it was cancelled, and nothing of it is in bucket {former_bucket}");
-        return Err(Failure { outcome: Outcome::Removed, message });
+    let Services { storage, source } = services;
+    if let Some(former_bucket) = &task.former_bucket
+        && let Some(media) = storage.download(former_bucket, &task.path, cancel)?
+    {
+        return store(services, task, media, cancel);
     }
-    let media = match services.storage.download(former_bucket, &task.path, cancel)? {
-        Some(media) => media,
-        None => services.source.fetch(&task.media_url, cancel)?,
+    let error = match source.fetch(&task.media_url, cancel) {
+        Ok(media) => return store(services, task, media, cancel),
+        Err(error) => error,
     };
-    let stored = store(services, task, media, cancel)?;
-    services.storage.remove(former_bucket, &task.path, cancel)?;
-    Ok(stored)
+    if task.is_repetition && error.kind() != Kind::Cancelled {
+        let found = storage.stat(&task.bucket, &task.path, cancel)?;
+        if let Some(Stat { content_type: Some(content_type), size }) = found {
+            return Ok(Stored { content_type, size });
+        }
+    }
+    Err(error.into())
+}
+
+/// Removes a file from where it must not be any more. That it is not there is as good.
+pub fn sweep(storage: &StorageApi, bucket: &str, path: &str) -> Result<(), Error> {
+    storage.remove(bucket, path, &Cancel::new()).map(drop)
 }
 
 /// The target's name holds a UUID of its own, so an object that is there already is of an earlier try

@@ -8,11 +8,13 @@ use pgrx::prelude::*;
 
 use super::attach::attach;
 use super::job::Outcome;
-use super::queue::{self, Claim, Hold, Report};
+use super::queue::{self, Claim, Hold, Report, Sweep};
 use crate::error::{Error, ServiceError};
 use crate::pg;
 use crate::settings::media as limits;
 
+/// How many files are swept at a time.
+const SWEPT_AT_ONCE: usize = 16;
 /// How many old jobs are removed at a time.
 const PRUNED_AT_ONCE: usize = 1000;
 
@@ -21,6 +23,8 @@ const PRUNED_AT_ONCE: usize = 1000;
 pub struct Look {
     /// Claimed, and to be transferred.
     pub claims: Vec<Claim>,
+    /// To be removed from where they must not be any more.
+    pub sweeps: Vec<Sweep>,
     /// In hand, and to be cancelled.
     pub cancelled: Vec<Uuid>,
     /// How long it is until another job is due.
@@ -53,11 +57,13 @@ fn of_ticket(error: &Error) -> Report {
     }
 }
 
-/// Looks what has been cancelled, takes up what a worker before has left, claims so many jobs, and
-/// removes those that ended longer ago than the retention. `None` where there is no queue.
+/// Looks what has been cancelled, takes up what a worker before has left, claims so many jobs, and what
+/// is to be swept where it can be, and removes jobs that ended longer ago than the retention. `None` where
+/// there is no queue.
 pub fn look(
     is_in_hand: impl Fn(&Uuid) -> bool,
     to_claim: usize,
+    can_sweep: bool,
     retention: Option<Duration>,
 ) -> Option<Look> {
     let look = || {
@@ -74,6 +80,9 @@ pub fn look(
                 look.take(claim)?;
             }
             look.next_due = queue::next_due()?;
+        }
+        if can_sweep {
+            look.sweeps = queue::due_sweeps(SWEPT_AT_ONCE)?;
         }
         if let Some(retention) = retention {
             let removed = queue::prune(retention, PRUNED_AT_ONCE as i64)?;
@@ -98,6 +107,11 @@ fn take_up(id: Uuid, tries: i32) -> Result<(), Error> {
         // Looked at again next time.
         Hold::Locked | Hold::NotOurs => Ok(()),
     }
+}
+
+/// Records that a file is not, or not any more, where it must not be.
+pub fn end_sweep(id: Uuid) {
+    in_transaction(|owner| queue::as_owner(owner, || queue::end_sweep(id)));
 }
 
 /// Records how a try ended, in a transaction of its own: what others' tables do with one job neither

@@ -19,8 +19,8 @@ use pgrx::prelude::*;
 
 use super::in_hand::{self, InHand};
 use super::job::Outcome;
-use super::queue::{Claim, Hold, Report, warn};
-use super::transfer::{Services, Task, transfer};
+use super::queue::{Claim, Hold, Report, Sweep, warn};
+use super::transfer::{Services, Task, sweep, transfer};
 use super::turn;
 use crate::error::{Error, ServiceError};
 use crate::pg::{shared, wait};
@@ -64,11 +64,21 @@ struct Ended {
     report: Report,
 }
 
+/// What a thread tells at its end.
+enum Message {
+    Ended(Ended),
+    /// Of a file that is not, or not any more, where it must not be.
+    Swept(Uuid),
+    /// Why it may still be there.
+    NotSwept(Sweep, String),
+}
+
 struct Worker {
     /// Ended and not recorded yet.
     ended: Vec<Ended>,
-    results: Receiver<Ended>,
-    sender: Sender<Ended>,
+    swept: Vec<Uuid>,
+    results: Receiver<Message>,
+    sender: Sender<Message>,
     /// What a thread writes a byte to wakes the worker, which waits at the other end.
     bell: UnixStream,
     rope: Arc<UnixStream>,
@@ -87,6 +97,7 @@ impl Worker {
         let (sender, results) = channel();
         Ok(Worker {
             ended: vec![],
+            swept: vec![],
             results,
             sender,
             bell,
@@ -132,12 +143,26 @@ impl Worker {
     fn gather(&mut self) {
         // Emptied before the results are taken: one that comes in between rings again.
         while matches!(self.bell.read(&mut [0; 64]), Ok(1..)) {}
-        self.ended.extend(self.results.try_iter());
+        while let Ok(message) = self.results.try_recv() {
+            self.take(message);
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Ended(ended) => self.ended.push(ended),
+            Message::Swept(id) => self.swept.push(id),
+            Message::NotSwept(Sweep { id, bucket, path }, why) => warn(&format!(
+                "{path}, of media job {id} whose ticket has become sensitive, could not be removed from \
+                 bucket {bucket}, and will be tried again: {why}"
+            )),
+        }
     }
 
     /// Records what has ended. Gives whether there was anything, after which
     /// there may be more to do.
     fn record(&mut self) -> bool {
+        self.swept.drain(..).for_each(turn::end_sweep);
         if self.ended.is_empty() {
             return false;
         }
@@ -159,20 +184,21 @@ impl Worker {
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
         let is_in_hand = |id: &Uuid| in_hand::jobs().contains_key(id);
-        let Some(look) = turn::look(is_in_hand, to_claim, retention) else { return IDLE };
+        let can_sweep = self.services.is_some();
+        let Some(look) = turn::look(is_in_hand, to_claim, can_sweep, retention) else {
+            return IDLE;
+        };
         if is_time_to_prune {
             self.pruned = look.is_all_pruned.then(Instant::now);
         }
         for id in look.cancelled {
-            // What only removes a cancelled job's file is let do so.
-            if let Some(in_hand) = in_hand::jobs().get(&id)
-                && !in_hand.claim.is_cancelled
-            {
+            if let Some(in_hand) = in_hand::jobs().get(&id) {
                 in_hand.cancel.cancel();
             }
         }
         let claimed = look.claims.len();
         look.claims.into_iter().for_each(|claim| self.begin(claim));
+        look.sweeps.into_iter().for_each(|sweep| self.sweep(sweep));
         match look.next_due {
             _ if !look.is_all_pruned => SHORTEST_SLEEP,
             Some(due) if claimed < to_claim => due.clamp(SHORTEST_SLEEP, IDLE),
@@ -185,19 +211,18 @@ impl Worker {
     fn begin(&mut self, claim: Claim) {
         let Some(services) = self.services.clone() else { return };
         let (id, cancel) = (claim.id, Cancel::new());
-        let Claim { media_url, bucket, path, former_bucket, is_cancelled, stored, .. } =
-            claim.clone();
+        let Claim { media_url, bucket, path, former_bucket, tries, stored, .. } = claim.clone();
         in_hand::jobs().insert(id, InHand { claim, cancel: cancel.clone() });
-        if stored.is_some() && !is_cancelled {
+        if stored.is_some() {
             self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
             return;
         }
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let task = Task { media_url, bucket, path, former_bucket, is_cancelled };
+        let task = Task { media_url, bucket, path, former_bucket, is_repetition: tries > 1 };
         let started = wait::start_thread("civic media", move || {
             let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.
-            let _ = sender.send(Ended { id, report });
+            let _ = sender.send(Message::Ended(Ended { id, report }));
             // Where the socket is full, the worker is awake.
             let _ = (&*rope).write(&[0]);
         });
@@ -205,6 +230,20 @@ impl Worker {
             let outcome = Outcome::Refused { may_heal: true, retry_after: None };
             self.hand_over(id, Report { outcome, stored: None, error: Some(error.message()) });
         }
+    }
+
+    /// Has a thread remove a file. Where it does not come to that, the sweep is due again later.
+    fn sweep(&self, task: Sweep) {
+        let Some(services) = self.services.clone() else { return };
+        let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
+        let _ = wait::start_thread("civic sweep", move || {
+            let message = match sweep(&services.storage, &task.bucket, &task.path) {
+                Ok(()) => Message::Swept(task.id),
+                Err(error) => Message::NotSwept(task, error.message().to_owned()),
+            };
+            let _ = sender.send(message);
+            let _ = (&*rope).write(&[0]);
+        });
     }
 
     /// What a thread does at its end, for a job that needs none.
@@ -225,9 +264,9 @@ impl Worker {
         let deadline = Instant::now() + FAREWELL;
         while self.ended.len() < under_way
             && let left = deadline.saturating_duration_since(Instant::now())
-            && let Ok(ended) = self.results.recv_timeout(left)
+            && let Ok(message) = self.results.recv_timeout(left)
         {
-            self.ended.push(ended);
+            self.take(message);
         }
         self.ended.retain(|Ended { report, .. }| report.outcome != Outcome::Cancelled);
         self.record();

@@ -44,7 +44,8 @@ pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error>
 ///
 /// - directories go, in the manner of any system (`C:\x\photo.jpg`, `../photo.jpg`),
 /// - white space and dots go at either end,
-/// - a run of characters that the Storage API refuses becomes one `_`,
+/// - a run of characters that the Storage API refuses becomes one `_`, and so does `?`, with which a URL's
+///   path ends: Storage's own client does not encode it,
 /// - what is longer than 255 bytes is cut before the last extension.
 pub fn filename(filename: &str) -> Result<String, Error> {
     if filename.is_empty() {
@@ -61,7 +62,7 @@ pub fn filename(filename: &str) -> Result<String, Error> {
     let mut safe = String::new();
     let mut replacing = false;
     for character in trimmed.chars() {
-        if is_key_character(character) {
+        if is_key_character(character) && character != '?' {
             safe.push(character);
             replacing = false;
         } else if !replacing {
@@ -162,6 +163,12 @@ mod tests {
         assert_eq!(name("foto van pothole é#%.jpg"), "foto van pothole _.jpg");
         assert_eq!(name("a\u{0}b\nc.png"), "a_b_c.png");
         assert_eq!(name("日本.jpg"), "_.jpg");
+    }
+
+    #[test]
+    fn a_question_mark_with_which_a_urls_path_ends_becomes_an_underscore() {
+        assert_eq!(name("What?.jpg"), "What_.jpg");
+        assert_eq!(name("??é?.jpg"), "_.jpg");
     }
 
     #[test]

@@ -184,7 +184,10 @@ impl State {
                 Err(self.refusal(403, "Unauthorized", "signature verification failed"))
             }
             ("POST", Some(("sign", object))) => self.sign(request, object),
-            ("GET", Some(("info", object))) => self.info(object),
+            ("GET", Some(("info", object))) => match object.strip_prefix("authenticated/") {
+                Some(object) => self.info(object),
+                None => Err(self.refusal(404, "not_found", "Route not found")),
+            },
             ("GET", Some(("authenticated", object))) => {
                 self.found(object).map(|found| Answer::file(&found.content_type, found.body))
             }

@@ -24,7 +24,7 @@ fn files_outlive_a_killed_process() {
     let process = Process::start(&directory, process.port());
     let (status, told) = ask(&process, "POST", "evidence/t/f/a.txt", "second");
     assert!(status == 400 && told.contains(r#""statusCode":"409""#), "{told}");
-    let (status, told) = ask(&process, "GET", "info/evidence/t/f/a.txt", "");
+    let (status, told) = ask(&process, "GET", "info/authenticated/evidence/t/f/a.txt", "");
     assert!(status == 200 && told.contains(r#""size":5"#), "{told}");
     std::fs::remove_dir_all(&directory).expect("it can be removed");
 }

@@ -2,7 +2,7 @@
 
 use pgrx::Uuid;
 
-use super::{column, execute, is_in_the_open, rows, take_cover, tell};
+use super::{column, execute, rows, take_cover, tell};
 use crate::error::{Error, ServiceError};
 use crate::media::job::State;
 use crate::media::target::{self, Target};
@@ -64,23 +64,22 @@ fn look_at_ticket(id: Uuid) -> Result<(), Error> {
     Ok(())
 }
 
-/// Cancels a job: at once where it waits, by the worker where it runs or where the file may be in the
-/// open, from where it is removed first.
+/// Cancels a job: at once where it waits, by the worker where it runs. Where the file may be in the open
+/// the worker removes it from there.
 ///
 /// Errors: there is no such job; it has ended; it cannot be told whether its ticket is sensitive.
 pub fn cancel(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
     look_at_ticket(id)?;
     let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
-    let next = match state.when_cancelled().ok_or(refused)? {
-        State::Cancelled if is_in_the_open(id)? => State::Queued,
-        next => next,
-    };
+    let next = state.when_cancelled().ok_or(refused)?;
     execute(
         "UPDATE civic.media_jobs
          SET cancel_requested = true, state = $2,
-             next_attempt_at = CASE $2 WHEN 'queued' THEN pg_catalog.now() END,
-             finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END
+             next_attempt_at = NULL,
+             finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END,
+             sweep_at = CASE WHEN $2 = 'cancelled' AND former_bucket IS NOT NULL
+                             THEN pg_catalog.now() END
          WHERE id = $1",
         &[id.into(), next.name().into()],
     )?;
@@ -101,7 +100,7 @@ pub fn retry(id: Uuid) -> Result<(), Error> {
     execute(
         "UPDATE civic.media_jobs
          SET attempts = CASE state WHEN 'queued' THEN attempts ELSE 0 END,
-             state = 'queued', cancel_requested = false, finished_at = NULL,
+             state = 'queued', cancel_requested = false, finished_at = NULL, sweep_at = NULL,
              next_attempt_at = pg_catalog.now()
          WHERE id = $1",
         &[id.into()],

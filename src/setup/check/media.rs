@@ -10,20 +10,27 @@ use crate::{service, settings};
 /// Where no job waits, nothing is wrong: not every database has media.
 pub fn worker() -> Result<Finding, Error> {
     let component = "media worker";
-    let (has_jobs, in_the_open) = match queue::owner()? {
+    let (has_jobs, (failed, overdue)) = match queue::owner()? {
         Some(owner) => {
             queue::as_owner(owner, || Ok((queue::has_unfinished()?, queue::count_in_the_open()?)))?
         }
-        None => (false, 0),
+        None => (false, (0, 0)),
     };
-    if in_the_open > 0 {
+    if failed > 0 {
         let detail = format!(
-            "{in_the_open} jobs have ended, and files of theirs may be in bucket evidence though the \
-             tickets are sensitive"
+            "{failed} jobs have failed, and files of theirs may be in bucket evidence though the tickets \
+             are sensitive"
         );
         let fix = "SELECT civic.retry_media_job(id) FROM civic.media_jobs
-WHERE former_bucket IS NOT NULL AND finished_at IS NOT NULL;";
+WHERE former_bucket IS NOT NULL AND state = 'failed';";
         return Ok(bad(component, detail, fix));
+    }
+    if overdue > 0 {
+        let detail = format!(
+            "files of {overdue} jobs whose tickets are sensitive cannot be removed from bucket evidence: \
+             the server's log says why"
+        );
+        return Ok((component.to_owned(), false, detail, None));
     }
     let found = |detail: String, fix: Option<String>| match has_jobs {
         false => good(component, detail),
