@@ -239,6 +239,25 @@ fn a_table_that_shadows_storages_gives_no_link() {
 }
 
 #[test]
+fn somebody_elses_policy_is_asked_as_in_the_callers_own_query() {
+    let town = with_files();
+    let path = path_of(TENANT);
+    let mut superuser = town.superuser();
+    superuser.run(&format!(
+        "CREATE TABLE public.quarantine (name text);
+         GRANT SELECT ON public.quarantine TO authenticated;
+         INSERT INTO public.quarantine VALUES ('{path}');
+         CREATE FUNCTION public.is_clean(text) RETURNS boolean LANGUAGE plpgsql STABLE AS
+             'BEGIN RETURN NOT EXISTS (SELECT FROM quarantine q WHERE q.name = $1); END';
+         CREATE POLICY clean ON storage.objects AS RESTRICTIVE USING (public.is_clean(name))"
+    ));
+    let mut session = town.person("citizen");
+    assert_eq!(session.sqlstate(&link(&path)), "P0002");
+    superuser.run("DELETE FROM public.quarantine");
+    session.text(&link(&path));
+}
+
+#[test]
 fn a_link_is_valid_from_a_second_to_a_week_and_no_longer() {
     let town = with_files();
     let mut session = town.person("citizen");
