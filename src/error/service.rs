@@ -25,6 +25,8 @@ pub enum ServiceError {
     UploadForbidden { bucket: &'static str },
     /// A content type that may not be uploaded.
     UnsupportedContentType { content_type: String },
+    /// A form in the place of a file.
+    Form { content_type: String },
     /// A file that is too large for its content type, or empty.
     FileSize { size: i64, limit: u64, setting: &'static str },
     /// Nothing was uploaded under this file id that the caller may confirm.
@@ -102,6 +104,7 @@ impl ServiceError {
             ServiceError::Panicked => ERRCODE_INTERNAL_ERROR,
             ServiceError::UploadForbidden { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             ServiceError::UnsupportedContentType { .. }
+            | ServiceError::Form { .. }
             | ServiceError::FileSize { .. }
             | ServiceError::Expiry { .. }
             | ServiceError::NotABucket { .. }
@@ -130,6 +133,9 @@ impl ServiceError {
             }
             ServiceError::UnsupportedContentType { content_type } => {
                 format!("content type \"{}\" cannot be uploaded", shown(content_type))
+            }
+            ServiceError::Form { content_type } => {
+                format!("content type \"{}\" is that of a form, not of a file", shown(content_type))
             }
             ServiceError::FileSize { size, .. } if *size < 1 => {
                 format!("file of {size} bytes cannot be uploaded: it is empty")
@@ -215,6 +221,9 @@ impl ServiceError {
                     .to_owned()
             }
             ServiceError::UnsupportedContentType { .. } => format!("{UPLOAD_TYPES} can."),
+            ServiceError::Form { .. } => {
+                "Upload the file that is in it, with its own content type.".to_owned()
+            }
             ServiceError::FileSize { setting, .. } => {
                 format!("The limit is the setting {setting}.")
             }

@@ -18,8 +18,6 @@ pub struct Task {
     pub path: String,
     /// A bucket where an earlier try may have left the file. It is not removed there: see [`sweep`].
     pub former_bucket: Option<String>,
-    /// Whether there was a try before.
-    pub is_repetition: bool,
 }
 
 /// A file that is where it belongs.
@@ -66,7 +64,7 @@ pub fn transfer(services: &Services, task: &Task, cancel: &Cancel) -> Result<Sto
         Ok(media) => return store(services, task, media, cancel),
         Err(error) => error,
     };
-    if task.is_repetition && error.kind() != Kind::Cancelled {
+    if error.kind() != Kind::Cancelled {
         let found = storage.stat(&task.bucket, &task.path, cancel)?;
         if let Some(Stat { content_type: Some(content_type), size }) = found {
             return Ok(Stored { content_type, size });

@@ -119,9 +119,7 @@ impl Worker {
             self.gather();
             // The next transfers begin before the last ones are recorded, which takes its time.
             let mut time = if self.has_just_looked() { GLANCE } else { self.look() };
-            if self.record() {
-                time = time.min(SHORTEST_SLEEP);
-            }
+            time = time.min(self.record());
             pg::worker::wait(self.bell.as_fd(), time);
         }
         self.take_leave();
@@ -159,22 +157,23 @@ impl Worker {
         }
     }
 
-    /// Records what has ended. Gives whether there was anything, after which
-    /// there may be more to do.
-    fn record(&mut self) -> bool {
+    /// Records what has ended. Gives how long there is nothing more to do: no time at all where a file
+    /// may be in the open.
+    fn record(&mut self) -> Duration {
         self.swept.drain(..).for_each(turn::end_sweep);
-        if self.ended.is_empty() {
-            return false;
-        }
+        let mut time = if self.ended.is_empty() { IDLE } else { SHORTEST_SLEEP };
         self.ended.retain(|Ended { id, report }| {
             let claim = in_hand::jobs().get(id).map(|in_hand| in_hand.claim.clone());
             let is_locked = turn::record(claim.as_ref(), report) == Hold::Locked;
             if !is_locked {
                 in_hand::jobs().remove(id);
+                if claim.is_some_and(|claim| claim.former_bucket.is_some()) {
+                    time = Duration::ZERO;
+                }
             }
             is_locked
         });
-        true
+        time
     }
 
     /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
@@ -211,14 +210,14 @@ impl Worker {
     fn begin(&mut self, claim: Claim) {
         let Some(services) = self.services.clone() else { return };
         let (id, cancel) = (claim.id, Cancel::new());
-        let Claim { media_url, bucket, path, former_bucket, tries, stored, .. } = claim.clone();
+        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim.clone();
         in_hand::jobs().insert(id, InHand { claim, cancel: cancel.clone() });
         if stored.is_some() {
             self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
             return;
         }
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let task = Task { media_url, bucket, path, former_bucket, is_repetition: tries > 1 };
+        let task = Task { media_url, bucket, path, former_bucket };
         let started = wait::start_thread("civic media", move || {
             let report = report(&services, &task, &cancel);
             // Where nobody listens any more, the worker has ended.

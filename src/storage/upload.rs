@@ -79,8 +79,10 @@ pub fn check(
         return Err(ServiceError::MalformedPath { path: path.to_owned() }.into());
     }
     // The API would take a form apart, and store what it finds in it.
-    let is_form = essence(content_type).to_ascii_lowercase().starts_with("multipart/");
-    if !path::is_content_type(content_type) || is_form {
+    if essence(content_type).to_ascii_lowercase().starts_with("multipart/") {
+        return Err(ServiceError::Form { content_type: content_type.to_owned() }.into());
+    }
+    if !path::is_content_type(content_type) {
         return Err(Error::InvalidContentType { content_type: content_type.to_owned() });
     }
     if size as u64 > limit {
