@@ -13,6 +13,12 @@ const FACTOR: f64 = 3.0;
 /// not park a job for ever.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
+/// How often a file is removed from where it must not be any more. Not once: an upload whose answer was
+/// lost may still be under way inside the Storage API, and come through later.
+pub const SWEEPING: Duration = Duration::from_secs(60);
+/// How long after the end of its job that goes on. No upload is known to take as long as this.
+pub const SWEPT: Duration = Duration::from_secs(15 * 60);
+
 /// Where a job stands, as `civic.media_jobs.state` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -75,12 +81,6 @@ pub enum Outcome {
     /// not for ever.
     Interrupted,
 }
-
-/// How often a file is removed from where it must not be any more. Not once: an upload whose answer was
-/// lost may still be under way inside the Storage API, and come through later.
-pub const SWEEPING: Duration = Duration::from_secs(60);
-/// How long after the end of its job that goes on. No upload takes as long as this.
-pub const SWEPT: Duration = Duration::from_secs(15 * 60);
 
 /// What becomes of the job then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

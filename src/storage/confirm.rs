@@ -1,5 +1,6 @@
 //! Recording an upload that has really taken place.
 
+use pgrx::pg_sys;
 use serde_json::Value;
 
 use super::access;
@@ -26,14 +27,14 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
     let tenant_id = identity.tenant_id().ok_or_else(no_upload)?;
     let user_id = identity.user_id().ok_or_else(no_upload)?;
     let folder = format!("{tenant_id}/{file_id}");
+    let owner = object::owner()?.ok_or_else(no_upload)?;
     let is_readable = access::can_read_in(&identity, &access, bucket);
     let found = if is_readable {
         object::uploaded_by(user_id, bucket.id(), &folder)?
     } else {
-        unreadable(user_id, &identity, &access, bucket, &folder)?
+        unreadable(owner, user_id, &identity, &access, bucket, &folder)?
     };
     let object = found.ok_or_else(no_upload)?;
-    let Some(owner) = object::owner()? else { return Err(no_upload()) };
     // Names of others' files are seen within a municipality, and the row takes the id.
     if acting_as(owner, || object::is_anothers_folder(user_id, &folder))? {
         return Err(no_upload());
@@ -67,6 +68,7 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
 /// A file that the caller may upload and not read, and that he has uploaded himself. It is looked up
 /// as the owner of Storage's table, in the caller's own folder.
 fn unreadable(
+    owner: pg_sys::Oid,
     user_id: &str,
     identity: &Identity,
     access: &Access,
@@ -75,8 +77,8 @@ fn unreadable(
 ) -> Result<Option<Object>, Error> {
     let may_upload =
         access::can_upload(identity, access, bucket.id(), &format!("{folder}/filename"));
-    let (Some(owner), true) = (object::owner()?, may_upload) else {
+    if !may_upload {
         return Ok(None);
-    };
+    }
     acting_as(owner, || object::uploaded_by(user_id, bucket.id(), folder))
 }
