@@ -14,7 +14,8 @@ options=(--no-default-features)
 # Each test makes a database, which is a thousand files: in memory where there is room for them.
 data=$CACHE/test
 if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ "$(df --output=avail -BG /dev/shm | tail -1 | tr -dc 0-9)" -ge 6 ]; then
-    data=/dev/shm/pg_civic-test-$(id -un)
+    # Named after the tools' directory, so that two checkouts with one each can be tested at once.
+    data=/dev/shm/pg_civic-test-$(id -un)-$(printf %s "$CACHE" | cksum | cut -d ' ' -f 1)
 fi
 mkdir -p "$data"
 [ "$(id -u)" -ne 0 ] || chown "$SERVER_USER" "$data"
