@@ -26,11 +26,11 @@ enum Callers {
 use Callers::*;
 
 /// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
-const FUNCTIONS: [(&str, &str, Call, Callers); 33] = [
+const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5), Everybody),
-    // Inlined into the policy, so neither STRICT nor with a setting.
+    // Inlined into the query, so neither STRICT nor with a setting.
     (
         "can_read_object(bucket_id text, name text)",
         "boolean",
@@ -100,7 +100,6 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 33] = [
         ('i', 's', true, false, 5),
         Everybody,
     ),
-    ("passes_firewall(bucket_id text, name text)", "boolean", ('s', 's', true, true, 1), Everybody),
     // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
     (
         "publish(municipality_id text, event jsonb, sensitive boolean DEFAULT false)",

@@ -47,11 +47,11 @@ fn a_row_for_each_thing_that_setup_makes() {
             "row security of storage.objects",
             "role anon",
             "role authenticated",
-            "function storage.civic_firewall_stands(regclass)",
+            "function storage.civic_firewall(text, text)",
+            "function storage.civic_firewall_upload(text, text)",
             "policy \"civic read\" on storage.objects",
             "policy \"civic upload\" on storage.objects",
             "policy \"civic firewall\" on storage.objects",
-            "policy \"civic deadbolt\" on storage.objects",
             "policy \"civic no update\" on storage.objects",
             "policy \"civic no delete\" on storage.objects",
             "policy \"civic no update\" on storage.buckets",
@@ -99,7 +99,7 @@ fn check_changes_nothing() {
 fn before_setup_everything_is_missing() {
     let mut session = Database::supabase().superuser();
     let wrong = session.wrong();
-    assert_eq!(wrong.len(), 3 + 1 + 8 + 1, "{wrong:?}");
+    assert_eq!(wrong.len(), 3 + 2 + 7 + 1, "{wrong:?}");
     session.run("SELECT civic.setup()");
     let (component, _, fix) = only_wrong(&mut session, "setup() without a table");
     assert_eq!(component, "trigger");
@@ -114,7 +114,6 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
         ("objects", "civic read", "PERMISSIVE", "SELECT", "authenticated", "USING (true)"),
         ("objects", "civic upload", "PERMISSIVE", "INSERT", "authenticated", "WITH CHECK (true)"),
         ("objects", "civic firewall", "RESTRICTIVE", "ALL", "public", "USING (true)"),
-        ("objects", "civic deadbolt", "RESTRICTIVE", "ALL", "public", "USING (true)"),
         ("objects", "civic no update", "RESTRICTIVE", "UPDATE", "public", "USING (true)"),
         ("objects", "civic no delete", "RESTRICTIVE", "DELETE", "public", "USING (true)"),
         ("buckets", "civic no update", "RESTRICTIVE", "UPDATE", "public", "USING (true)"),
@@ -160,28 +159,26 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
 }
 
 #[test]
-fn a_function_of_the_deadbolt_that_is_another_or_somebody_elses_is_found_and_mended() {
-    let database = Database::guarded();
-    let mut session = database.superuser();
-    let stranger = database.role("stranger", "");
-    let function = "storage.civic_firewall_stands(regclass)";
-    for tampered in [
-        "CREATE OR REPLACE FUNCTION storage.civic_firewall_stands(objects regclass) RETURNS boolean
-             LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT AS 'SELECT true'"
-            .to_owned(),
-        format!("ALTER FUNCTION {function} STABLE"),
-        format!("ALTER FUNCTION {function} SECURITY DEFINER"),
-        format!("ALTER FUNCTION {function} SET search_path = public"),
-        format!("ALTER FUNCTION {function} OWNER TO {stranger}"),
-        format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC"),
-    ] {
-        is_found_and_mended(&mut session, &tampered, &format!("function {function}"));
+fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() {
+    let mut session = Database::guarded().superuser();
+    for function in
+        ["storage.civic_firewall(text, text)", "storage.civic_firewall_upload(text, text)"]
+    {
+        let component = format!("function {function}");
+        for change in
+            ["VOLATILE", "CALLED ON NULL INPUT", "SECURITY DEFINER", "SET search_path = public"]
+        {
+            let tampered = format!("ALTER FUNCTION {function} {change}");
+            is_found_and_mended(&mut session, &tampered, &component);
+        }
+        let tampered = format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC");
+        is_found_and_mended(&mut session, &tampered, &component);
+        session.run(&format!("DROP FUNCTION {function} CASCADE"));
+        let firewall = "policy \"civic firewall\" on storage.objects";
+        assert_eq!(session.wrong_components(), [&component, firewall]);
+        session.run(SETUP);
+        assert_eq!(session.wrong(), []);
     }
-    session.run(&format!("DROP FUNCTION {function} CASCADE"));
-    let deadbolt = "policy \"civic deadbolt\" on storage.objects";
-    assert_eq!(session.wrong_components(), [&format!("function {function}"), deadbolt]);
-    session.run(SETUP);
-    assert_eq!(session.wrong(), []);
 }
 
 #[test]

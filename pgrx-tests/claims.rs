@@ -56,7 +56,7 @@ fn a_role_is_had_in_any_ascii_case_and_in_no_other_likeness() {
 
 #[test]
 fn without_claims_nobody_asks_and_nothing_is_open() {
-    let mut session = Database::plain().superuser();
+    let mut session = Database::guarded().superuser();
     let assert_nobody = |session: &mut Session, case: &str| {
         for part in ["tenant_id", "user_role", "user_id", "tenant_folder_start"] {
             let value = session.value(&format!("SELECT civic.{part}()"));
@@ -67,7 +67,7 @@ fn without_claims_nobody_asks_and_nothing_is_open() {
             ("civic.readable_buckets()", "{}"),
             ("civic.can_read_object('evidence', '/id/a')", "f"),
             ("civic.can_upload_object('evidence', '/id/a')", "f"),
-            ("civic.passes_firewall('evidence', '/id/a')", "f"),
+            ("storage.civic_firewall('evidence', '/id/a')", "f"),
         ] {
             let given = session.text(&format!("SELECT {question}"));
             assert_eq!(given, answer, "{question} with claims {case}");
@@ -190,7 +190,7 @@ fn claims_that_are_no_object_are_an_error_that_names_the_setting_and_not_its_val
             "SELECT civic.readable_buckets()",
             "SELECT civic.can_read_object('evidence', 'a/b/c')",
             "SELECT civic.can_upload_object('evidence', 'a/b/c')",
-            "SELECT civic.passes_firewall('evidence', 'a/b/c')",
+            "SELECT storage.civic_firewall('evidence', 'a/b/c')",
             "SELECT count(*) FROM storage.objects",
             "INSERT INTO storage.objects (bucket_id, name) VALUES ('evidence', 'a/b/c')",
         ] {

@@ -24,7 +24,7 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
          CREATE FUNCTION evil.yes(name, name) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true';
          CREATE FUNCTION evil.can_read_object(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
          CREATE FUNCTION evil.can_upload_object(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
-         CREATE FUNCTION evil.passes_firewall(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+         CREATE FUNCTION evil.civic_firewall(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
          CREATE FUNCTION evil.starts_with(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
          CREATE FUNCTION evil.current_setting(text, boolean) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
          CREATE FUNCTION evil.readable_buckets() RETURNS text[] LANGUAGE sql
@@ -54,7 +54,8 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
     for (rule, answer) in [
         ("civic.can_read_object", "f"),
         ("civic.can_upload_object", "f"),
-        ("civic.passes_firewall", "f"),
+        ("storage.civic_firewall", "f"),
+        ("storage.civic_firewall_upload", "f"),
     ] {
         let question = format!("SELECT {rule}('gbv-evidence', '{OTHER_TENANT}/id/a')");
         assert_eq!(session.text(&question), answer, "{question}");

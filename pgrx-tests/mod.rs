@@ -16,7 +16,7 @@ mod extension;
 mod firewall;
 mod firewall_attacks;
 mod firewall_commands;
-mod firewall_deadbolt;
+mod firewall_outlives;
 mod firewall_sessions;
 mod media;
 mod notify_queue;

@@ -3,18 +3,20 @@
 use super::support::installation::{SETUP, action_of, actions};
 use super::support::{Database, MIGRATIONS, Session, TENANT};
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 7] = [
     "policy \"civic read\" on storage.objects",
     "policy \"civic upload\" on storage.objects",
     "policy \"civic firewall\" on storage.objects",
-    "policy \"civic deadbolt\" on storage.objects",
     "policy \"civic no update\" on storage.objects",
     "policy \"civic no delete\" on storage.objects",
     "policy \"civic no update\" on storage.buckets",
     "policy \"civic no delete\" on storage.buckets",
 ];
 
-const DEADBOLT: &str = "function storage.civic_firewall_stands(regclass)";
+const FIREWALL: [&str; 2] = [
+    "function storage.civic_firewall(text, text)",
+    "function storage.civic_firewall_upload(text, text)",
+];
 
 #[test]
 fn from_nothing_each_step_is_told_and_done() {
@@ -23,15 +25,14 @@ fn from_nothing_each_step_is_told_and_done() {
     let components: Vec<_> = steps.iter().map(|(component, ..)| component.as_str()).collect();
     let mut expected = vec!["bucket evidence", "bucket documents", "bucket gbv-evidence"];
     expected.extend(["row security of storage.buckets", "row security of storage.objects"]);
-    expected.push(DEADBOLT);
+    expected.extend(FIREWALL);
     expected.extend(POLICIES);
     expected.push("index on (bucket_id, name COLLATE \"C\")");
     expected.push("realtime");
     expected.push("trigger ticket_update_notify on public.tickets");
     expected.push("columns of public.tickets");
     assert_eq!(components, expected);
-    for component in
-        POLICIES.iter().chain(&[DEADBOLT]).chain(&expected[..3]).chain(&expected[16..17])
+    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[16..17])
     {
         assert_eq!(action_of(&steps, component), "done", "{component}");
     }

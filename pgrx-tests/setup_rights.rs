@@ -8,9 +8,6 @@ const STORAGE_OWNER: [&str; 2] = [
     "ownership of table storage.buckets (its owner is supabase_storage_admin)",
     "ownership of table storage.objects (its owner is supabase_storage_admin)",
 ];
-const CREATE: &str = "CREATE on schema storage";
-const FUNCTION: &str = "ownership of function storage.civic_firewall_stands(regclass) \
-                        (its owner is supabase_storage_admin)";
 const EXECUTE: &str = "EXECUTE on function civic.notify_ticket_update()";
 
 /// What the error says that the role lacks.
@@ -32,25 +29,20 @@ fn everything_that_a_role_lacks_for_setup_is_told_at_once() {
     let execute = "GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role}";
     let all = [own_storage, own_tickets, execute].join(";");
     for (case, given, options, expected) in [
-        (
-            "nothing",
-            "".to_owned(),
-            "",
-            vec![STORAGE_OWNER[0], STORAGE_OWNER[1], CREATE, tickets, EXECUTE],
-        ),
+        ("nothing", "".to_owned(), "", vec![STORAGE_OWNER[0], STORAGE_OWNER[1], tickets, EXECUTE]),
         ("storage alone", own_storage.to_owned(), "", vec![tickets, EXECUTE]),
         (
             "tickets alone",
             own_tickets.to_owned(),
             "",
-            vec![STORAGE_OWNER[0], STORAGE_OWNER[1], CREATE, EXECUTE],
+            vec![STORAGE_OWNER[0], STORAGE_OWNER[1], EXECUTE],
         ),
         ("all but EXECUTE", [own_storage, own_tickets].join(";"), "", vec![EXECUTE]),
         (
             "a membership that is not inherited",
             all.clone(),
             "NOINHERIT",
-            vec![STORAGE_OWNER[0], STORAGE_OWNER[1], CREATE],
+            vec![STORAGE_OWNER[0], STORAGE_OWNER[1]],
         ),
         (
             "an owner without privileges on buckets",
@@ -69,23 +61,6 @@ fn everything_that_a_role_lacks_for_setup_is_told_at_once() {
             format!("{all}; REVOKE USAGE ON SCHEMA storage FROM supabase_storage_admin"),
             "",
             vec!["USAGE on schema storage"],
-        ),
-        (
-            "an owner who may make no function",
-            format!("{all}; REVOKE CREATE ON SCHEMA storage FROM supabase_storage_admin"),
-            "",
-            vec![CREATE],
-        ),
-        (
-            "another's function in the place of ours",
-            format!(
-                "{all}; CREATE FUNCTION storage.civic_firewall_stands(objects regclass)
-                        RETURNS boolean LANGUAGE sql AS 'SELECT true'"
-            ),
-            "",
-            vec![
-                "ownership of function storage.civic_firewall_stands(regclass) (its owner is {owner})",
-            ],
         ),
         (
             "an owner who may make no trigger",
@@ -114,12 +89,12 @@ fn everything_that_a_role_lacks_for_teardown_is_told_at_once() {
     let tickets = "ownership of table public.tickets (its owner is {owner})";
     let own_storage = "GRANT supabase_storage_admin TO {role}";
     for (case, given, expected) in [
-        ("nothing", "", vec![STORAGE_OWNER[0], STORAGE_OWNER[1], FUNCTION, tickets]),
+        ("nothing", "", vec![STORAGE_OWNER[0], STORAGE_OWNER[1], tickets]),
         ("storage alone", own_storage, vec![tickets]),
         (
             "tickets alone",
             "ALTER TABLE tickets OWNER TO {role}",
-            vec![STORAGE_OWNER[0], STORAGE_OWNER[1], FUNCTION],
+            vec![STORAGE_OWNER[0], STORAGE_OWNER[1]],
         ),
         (
             "an owner without privileges on buckets",

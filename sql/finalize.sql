@@ -5,8 +5,6 @@
 ALTER FUNCTION civic.readable_buckets() LEAKPROOF;
 ALTER FUNCTION civic.tenant_folder_start() LEAKPROOF;
 ALTER FUNCTION civic.tenant_folder_end() LEAKPROOF;
--- It raises no error that depends on its arguments.
-ALTER FUNCTION civic.passes_firewall(text, text) LEAKPROOF;
 
 -- Default privileges may have given away what is new, as they do where roles are granted
 -- everything from the start: to call what works with the service key, to make objects beside ours.
@@ -45,7 +43,6 @@ GRANT EXECUTE ON FUNCTION
     civic.generate_upload_url(text, text, text, text, text),
     civic.can_read_object(text, text),
     civic.can_upload_object(text, text),
-    civic.passes_firewall(text, text),
     civic.readable_buckets(),
     civic.tenant_folder_start(),
     civic.tenant_folder_end(),
@@ -109,7 +106,6 @@ COMMENT ON FUNCTION civic.object_path(text, text, text) IS '{tenant}/{folder}/{f
 COMMENT ON FUNCTION civic.generate_upload_url(text, text, text, text, text) IS 'where an upload goes: {bucket, path, file_id}';
 COMMENT ON FUNCTION civic.can_read_object(text, text) IS 'whether the caller may read an object of this name in this bucket';
 COMMENT ON FUNCTION civic.can_upload_object(text, text) IS 'whether the caller may add an object of this name to this bucket';
-COMMENT ON FUNCTION civic.passes_firewall(text, text) IS 'behind the restrictive policy: an object of another bucket, or one that the caller may read';
 COMMENT ON FUNCTION civic.readable_buckets() IS 'the buckets in which the caller reads the own tenant''s folder';
 COMMENT ON FUNCTION civic.tenant_folder_start() IS 'the first name that the caller''s folder can hold, in byte order';
 COMMENT ON FUNCTION civic.tenant_folder_end() IS 'the first name behind the caller''s folder, in byte order';

@@ -54,6 +54,8 @@ pub enum Error {
     MissingColumns { relation: String, missing: Vec<String>, known: String },
     /// The catalog could not be read: a mistake of pg_civic.
     Catalog { why: String },
+    /// Something of somebody else's has the name of an object of ours.
+    NameTaken { object: String },
     /// The caller lacks what a step of `setup` or `teardown` needs.
     Privileges { action: &'static str, role: String, missing: Vec<String> },
     /// Of the storage service.
@@ -108,6 +110,7 @@ impl Error {
             Error::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
             Error::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
+            Error::NameTaken { .. } => ERRCODE_DUPLICATE_OBJECT,
             Error::Privileges { .. } | Error::NoDashboard => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Service(error) => error.sqlstate(),
         }
@@ -168,6 +171,7 @@ impl Error {
                 format!("table {relation} has no column {}", missing.join(", "))
             }
             Error::Catalog { why } => format!("the catalog could not be read: {why}"),
+            Error::NameTaken { object } => format!("{object} exists and is not pg_civic's"),
             Error::Privileges { action, role, missing } => {
                 format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
             }
@@ -216,6 +220,9 @@ impl Error {
                 "Give the table that holds the tickets, such as 'public.tickets'.".to_owned()
             }
             Error::MissingColumns { known, .. } => format!("setup looks for the columns {known}."),
+            Error::NameTaken { .. } => {
+                "Rename or drop it, then run civic.setup() again.".to_owned()
+            }
             Error::Privileges { .. } => {
                 "Run it as a superuser, or as a role that is a member of the owner.".to_owned()
             }

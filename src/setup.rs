@@ -3,8 +3,8 @@
 //! The caller's own rights decide. What he lacks is told before anything is touched.
 
 mod check;
-mod deadbolt;
 mod files;
+mod firewall;
 mod policy;
 mod publication;
 mod realtime;
@@ -51,6 +51,7 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
             .concat(),
     );
     require("set up pg_civic", missing)?;
+    firewall::refuse_others()?;
 
     let mut steps = files::set_up()?;
     // Before the trigger that sends: nothing is said on a channel that is not guarded.

@@ -13,9 +13,9 @@ mod service;
 mod signed_url;
 mod upload;
 
+use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{JsonB, pg_sys};
 use serde_json::json;
 
 use crate::error::Error;
@@ -87,28 +87,6 @@ mod civic {
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn tenant_folder_end() -> Option<pg::TextResult> {
         claims::ask(|identity| identity.folder_end().map(pg::TextResult::new))
-    }
-
-    /// Behind the RESTRICTIVE policy: whether an object is of another bucket, or passes by the read
-    /// rule. It sees every row of a scan, so it takes the caller's identity once a query.
-    #[pg_extern(
-        stable,
-        parallel_safe,
-        cost = 1,
-        sql = r#"
-CREATE FUNCTION civic.passes_firewall(bucket_id text, name text) RETURNS boolean
-    LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'passes_firewall';
-"#
-    )]
-    fn passes_firewall(
-        bucket_id: pg::Text<'_>,
-        name: pg::Text<'_>,
-        fcinfo: pg_sys::FunctionCallInfo,
-    ) -> bool {
-        let reader = pg::once_per_query(fcinfo, || {
-            Ok::<_, Error>(access::Reader::new(claims::identity()?, &settings::access()))
-        });
-        reader.unwrap_or_else(|error| error.raise()).passes(&bucket_id, &name)
     }
 
     /// Whether the caller may add an object of this name to this bucket.

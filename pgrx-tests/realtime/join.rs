@@ -241,13 +241,17 @@ fn presence_is_for_those_who_may_join_where_a_policy_of_the_applications_lets_th
 }
 
 #[test]
-fn without_the_extension_our_channels_are_shut() {
+fn without_the_extension_the_firewall_still_decides_who_reads_our_channels() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run(&(insert(TENANT, 1, true) + CARELESS));
     session.run("DROP EXTENSION pg_civic CASCADE");
     let mut admin = database.person(TENANT, "admin");
-    assert_eq!(admin.text("SELECT count(*) FROM realtime.messages"), "0");
+    assert_eq!(admin.text("SELECT count(*) FROM realtime.messages"), "2");
+    let mut manager = database.person(TENANT, "manager");
+    assert_eq!(manager.text("SELECT count(*) FROM realtime.messages"), "1");
+    let mut stranger = database.person(OTHER_TENANT, "admin");
+    assert_eq!(stranger.text("SELECT count(*) FROM realtime.messages"), "0");
     assert!(joins(&mut session, "citizen", "chat"));
     // Back again, and set up, it opens them to those who may.
     session.run("CREATE EXTENSION pg_civic; SELECT civic.setup('public.tickets')");

@@ -53,7 +53,8 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
     for component in [
         "policy \"civic join\" on realtime.messages",
         "policy \"civic channels\" on realtime.messages",
-        "policy \"civic channels deadbolt\" on realtime.messages",
+        "function realtime.civic_firewall(text)",
+        "function realtime.civic_firewall_send(text, text)",
         PUBLISHED,
     ] {
         assert_eq!(action_of(&steps, component), "done", "{component}");
@@ -73,7 +74,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
 fn teardown_takes_the_policies_away_and_leaves_the_publication_and_says_so() {
     let mut session = session();
     let steps = session.steps(TEARDOWN);
-    for policy in ["civic join", "civic channels", "civic channels deadbolt"] {
+    for policy in ["civic join", "civic channels"] {
         let component = format!("policy \"{policy}\" on realtime.messages");
         assert_eq!(action_of(&steps, &component), "removed");
     }
@@ -99,7 +100,11 @@ fn realtime_that_came_later_is_found_and_mended() {
     session.run(REALTIME);
     session.run(ROW_SECURITY);
     let found = components(&mut session);
-    assert_eq!(found.len(), 5, "three policies, the sending that waits for them, the publication");
+    assert_eq!(
+        found.len(),
+        6,
+        "two functions, two policies, the sending that waits for them, the publication"
+    );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
     session.run(&insert(TENANT, 1, false));
@@ -109,7 +114,7 @@ fn realtime_that_came_later_is_found_and_mended() {
 #[test]
 fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
     let mut session = session();
-    for name in ["civic join", "civic channels", "civic channels deadbolt"] {
+    for name in ["civic join", "civic channels"] {
         let component = format!("policy \"{name}\" on realtime.messages");
         for tampered in [
             format!("DROP POLICY \"{name}\" ON realtime.messages"),

@@ -78,6 +78,23 @@ pub fn can_join(identity: &Identity, access: &Access, topic: &str) -> bool {
         || (is(Audience::Sensitive) && identity.has_any_role(&access.sensitive_readers))
 }
 
+/// Whether the firewall guards a topic of Supabase Realtime.
+fn is_guarded(topic: &[u8]) -> bool {
+    topic.starts_with(PREFIX.as_bytes())
+}
+
+/// Whether the firewall lets somebody see a message: those of other topics all, those of ours where
+/// they may join the channel. A topic that is not UTF-8 is no channel.
+pub fn passes_read(identity: &Identity, access: &Access, topic: &[u8]) -> bool {
+    !is_guarded(topic) || str::from_utf8(topic).is_ok_and(|topic| can_join(identity, access, topic))
+}
+
+/// Whether the firewall lets somebody add a message: to other topics always, to ours presence alone,
+/// where they may join the channel. Only the database broadcasts there.
+pub fn passes_send(identity: &Identity, access: &Access, topic: &[u8], extension: &[u8]) -> bool {
+    !is_guarded(topic) || extension == b"presence" && passes_read(identity, access, topic)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +134,26 @@ mod tests {
             assert_eq!(joins("t", role, "ticket_updates:t"), shared, "{role:?}");
             assert_eq!(joins("t", role, "ticket_updates:t:sensitive"), sensitive, "{role:?}");
         }
+    }
+
+    #[test]
+    fn the_firewall_leaves_other_topics_alone_and_lets_nobody_broadcast_in_ours() {
+        let manager = Identity::parse(
+            br#"{"tenant": "t", "role": "manager"}"#,
+            &access().tenant_claim,
+            &access().role_claim,
+            |_| None,
+        )
+        .unwrap();
+        let reads = |topic: &[u8]| passes_read(&manager, &access(), topic);
+        let sends =
+            |topic: &[u8], extension: &[u8]| passes_send(&manager, &access(), topic, extension);
+        assert!(reads(b"chat") && reads(b"\xe2") && reads(b"ticket_updates:t"));
+        assert!(!reads(b"ticket_updates:u") && !reads(b"ticket_updates:\xe2"));
+        assert!(!reads(b"ticket_updates:t:sensitive"));
+        assert!(sends(b"chat", b"broadcast") && sends(b"ticket_updates:t", b"presence"));
+        assert!(!sends(b"ticket_updates:t", b"broadcast"));
+        assert!(!sends(b"ticket_updates:u", b"presence"));
     }
 
     #[test]

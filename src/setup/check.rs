@@ -5,7 +5,7 @@ mod realtime;
 mod service;
 
 use super::policy::{self, POLICIES, Policy, State};
-use super::{catalog, deadbolt, files, tickets};
+use super::{catalog, files, firewall, tickets};
 use crate::error::Error;
 use crate::pg::shared;
 use crate::settings::{self, SensitiveEvents};
@@ -145,8 +145,28 @@ fn as_made(component: impl Into<String>, state: State) -> Finding {
     }
 }
 
+/// What a policy of the firewall calls, and what an earlier version has left of it.
+fn firewall_functions(functions: &[firewall::Function]) -> Result<Vec<Finding>, Error> {
+    let mut findings = vec![];
+    for function in functions {
+        findings.push(match function.state()? {
+            firewall::State::Others => {
+                let fix = format!(
+                    "SELECT * FROM civic.setup(); -- after {} has been renamed or dropped",
+                    function.component()
+                );
+                bad(function.component(), "not pg_civic's", fix)
+            }
+            firewall::State::Missing => as_made(function.component(), State::Missing),
+            firewall::State::Different => as_made(function.component(), State::Different),
+            firewall::State::Installed => as_made(function.component(), State::Installed),
+        });
+    }
+    Ok(findings)
+}
+
 fn policies() -> Result<Vec<Finding>, Error> {
-    let mut findings = vec![as_made(deadbolt::COMPONENT, deadbolt::state()?)];
+    let mut findings = firewall_functions(&firewall::OBJECTS)?;
     findings.extend(policies_of(&POLICIES)?);
     for name in policy::left_by_migrations()? {
         let component = format!("policy \"{name}\" on storage.objects");

@@ -1,6 +1,6 @@
 //! Storage: buckets, row security, policies, index.
 
-use super::deadbolt;
+use super::firewall;
 use super::policy::{self, POLICIES};
 use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
@@ -89,7 +89,6 @@ pub fn missing_privileges(purpose: Purpose) -> Result<Vec<String>, Error> {
         ),
         &[],
     )?);
-    missing.extend(deadbolt::missing_privileges(purpose)?);
     Ok(missing)
 }
 
@@ -119,8 +118,9 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     for table in ["buckets", "objects"] {
         steps.push(enable_row_security(table)?);
     }
-    steps.push(deadbolt::set_up()?);
+    steps.extend(firewall::set_up(&firewall::OBJECTS)?);
     steps.extend(policy::set_up(&POLICIES)?);
+    steps.extend(firewall::remove_former("storage", "objects")?);
     // Last, so that no moment is without a policy for whoever looks from another session.
     for name in policy::left_by_migrations()? {
         policy::drop_policy("storage", "objects", &name)?;
@@ -239,7 +239,7 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
         return Ok(vec![step("storage", SKIPPED, NO_STORAGE)]);
     }
     let mut steps = policy::tear_down(&POLICIES)?;
-    steps.push(deadbolt::tear_down()?);
+    steps.extend(firewall::tear_down(&firewall::OBJECTS)?);
     if has_own_index()? {
         catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
         steps.push(step(format!("index storage.{INDEX}"), REMOVED, "dropped"));

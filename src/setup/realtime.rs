@@ -1,7 +1,7 @@
 //! Supabase Realtime: who may join the channels, and who may speak there.
 
 use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
-use super::{ALREADY, DONE, SKIPPED, Step, catalog, step};
+use super::{ALREADY, DONE, SKIPPED, Step, catalog, firewall, step};
 use crate::error::Error;
 
 pub const NO_REALTIME: &str = "there is no table realtime.messages";
@@ -16,23 +16,10 @@ macro_rules! messages {
 }
 pub(super) use messages;
 
-macro_rules! other_topics {
-    () => {
-        "(NOT starts_with(topic, 'ticket_updates:'::text))"
-    };
-}
-
-const GUARD_STANDS: &str = concat!(
-    "((EXISTS ( SELECT\n   FROM pg_policy\n  WHERE ((pg_policy.polrelid = ",
-    "('realtime.messages'::regclass)::oid) AND (pg_policy.polname = 'civic channels'::name)))) OR ",
-    other_topics!(),
-    ")"
-);
-
 /// The server asks by rows: it inserts one for each extension with the topic, becomes the person,
 /// looks which of them it sees, and rolls back. The policies ask for the row's own topic, and not
 /// for `realtime.topic()`, which whoever runs SQL sets as he likes: so they hold for every row.
-pub const POLICIES: [Policy; 3] = [
+pub const POLICIES: [Policy; 2] = [
     Policy {
         schema: "realtime",
         table: "messages",
@@ -47,6 +34,7 @@ pub const POLICIES: [Policy; 3] = [
         check: None,
     },
     // No careless permissive policy opens our topics, nor lets a person speak as the database does.
+    // Its functions are not the extension's: it outlives DROP EXTENSION … CASCADE.
     Policy {
         schema: "realtime",
         table: "messages",
@@ -54,25 +42,8 @@ pub const POLICIES: [Policy; 3] = [
         is_permissive: false,
         command: "ALL",
         role: PUBLIC,
-        using: Some(concat!("(", other_topics!(), " OR civic.can_join_channel(topic))")),
-        check: Some(concat!(
-            "(",
-            other_topics!(),
-            " OR ((extension = 'presence'::text) AND civic.can_join_channel(topic)))"
-        )),
-    },
-    // DROP EXTENSION … CASCADE takes the two above with it. This one stays, and keeps the messages
-    // that are still there shut. People join seldom, so it may look at each query, and needs no
-    // function in Realtime's schema.
-    Policy {
-        schema: "realtime",
-        table: "messages",
-        name: "civic channels deadbolt",
-        is_permissive: false,
-        command: "ALL",
-        role: PUBLIC,
-        using: Some(GUARD_STANDS),
-        check: Some(GUARD_STANDS),
+        using: Some("realtime.civic_firewall(topic)"),
+        check: Some("realtime.civic_firewall_send(topic, extension)"),
     },
 ];
 
@@ -116,31 +87,33 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
         catalog::execute("ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY", &[])?;
         step(component, DONE, "enabled")
     });
-    // The restrictive ones first: no moment has the permissive one alone.
+    steps.extend(firewall::set_up(&firewall::MESSAGES)?);
+    // The restrictive one first: no moment has the permissive one alone.
     let (join, guards) = POLICIES.split_at(1);
     steps.extend(policy::set_up(guards)?);
     steps.extend(policy::set_up(join)?);
+    steps.extend(firewall::remove_former("realtime", "messages")?);
     Ok(steps)
 }
 
 pub fn tear_down() -> Result<Vec<Step>, Error> {
-    if exists()? { policy::tear_down(&POLICIES) } else { Ok(vec![]) }
+    if !exists()? {
+        return Ok(vec![]);
+    }
+    let mut steps = policy::tear_down(&POLICIES)?;
+    steps.extend(firewall::tear_down(&firewall::MESSAGES)?);
+    Ok(steps)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::channel::PREFIX;
     use crate::pg::realtime::GUARD;
 
     #[test]
     fn what_guards_the_topics_is_what_sending_waits_for() {
         let guard = POLICIES.iter().find(|policy| GUARD.to_str() == Ok(policy.name)).unwrap();
         assert!(!guard.is_permissive);
-        let own_topics = format!("starts_with(topic, '{PREFIX}'::text)");
-        for policy in POLICIES.iter().filter(|policy| !policy.is_permissive) {
-            assert!(policy.using.unwrap().contains(&own_topics), "{}", policy.name);
-            assert!(policy.check.unwrap().contains(&own_topics), "{}", policy.name);
-        }
+        assert_eq!(guard.command, "ALL");
     }
 }

@@ -32,12 +32,21 @@ impl Reader {
 
     /// Whether the firewall lets an object pass: those of other buckets all, those of ours by the
     /// read rule.
-    pub fn passes(&self, bucket_id: &str, name: &str) -> bool {
-        Bucket::from_id(bucket_id).is_none_or(|bucket| {
+    pub fn passes(&self, bucket_id: &[u8], name: &[u8]) -> bool {
+        Bucket::from_bytes(bucket_id).is_none_or(|bucket| {
+            let start = self.identity.folder_start();
             self.reads[bucket as usize]
-                && self.identity.folder_start().is_some_and(|start| name.starts_with(start))
+                && start.is_some_and(|start| name.starts_with(start.as_bytes()))
         })
     }
+}
+
+/// Whether the firewall lets an object be added: one of another bucket always, one of ours by the
+/// upload rule. A name that is not UTF-8 is no name of ours.
+pub fn passes_upload(identity: &Identity, access: &Access, bucket_id: &[u8], name: &[u8]) -> bool {
+    Bucket::from_bytes(bucket_id).is_none_or(|bucket| {
+        str::from_utf8(name).is_ok_and(|name| can_upload(identity, access, bucket.id(), name))
+    })
 }
 
 /// Whether the caller may add an object of this name to this bucket.
@@ -120,12 +129,32 @@ mod tests {
     #[test]
     fn the_firewall_lets_only_the_own_folder_of_a_guarded_bucket_pass() {
         let reader = Reader::new(Rc::new(caller("t", "manager")), &access());
-        assert!(reader.passes("evidence", "t/id/a"));
-        assert!(!reader.passes("evidence", "t2/id/a"));
-        assert!(!reader.passes("gbv-evidence", "t/id/a"));
-        assert!(reader.passes("avatars", "anybody/a"));
+        assert!(reader.passes(b"evidence", b"t/id/a"));
+        assert!(!reader.passes(b"evidence", b"t2/id/a"));
+        assert!(!reader.passes(b"gbv-evidence", b"t/id/a"));
+        assert!(reader.passes(b"avatars", b"anybody/a"));
         let nobody = Reader::new(Rc::default(), &access());
-        assert!(!nobody.passes("documents", "/a"));
-        assert!(nobody.passes("avatars", "anybody/a"));
+        assert!(!nobody.passes(b"documents", b"/a"));
+        assert!(nobody.passes(b"avatars", b"anybody/a"));
+    }
+
+    #[test]
+    fn the_firewall_lets_only_an_upload_of_the_own_tenant_into_a_guarded_bucket() {
+        let passes = |bucket: &[u8], name: &[u8]| {
+            passes_upload(&caller("t", "citizen"), &access(), bucket, name)
+        };
+        assert!(passes(b"evidence", b"t/id/a"));
+        assert!(!passes(b"evidence", b"u/id/a"));
+        assert!(!passes(b"gbv-evidence", b"t/id/a"));
+        assert!(passes(b"avatars", b"anything"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_left_alone_in_other_buckets_and_refused_in_ours() {
+        let reader = Reader::new(Rc::new(caller("t", "admin")), &access());
+        assert!(reader.passes(b"avatars\xe2", b"\xe2"));
+        assert!(!reader.passes(b"evidence", b"\xe2"));
+        assert!(passes_upload(&caller("t", "admin"), &access(), b"avatars", b"\xe2"));
+        assert!(!passes_upload(&caller("t", "admin"), &access(), b"evidence", b"t/id/\xe2"));
     }
 }

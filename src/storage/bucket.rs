@@ -33,12 +33,17 @@ impl Bucket {
     }
 
     pub fn from_id(id: &str) -> Option<Bucket> {
+        Bucket::from_bytes(id.as_bytes())
+    }
+
+    /// [`Bucket::from_id`] for an id that may not be UTF-8.
+    pub fn from_bytes(id: &[u8]) -> Option<Bucket> {
         // Not a search through ALL: the compiler makes this a comparison of whole words, and the
         // firewall asks it of each row.
         match id {
-            "evidence" => Some(Bucket::Evidence),
-            "documents" => Some(Bucket::Documents),
-            "gbv-evidence" => Some(Bucket::GbvEvidence),
+            b"evidence" => Some(Bucket::Evidence),
+            b"documents" => Some(Bucket::Documents),
+            b"gbv-evidence" => Some(Bucket::GbvEvidence),
             _ => None,
         }
     }

@@ -2,8 +2,8 @@
 
 use super::super::publication::{self, PUBLICATION};
 use super::super::realtime::{self, NO_REALTIME, POLICIES, messages};
-use super::super::{catalog, tickets};
-use super::{Finding, bad, default_of, good, policies_of};
+use super::super::{catalog, firewall, tickets};
+use super::{Finding, bad, default_of, firewall_functions, good, policies_of};
 use crate::error::Error;
 use crate::events::realtime::{HAS_PARTITION, Rehearsal, explain, rehearse};
 use crate::pg::realtime::{self as door, Obstacle};
@@ -15,6 +15,7 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
     let mut findings = vec![event_transport(transport, exists)?];
     if exists {
         findings.push(row_security()?);
+        findings.extend(firewall_functions(&firewall::MESSAGES)?);
         findings.extend(policies_of(&POLICIES)?);
         if transport.has_realtime() {
             findings.push(send()?);
