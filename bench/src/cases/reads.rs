@@ -131,6 +131,37 @@ fn agree(query: &Query, readers: &mut [&mut Reader]) -> Result<(), Error> {
     Ok(())
 }
 
+/// The query of Storage's `storage.search`, which lists a folder. It is dynamic, so the server plans
+/// it each time; one call runs so many.
+const SEARCHES: usize = 100;
+
+fn search(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
+    progress.tell("    the query of storage.search");
+    let sql = fill(
+        include_str!("../../sql/search.sql"),
+        &[("tenant", &server::tenant(MANY / 2)), ("searches", &SEARCHES.to_string())],
+    );
+    let mut sessions = [
+        server.manager("reads_civic", &server::tenant(MANY / 2))?,
+        server.unguarded("reads_civic")?,
+    ];
+    let [civic, by_hand] = &mut sessions;
+    let clocks = [Clock::of(civic)?, Clock::of(by_hand)?];
+    let [ours, peer] = in_turn(
+        progress,
+        ROUNDS,
+        [&mut || clocks[0].time(|| Ok(civic.batch_execute(&sql)?)), &mut || {
+            clocks[1].time(|| Ok(by_hand.batch_execute(&sql)?))
+        }],
+    )?;
+    Ok(Comparison {
+        case: "the query of storage.search, planned each time".to_owned(),
+        ours: Figure::new("civic policies", each(&ours, SEARCHES)),
+        peer: Figure::new("no row security", each(&peer, SEARCHES)),
+        ratio: Ratio::Share { at_most: Some(1.8) },
+    })
+}
+
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     load(server, progress, "reads_civic", MANY)?;
     load(server, progress, "reads_few", FEW)?;
@@ -141,6 +172,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
     }
 
     let mut comparisons = vec![];
+    comparisons.push(search(server, progress)?);
     for query in &QUERIES {
         let manager = server.manager("reads_civic", &server::tenant(MANY / 2))?;
         let mut civic = Reader::new(manager, query.sql, MANY)?;
