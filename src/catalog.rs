@@ -1,4 +1,8 @@
-//! Questions to the catalog and statements, as whoever is the current user.
+//! Queries of the catalog as the current user, and statements as the owner of what they are about.
+//!
+//! A statement on an object that is not the extension's own may run other people's code: triggers,
+//! casts, defaults, event triggers. So there is no statement with the caller's own rights here.
+//! [`Owner`] is the only way to one.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,6 +13,7 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
 
 use crate::error::Error;
 use crate::pg;
+use crate::pg::role;
 
 /// Called before anything is looked at, by what changes the catalog. One such transaction at a time:
 /// the next one sees what the one before has done, and neither waits for the other's table locks.
@@ -16,7 +21,7 @@ pub fn begin() -> Result<(), Error> {
     pg::lock_extension();
     // After a statement that may write, every query takes a snapshot of its own. Without, they would
     // all see the catalog as it was before the wait.
-    execute("SELECT", &[])
+    update("SELECT", &[])
 }
 
 /// Every row of a query. Everything in `sql` is qualified; values are parameters.
@@ -75,9 +80,119 @@ pub fn texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, E
     Ok(rows(&sql, arguments, |row| row.get::<String>(1))?.into_iter().flatten().collect())
 }
 
-pub fn execute(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
     Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
     Ok(())
+}
+
+pub fn execute(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+    update(sql, arguments)
+}
+
+/// Changes a setting of the session or the transaction (SET …): what names no object that could have
+/// code of others.
+pub fn set(sql: &str) -> Result<(), Error> {
+    update(sql, &[])
+}
+
+/// A role as whose owner an object's statements run: with that role's rights and no more, in the
+/// server's security-restricted operation. Code that runs on the way cannot become the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(pg_sys::Oid);
+
+impl Owner {
+    /// Errors: 42501 where the current user does not have the rights of this role. Nobody gains
+    /// rights through pg_civic.
+    pub fn new(owner: pg_sys::Oid) -> Result<Owner, Error> {
+        if role::has_rights_of(owner) {
+            return Ok(Owner(owner));
+        }
+        let name = texts("SELECT pg_catalog.pg_get_userbyid($1)", &[owner.into()])?.concat();
+        Err(Error::Privileges {
+            action: "act as the owner",
+            role: current_role()?,
+            missing: vec![format!("the rights of role {name}")],
+        })
+    }
+
+    /// The owner of a table, by the names in the catalog; `None` where there is none.
+    pub fn of_table(schema: &str, table: &str) -> Result<Option<Owner>, Error> {
+        let owners = rows(
+            "SELECT c.relowner FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",
+            &[schema.into(), table.into()],
+            |row| row.get::<pg_sys::Oid>(1),
+        )?;
+        owners.into_iter().flatten().next().map(Owner::new).transpose()
+    }
+
+    /// Runs one statement. Everything in it is qualified; values are parameters.
+    pub fn execute(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+        define(self.0, || update(sql, arguments))
+    }
+
+    /// [`texts`] of data, and not of the catalog.
+    pub fn texts(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
+        role::acting_as(self.0, || texts(sql, arguments))
+    }
+
+    /// [`holds`] of data, and not of the catalog.
+    pub fn holds(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<bool, Error> {
+        role::acting_as(self.0, || holds(sql, arguments))
+    }
+}
+
+/// Runs a statement that creates or changes an object of pg_civic itself and needs a superuser: as
+/// the bootstrap superuser, whoever calls. So `sql` is constant but for names that the server has
+/// quoted, and the caller has decided who may ask for it. No event trigger of others runs with these
+/// rights.
+///
+/// Errors: 55000 on servers before 17 where there is such an event trigger.
+pub fn execute_as_superuser(sql: &str) -> Result<(), Error> {
+    define(role::BOOTSTRAP_SUPERUSER, || update(sql, &[]))
+}
+
+fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    if role::is_superuser(owner)
+        && !role::CAN_DISABLE_EVENT_TRIGGERS
+        && let Some(EventTrigger { name, function, owner }) =
+            event_triggers_of_others()?.into_iter().next()
+    {
+        return Err(Error::EventTriggerOfAnother { name, function, owner });
+    }
+    role::defining_as(owner, act)
+}
+
+/// An event trigger whose function a role that is no superuser can replace, and which runs with the
+/// rights of whoever changes the catalog.
+pub struct EventTrigger {
+    /// Quoted.
+    pub name: String,
+    /// Qualified and quoted, with its arguments.
+    pub function: String,
+    pub owner: String,
+}
+
+/// Those that are enabled.
+pub fn event_triggers_of_others() -> Result<Vec<EventTrigger>, Error> {
+    rows(
+        "SELECT pg_catalog.quote_ident(e.evtname), p.oid::pg_catalog.regprocedure::pg_catalog.text,
+                r.rolname::pg_catalog.text
+         FROM pg_catalog.pg_event_trigger e
+         JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid
+         JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
+         WHERE e.evtenabled <> 'D' AND NOT r.rolsuper AND NOT p.prosecdef
+         ORDER BY e.evtname",
+        &[],
+        |row| {
+            Ok(EventTrigger {
+                name: row.get(1)?.unwrap_or_default(),
+                function: row.get(2)?.unwrap_or_default(),
+                owner: row.get(3)?.unwrap_or_default(),
+            })
+        },
+    )
 }
 
 pub fn current_role() -> Result<String, Error> {

@@ -58,6 +58,8 @@ pub enum Error {
     NameTaken { object: String },
     /// The caller lacks what a step of `setup` or `teardown` needs.
     Privileges { action: &'static str, role: String, missing: Vec<String> },
+    /// An event trigger would run a function of a role that is no superuser with a superuser's rights.
+    EventTriggerOfAnother { name: String, function: String, owner: String },
     /// Of the storage service.
     Service(ServiceError),
 }
@@ -112,6 +114,7 @@ impl Error {
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
             Error::NameTaken { .. } => ERRCODE_DUPLICATE_OBJECT,
             Error::Privileges { .. } | Error::NoDashboard => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::EventTriggerOfAnother { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::Service(error) => error.sqlstate(),
         }
     }
@@ -175,6 +178,10 @@ impl Error {
             Error::Privileges { action, role, missing } => {
                 format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
             }
+            Error::EventTriggerOfAnother { name, function, owner } => format!(
+                "event trigger {name} would run function {function} of role \"{owner}\" with the \
+                 rights of a superuser"
+            ),
             Error::Service(error) => error.message(),
         }
     }
@@ -226,6 +233,9 @@ impl Error {
             Error::Privileges { .. } => {
                 "Run it as a superuser, or as a role that is a member of the owner.".to_owned()
             }
+            Error::EventTriggerOfAnother { name, .. } => format!(
+                "Disable it first: ALTER EVENT TRIGGER {name} DISABLE; then run the statement again."
+            ),
             Error::Service(error) => return error.hint(),
             Error::Empty { .. }
             | Error::InvalidSegment { .. }

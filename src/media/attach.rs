@@ -3,7 +3,7 @@
 
 use super::queue::{Claim, briefly};
 use super::target::is_sensitive;
-use crate::catalog::execute;
+use crate::catalog::set;
 use crate::error::{Error, ServiceError};
 use crate::settings::service::media_table;
 use crate::storage::attachment::{Attachment, Attachments};
@@ -34,7 +34,7 @@ pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error>
         source: "whatsapp",
         created_by: None,
     };
-    let record = || match execute("SET CONSTRAINTS ALL IMMEDIATE", &[])
+    let record = || match set("SET CONSTRAINTS ALL IMMEDIATE")
         .and_then(|()| Attachments::find(&table))
     {
         Err(Error::Service(ServiceError::NoMediaTable { .. })) => Ok(()),

@@ -133,7 +133,7 @@ impl Attachments {
         // What waited for the end of the transaction would run as whoever that belongs to, so the
         // server lets nothing wait that is done in another's name.
         for constraint in &self.deferrable {
-            catalog::execute(&format!("SET CONSTRAINTS {constraint} IMMEDIATE"), &[])?;
+            catalog::set(&format!("SET CONSTRAINTS {constraint} IMMEDIATE"))?;
         }
         let values = self.values(attachment);
         let columns: Vec<_> = values.keys().map(quote_identifier).collect();
