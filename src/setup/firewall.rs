@@ -8,12 +8,9 @@
 //! Only a superuser may create a function in C. `setup()` creates these, of constant text, with the
 //! bootstrap superuser's rights, once it is known that the caller owns the tables.
 
-use pgrx::pg_sys;
-
 use super::policy::drop_policy;
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
-use crate::pg::role::acting_as;
 
 pub struct Function {
     schema: &'static str,
@@ -150,7 +147,7 @@ impl Function {
             format!("GRANT EXECUTE ON FUNCTION {signature} TO PUBLIC"),
             format!("COMMENT ON FUNCTION {signature} IS '{}'", self.comment),
         ] {
-            catalog::execute(&statement, &[])?;
+            catalog::execute_as_superuser(&statement)?;
         }
         Ok(())
     }
@@ -161,7 +158,7 @@ impl Function {
             return Ok(step(self.component(), ALREADY, "as pg_civic makes it"));
         }
         self.refuse_others(state)?;
-        as_superuser(|| self.create())?;
+        self.create()?;
         Ok(match state {
             State::Missing => step(self.component(), DONE, "created"),
             _ => step(self.component(), DONE, "was another, created anew"),
@@ -174,7 +171,7 @@ impl Function {
             State::Others => Ok(step(self.component(), SKIPPED, "not pg_civic's")),
             State::Installed | State::Different => {
                 let drop = format!("DROP FUNCTION {}", self.signature());
-                as_superuser(|| catalog::execute(&drop, &[]))?;
+                catalog::execute_as_superuser(&drop)?;
                 Ok(step(self.component(), REMOVED, "dropped"))
             }
         }
@@ -203,10 +200,6 @@ pub fn set_up(functions: &[Function]) -> Result<Vec<Step>, Error> {
 /// To be called once the policies that use them are gone.
 pub fn tear_down(functions: &[Function]) -> Result<Vec<Step>, Error> {
     functions.iter().map(Function::tear_down).collect()
-}
-
-fn as_superuser<R>(act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    acting_as(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), act)
 }
 
 /// Removes the policies, and their function, by which earlier versions shut the tables once the
