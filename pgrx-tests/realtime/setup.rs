@@ -54,6 +54,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
         "policy \"civic join\" on realtime.messages",
         "policy \"civic channels\" on realtime.messages",
         "policy \"civic channels deadbolt\" on realtime.messages",
+        "rights on the tables of realtime",
         PUBLISHED,
     ] {
         assert_eq!(action_of(&steps, component), "done", "{component}");
@@ -99,7 +100,11 @@ fn realtime_that_came_later_is_found_and_mended() {
     session.run(REALTIME);
     session.run(ROW_SECURITY);
     let found = components(&mut session);
-    assert_eq!(found.len(), 5, "three policies, the sending that waits for them, the publication");
+    assert_eq!(
+        found.len(),
+        6,
+        "policies, rights, the sending that waits for them, the publication"
+    );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
     session.run(&insert(TENANT, 1, false));
@@ -147,12 +152,12 @@ fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
         (
             "DO $$ BEGIN EXECUTE 'GRANT SELECT ON realtime.messages_'
                  || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || ' TO authenticated'; END $$",
-            "row security of realtime.messages",
+            "rights on the tables of realtime",
         ),
         (
             "DO $$ BEGIN EXECUTE 'GRANT INSERT ON realtime.messages_'
                  || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || ' TO PUBLIC'; END $$",
-            "row security of realtime.messages",
+            "rights on the tables of realtime",
         ),
         ("ALTER TABLE tickets DISABLE ROW LEVEL SECURITY", PUBLISHED),
         ("ALTER PUBLICATION supabase_realtime DROP TABLE tickets", PUBLISHED),

@@ -34,21 +34,20 @@ pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error>
         source: "whatsapp",
         created_by: None,
     };
-    let record = || match set("SET CONSTRAINTS ALL IMMEDIATE")
-        .and_then(|()| Attachments::find(&table))
-    {
-        Err(Error::Service(ServiceError::NoMediaTable { .. })) => Ok(()),
-        Err(error) => Err(error),
-        Ok(attachments) => {
-            if attachments.find_recorded(&attachment)?.is_none() {
-                attachments.record(&attachment)?;
+    let record =
+        || match set("SET CONSTRAINTS ALL IMMEDIATE").and_then(|()| Attachments::find(&table)) {
+            Err(Error::Service(ServiceError::NoMediaTable { .. })) => Ok(()),
+            Err(error) => Err(error),
+            Ok(attachments) => {
+                if attachments.find_recorded(&attachment)?.is_none() {
+                    attachments.record(&attachment)?;
+                }
+                // What the owner has put on the table takes its time, and the ticket may have changed.
+                if !claim.is_sensitive && is_sensitive(&claim.tenant_id, &claim.ticket_id, false)? {
+                    return Err(ServiceError::NowSensitive.into());
+                }
+                Ok(())
             }
-            // What the owner has put on the table takes its time, and the ticket may have changed.
-            if !claim.is_sensitive && is_sensitive(&claim.tenant_id, &claim.ticket_id, false)? {
-                return Err(ServiceError::NowSensitive.into());
-            }
-            Ok(())
-        }
-    };
+        };
     briefly(record, |sqlstate| ServiceError::AttachmentRefused { sqlstate })
 }

@@ -3,8 +3,7 @@
 use pgrx::pg_sys;
 
 /// The superuser that initdb made. The server never drops it or takes its rights away.
-pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid =
-    pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
+pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
 
 /// Whether the current user has the rights of a role, without SET ROLE.
 pub fn has_rights_of(role: pg_sys::Oid) -> bool {

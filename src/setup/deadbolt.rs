@@ -7,6 +7,7 @@
 //! would scan pg_policy once for each query, and be planned with it.
 
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, files, policy, step};
+use crate::catalog::Owner;
 use crate::error::Error;
 
 /// What the policy asks, as the server prints it.
@@ -104,26 +105,18 @@ pub fn set_up() -> Result<Step, Error> {
         return Ok(step(COMPONENT, ALREADY, "as pg_civic makes it"));
     }
     if state == policy::State::Different {
-        catalog::execute("DROP POLICY IF EXISTS \"civic deadbolt\" ON storage.objects", &[])?;
+        on_objects("DROP POLICY IF EXISTS \"civic deadbolt\" ON storage.objects")?;
         drop_function()?;
     }
-    catalog::execute(DEFINITION, &[])?;
+    on_objects(DEFINITION)?;
     for change in [
         "REVOKE ALL ON FUNCTION storage.civic_firewall_stands(regclass) FROM PUBLIC",
         "GRANT EXECUTE ON FUNCTION storage.civic_firewall_stands(regclass) TO PUBLIC",
         "COMMENT ON FUNCTION storage.civic_firewall_stands(regclass) IS
              'of pg_civic: whether the policy \"civic firewall\" is there; a constant of each plan'",
     ] {
-        catalog::execute(change, &[])?;
+        on_objects(change)?;
     }
-    let owner = catalog::texts(
-        "SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner))
-         FROM pg_catalog.pg_class c WHERE c.oid = 'storage.objects'::pg_catalog.regclass",
-        &[],
-    )?
-    .concat();
-    let give = "ALTER FUNCTION storage.civic_firewall_stands(regclass) OWNER TO";
-    catalog::execute(&format!("{give} {owner}"), &[])?;
     Ok(match state {
         policy::State::Different => step(COMPONENT, DONE, "was another, created anew"),
         _ => step(COMPONENT, DONE, "created"),
@@ -138,6 +131,25 @@ pub fn tear_down() -> Result<Step, Error> {
     Ok(step(COMPONENT, REMOVED, "dropped"))
 }
 
+/// As the owner of the table, who owns the function too unless somebody has given it away. The owner of
+/// the schema may drop it as well.
 fn drop_function() -> Result<(), Error> {
-    catalog::execute("DROP FUNCTION storage.civic_firewall_stands(regclass)", &[])
+    let owners = catalog::rows(
+        concat!(
+            "SELECT CASE WHEN pg_catalog.pg_has_role(c.relowner, n.nspowner, 'USAGE')
+                         THEN c.relowner ELSE p.proowner END
+             FROM ",
+            function!()
+        ),
+        &[],
+        |row| row.get::<pgrx::pg_sys::Oid>(1),
+    )?;
+    for owner in owners.into_iter().flatten() {
+        Owner::new(owner)?.execute("DROP FUNCTION storage.civic_firewall_stands(regclass)", &[])?;
+    }
+    Ok(())
+}
+
+fn on_objects(statement: &str) -> Result<(), Error> {
+    policy::as_owner_of("storage", "objects", statement)
 }

@@ -7,6 +7,7 @@ use pgrx::spi::quote_identifier;
 
 use super::deadbolt::stands;
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
+use crate::catalog::Owner;
 use crate::error::Error;
 
 pub struct Policy {
@@ -203,7 +204,7 @@ impl Policy {
     }
 
     pub fn create(&self) -> Result<(), Error> {
-        catalog::execute(&self.statement(), &[])
+        as_owner_of(self.schema, self.table, &self.statement())
     }
 
     pub fn drop(&self) -> Result<(), Error> {
@@ -262,7 +263,15 @@ pub enum State {
 
 pub fn drop_policy(schema: &str, table: &str, name: &str) -> Result<(), Error> {
     let statement = format!("DROP POLICY {} ON {schema}.{table}", quote_identifier(name));
-    catalog::execute(&statement, &[])
+    as_owner_of(schema, table, &statement)
+}
+
+/// Runs a statement on a table as the table's owner.
+pub fn as_owner_of(schema: &str, table: &str, statement: &str) -> Result<(), Error> {
+    match Owner::of_table(schema, table)? {
+        Some(owner) => owner.execute(statement, &[]),
+        None => Err(Error::Catalog { why: format!("there is no table {schema}.{table}") }),
+    }
 }
 
 /// Which of the migrations' policies are still there.

@@ -1,7 +1,7 @@
 //! Supabase Realtime: who may join the channels, and who may speak there.
 
 use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
-use super::{ALREADY, DONE, SKIPPED, Step, catalog, step};
+use super::{ALREADY, DONE, SKIPPED, Step, catalog, rights, step};
 use crate::error::Error;
 
 pub const NO_REALTIME: &str = "there is no table realtime.messages";
@@ -89,8 +89,7 @@ pub fn missing_privileges() -> Result<Vec<String>, Error> {
                  (1, pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
                   pg_catalog.format('ownership of table realtime.messages (its owner is %s)',
                                     pg_catalog.pg_get_userbyid(c.relowner))),
-                 (2, pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
-                     OR pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
+                 (2, pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
                   'USAGE on schema realtime')
              ) p (place, has, lacks)
              WHERE NOT p.has
@@ -113,18 +112,25 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     steps.push(if has_row_security()? {
         step(component, ALREADY, "enabled")
     } else {
-        catalog::execute("ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY", &[])?;
+        let enable = "ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY";
+        policy::as_owner_of("realtime", "messages", enable)?;
         step(component, DONE, "enabled")
     });
     // The restrictive ones first: no moment has the permissive one alone.
     let (join, guards) = POLICIES.split_at(1);
     steps.extend(policy::set_up(guards)?);
     steps.extend(policy::set_up(join)?);
+    steps.extend(rights::set_up("realtime")?);
     Ok(steps)
 }
 
 pub fn tear_down() -> Result<Vec<Step>, Error> {
-    if exists()? { policy::tear_down(&POLICIES) } else { Ok(vec![]) }
+    if !exists()? {
+        return Ok(vec![]);
+    }
+    let mut steps = policy::tear_down(&POLICIES)?;
+    steps.extend(rights::tear_down("realtime")?);
+    Ok(steps)
 }
 
 #[cfg(test)]
