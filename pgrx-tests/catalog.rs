@@ -309,7 +309,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_p
 }
 
 #[test]
-fn the_extension_owns_its_schema_its_functions_one_domain_and_one_table_and_nothing_else() {
+fn the_extension_owns_its_schema_its_functions_one_domain_and_two_tables_and_nothing_else() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -328,14 +328,16 @@ fn the_extension_owns_its_schema_its_functions_one_domain_and_one_table_and_noth
          WHERE pronamespace = 'civic'::regnamespace ORDER BY object.identity",
     );
     listed.push("schema civic".to_owned());
+    listed.push("table civic.changed_privileges".to_owned());
     listed.push("table civic.media_jobs".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 3);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
-                    AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)";
-    assert_eq!(session.column(inside), ["civic.media_jobs"], "functions, the domain and one table");
+                    AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
+                  ORDER BY objid::regclass::text";
+    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs"]);
 }
 
 #[test]

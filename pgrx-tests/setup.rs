@@ -28,11 +28,12 @@ fn from_nothing_each_step_is_told_and_done() {
     expected.extend(FIREWALL);
     expected.extend(POLICIES);
     expected.push("index on (bucket_id, name COLLATE \"C\")");
+    expected.push("rights on the tables of storage");
     expected.push("realtime");
     expected.push("trigger ticket_update_notify on public.tickets");
     expected.push("columns of public.tickets");
     assert_eq!(components, expected);
-    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[16..17])
+    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[17..18])
     {
         assert_eq!(action_of(&steps, component), "done", "{component}");
     }

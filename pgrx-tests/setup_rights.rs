@@ -54,7 +54,9 @@ fn everything_that_a_role_lacks_for_setup_is_told_at_once() {
             "an owner held by row security",
             format!("{all}; ALTER TABLE storage.buckets FORCE ROW LEVEL SECURITY"),
             "",
-            vec!["BYPASSRLS, as row security is forced on storage.buckets"],
+            vec![
+                "BYPASSRLS for supabase_storage_admin, as row security is forced on storage.buckets",
+            ],
         ),
         (
             "an owner without the schema",
@@ -107,7 +109,9 @@ fn everything_that_a_role_lacks_for_teardown_is_told_at_once() {
             "an owner held by row security",
             "GRANT supabase_storage_admin TO {role}; ALTER TABLE tickets OWNER TO {role};
              ALTER TABLE storage.objects FORCE ROW LEVEL SECURITY",
-            vec!["BYPASSRLS, as row security is forced on storage.objects"],
+            vec![
+                "BYPASSRLS for supabase_storage_admin, as row security is forced on storage.objects",
+            ],
         ),
     ] {
         let database = Database::guarded();

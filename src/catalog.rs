@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -80,13 +81,10 @@ pub fn texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, E
     Ok(rows(&sql, arguments, |row| row.get::<String>(1))?.into_iter().flatten().collect())
 }
 
-fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+/// A statement that writes, for the doors of this module and for [`with_own_table`]'s actions.
+pub fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
     Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
     Ok(())
-}
-
-pub fn execute(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
-    update(sql, arguments)
 }
 
 /// Changes a setting of the session or the transaction (SET …): what names no object that could have
@@ -95,7 +93,10 @@ pub fn set(sql: &str) -> Result<(), Error> {
     update(sql, &[])
 }
 
-/// A role as whose owner an object's statements run: with that role's rights and no more, in the
+/// How long code that others have put on a table may take.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// The owner of an object. Statements on the object run with that role's rights and no more, in the
 /// server's security-restricted operation. Code that runs on the way cannot become the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(pg_sys::Oid);
@@ -127,9 +128,29 @@ impl Owner {
         owners.into_iter().flatten().next().map(Owner::new).transpose()
     }
 
+    pub fn is_superuser(self) -> bool {
+        role::is_superuser(self.0)
+    }
+
     /// Runs one statement. Everything in it is qualified; values are parameters.
     pub fn execute(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
         define(self.0, || update(sql, arguments))
+    }
+
+    /// As [`Owner::execute`], for a change of a table's rows, which runs triggers, defaults and
+    /// constraints of others: what takes longer than [`LONGEST`] is cancelled. Nothing is left of a
+    /// change that fails.
+    pub fn change(
+        self,
+        table: &'static str,
+        sql: &str,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<(), Error> {
+        pg::worker::attempt_within(
+            LONGEST,
+            || define(self.0, || update(sql, arguments)),
+            |sqlstate, message| Error::Refused { table, sqlstate, why: message.to_owned() },
+        )
     }
 
     /// [`texts`] of data, and not of the catalog.
@@ -141,6 +162,28 @@ impl Owner {
     pub fn holds(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<bool, Error> {
         role::acting_as(self.0, || holds(sql, arguments))
     }
+}
+
+/// Reads or writes a table of the extension's own with the rights of its owner: nobody else has any on
+/// it. `None` where there is no such table; one of this name that is not the extension's is not looked
+/// at. Everything in the action's statements is qualified; values are parameters.
+pub fn with_own_table<R>(
+    table: &str,
+    action: impl FnOnce() -> Result<R, Error>,
+) -> Result<Option<R>, Error> {
+    let owners = rows(
+        "SELECT c.relowner
+         FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'civic'
+         JOIN pg_catalog.pg_depend d
+           ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+          AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_civic'
+         WHERE c.relname = $1 AND c.relkind = 'r'",
+        &[table.into()],
+        |row| row.get::<pg_sys::Oid>(1),
+    )?;
+    owners.into_iter().flatten().next().map(|owner| role::acting_as(owner, action)).transpose()
 }
 
 /// Runs a statement that creates or changes an object of pg_civic itself and needs a superuser: as
@@ -159,7 +202,12 @@ fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Resu
         && let Some(EventTrigger { name, function, owner }) =
             event_triggers_of_others()?.into_iter().next()
     {
-        return Err(Error::EventTriggerOfAnother { name, function, owner });
+        return Err(Error::WouldRunAsSuperuser {
+            what: format!("event trigger {name}"),
+            function,
+            owner,
+            remedy: format!("Disable it first: ALTER EVENT TRIGGER {name} DISABLE;"),
+        });
     }
     role::defining_as(owner, act)
 }

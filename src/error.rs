@@ -58,8 +58,13 @@ pub enum Error {
     NameTaken { object: String },
     /// The caller lacks what a step of `setup` or `teardown` needs.
     Privileges { action: &'static str, role: String, missing: Vec<String> },
-    /// An event trigger would run a function of a role that is no superuser with a superuser's rights.
-    EventTriggerOfAnother { name: String, function: String, owner: String },
+    /// What is about to be done would run a function of a role that is no superuser with a superuser's
+    /// rights.
+    WouldRunAsSuperuser { what: String, function: String, owner: String, remedy: String },
+    /// A table of others does not take a change.
+    Refused { table: &'static str, sqlstate: PgSqlErrorCode, why: String },
+    /// A column of Storage's tables has another type than Storage gives it.
+    StorageColumns { found: Vec<String> },
     /// Of the storage service.
     Service(ServiceError),
 }
@@ -114,7 +119,9 @@ impl Error {
             Error::Catalog { .. } => ERRCODE_INTERNAL_ERROR,
             Error::NameTaken { .. } => ERRCODE_DUPLICATE_OBJECT,
             Error::Privileges { .. } | Error::NoDashboard => ERRCODE_INSUFFICIENT_PRIVILEGE,
-            Error::EventTriggerOfAnother { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::WouldRunAsSuperuser { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::StorageColumns { .. } => ERRCODE_DATATYPE_MISMATCH,
+            Error::Refused { sqlstate, .. } => *sqlstate,
             Error::Service(error) => error.sqlstate(),
         }
     }
@@ -178,10 +185,14 @@ impl Error {
             Error::Privileges { action, role, missing } => {
                 format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
             }
-            Error::EventTriggerOfAnother { name, function, owner } => format!(
-                "event trigger {name} would run function {function} of role \"{owner}\" with the \
-                 rights of a superuser"
+            Error::WouldRunAsSuperuser { what, function, owner, .. } => format!(
+                "{what} would run function {function} of role \"{owner}\" with the rights of a \
+                 superuser"
             ),
+            Error::Refused { table, why, .. } => format!("table {table} refuses a change: {why}"),
+            Error::StorageColumns { found } => {
+                format!("the tables of Storage have columns of other types: {}", found.join("; "))
+            }
             Error::Service(error) => error.message(),
         }
     }
@@ -233,15 +244,17 @@ impl Error {
             Error::Privileges { .. } => {
                 "Run it as a superuser, or as a role that is a member of the owner.".to_owned()
             }
-            Error::EventTriggerOfAnother { name, .. } => format!(
-                "Disable it first: ALTER EVENT TRIGGER {name} DISABLE; then run the statement again."
-            ),
+            Error::WouldRunAsSuperuser { remedy, .. } => remedy.clone(),
+            Error::StorageColumns { .. } => {
+                "Give the columns the types that Supabase Storage creates them with.".to_owned()
+            }
             Error::Service(error) => return error.hint(),
             Error::Empty { .. }
             | Error::InvalidSegment { .. }
             | Error::PathTooLong { .. }
             | Error::NotAnObject { .. }
             | Error::NotATrigger { .. }
+            | Error::Refused { .. }
             | Error::Catalog { .. } => return None,
         };
         Some(hint)

@@ -5,10 +5,15 @@
 mod check;
 mod files;
 mod firewall;
+mod grants;
+mod ledger;
 mod policy;
 mod publication;
 mod realtime;
+mod rights;
 mod tickets;
+
+use std::collections::HashSet;
 
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
@@ -31,7 +36,9 @@ fn step(component: impl Into<String>, action: &'static str, detail: impl Into<St
     (component.into(), action, detail.into())
 }
 
-fn require(action: &'static str, missing: Vec<String>) -> Result<(), Error> {
+fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    missing.retain(|right| seen.insert(right.clone()));
     if missing.is_empty() {
         return Ok(());
     }

@@ -55,6 +55,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
         "policy \"civic channels\" on realtime.messages",
         "function realtime.civic_firewall(text)",
         "function realtime.civic_firewall_send(text, text)",
+        "rights on the tables of realtime",
         PUBLISHED,
     ] {
         assert_eq!(action_of(&steps, component), "done", "{component}");
@@ -102,8 +103,8 @@ fn realtime_that_came_later_is_found_and_mended() {
     let found = components(&mut session);
     assert_eq!(
         found.len(),
-        6,
-        "two functions, two policies, the sending that waits for them, the publication"
+        7,
+        "two functions, two policies, rights, the sending that waits for them, the publication"
     );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
@@ -152,12 +153,12 @@ fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
         (
             "DO $$ BEGIN EXECUTE 'GRANT SELECT ON realtime.messages_'
                  || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || ' TO authenticated'; END $$",
-            "row security of realtime.messages",
+            "rights on the tables of realtime",
         ),
         (
             "DO $$ BEGIN EXECUTE 'GRANT INSERT ON realtime.messages_'
                  || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || ' TO PUBLIC'; END $$",
-            "row security of realtime.messages",
+            "rights on the tables of realtime",
         ),
         ("ALTER TABLE tickets DISABLE ROW LEVEL SECURITY", PUBLISHED),
         ("ALTER PUBLICATION supabase_realtime DROP TABLE tickets", PUBLISHED),

@@ -1,5 +1,6 @@
 //! What is right and what is not, each with the statement that mends it.
 
+mod exposure;
 mod media;
 mod realtime;
 mod service;
@@ -25,16 +26,21 @@ fn bad(component: impl Into<String>, detail: impl Into<String>, fix: impl Into<S
 }
 
 pub fn check() -> Result<Vec<Finding>, Error> {
-    let mut findings = vec![version()?];
+    let mut findings = exposure::event_triggers()?;
+    findings.push(version()?);
     if files::has_storage()? {
         findings.extend(buckets()?);
         findings.extend(row_security()?);
         findings.extend(policies()?);
         findings.push(index()?);
+        findings.extend(exposure::uncovered_rights("storage")?);
     } else {
         let detail = format!("{}, so there are no files to guard", files::NO_STORAGE);
         findings.push(good("storage", detail));
     }
+    findings.extend(exposure::triggers_of_others()?);
+    findings.extend(exposure::views()?);
+    findings.extend(exposure::functions()?);
     findings.extend(triggers()?);
     findings.extend(realtime::findings()?);
     findings.push(relay()?);
@@ -63,23 +69,24 @@ fn version() -> Result<Finding, Error> {
 }
 
 fn buckets() -> Result<Vec<Finding>, Error> {
-    let sees_all = files::sees_buckets()?;
+    let foreign = files::foreign_columns()?;
+    if !foreign.is_empty() {
+        let detail = format!(
+            "{}: not as Storage makes them, so the buckets are not read",
+            foreign.join(", ")
+        );
+        return Ok(vec![("columns of Storage's tables".to_owned(), false, detail, None)]);
+    }
+    let reader = files::Reader::find()?;
     let finding = |id: &str| {
         let component = format!("bucket {id}");
-        if !sees_all {
+        if matches!(reader, files::Reader::Nobody) {
             let detail = "hidden from this role: ask as the owner of storage.buckets";
             return Ok((component, false, detail.to_owned(), None));
         }
-        let seen = catalog::texts(
-            "SELECT coalesce(public, false) FROM storage.buckets WHERE id = $1",
-            &[id.into()],
-        )?;
-        Ok(match seen.first().map(String::as_str) {
+        Ok(match reader.is_public(id)?.as_deref() {
             Some("false") => good(component, "private"),
-            Some(_) => {
-                let fix = format!("UPDATE storage.buckets SET public = false WHERE id = '{id}';");
-                bad(component, "public: whoever knows a file's address reads it", fix)
-            }
+            Some(_) => bad(component, "public: anyone who knows a file's address reads it", SETUP),
             None => bad(component, "absent", SETUP),
         })
     };
@@ -93,8 +100,7 @@ fn row_security() -> Result<Vec<Finding>, Error> {
         findings.push(if files::has_row_security(table)? {
             good(component, "enabled")
         } else {
-            let fix = format!("ALTER TABLE storage.{table} ENABLE ROW LEVEL SECURITY;");
-            bad(component, "disabled: no policy is asked", fix)
+            bad(component, "disabled: no policy is asked", SETUP)
         });
     }
     for role in ["anon", policy::AUTHENTICATED] {
@@ -106,8 +112,9 @@ fn row_security() -> Result<Vec<Finding>, Error> {
             "SELECT pg_catalog.format('ALTER ROLE %I NOSUPERUSER NOBYPASSRLS;', rolname)
              FROM pg_catalog.pg_roles WHERE rolname = $1 AND (rolsuper OR rolbypassrls)
              UNION ALL
+             -- Never to a superuser: what is on the table would run with its rights.
              SELECT CASE WHEN r.oid = c.relowner
-                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO CURRENT_USER;', c.relname)
+                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO supabase_storage_admin;', c.relname)
                          ELSE pg_catalog.format('REVOKE %I FROM %I;', o.rolname, r.rolname) END
              FROM pg_catalog.pg_roles r, pg_catalog.pg_class c, pg_catalog.pg_namespace n,
                   pg_catalog.pg_roles o
@@ -184,7 +191,7 @@ fn index() -> Result<Finding, Error> {
         }
         None => {
             let fix = format!(
-                "CREATE INDEX CONCURRENTLY {} ON storage.objects (bucket_id, name COLLATE \"C\");",
+                "CREATE INDEX CONCURRENTLY {} ON storage.objects (bucket_id, name COLLATE pg_catalog.\"C\");",
                 files::INDEX
             );
             bad(component, "missing: every read scans every tenant's objects", fix)

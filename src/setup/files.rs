@@ -1,8 +1,11 @@
 //! Storage: buckets, row security, policies, index.
 
+use pgrx::pg_sys;
+
 use super::firewall;
 use super::policy::{self, POLICIES};
-use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, step};
+use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, rights, step};
+use crate::catalog::Owner;
 use crate::error::Error;
 use crate::storage::bucket::{ALL, Bucket};
 
@@ -31,8 +34,8 @@ pub enum Purpose {
     TearDown,
 }
 
-/// What the caller lacks to change Storage's tables. It is asked for together, so that nobody mends
-/// one and meets the next: ownership, and what he would still lack as an owner.
+/// What the caller lacks to change Storage's tables, all of it in one list: the rights of their
+/// owner, and what the owner itself lacks. Every statement runs as the owner.
 pub fn missing_privileges(purpose: Purpose) -> Result<Vec<String>, Error> {
     if !has_storage()? {
         return Ok(vec![]);
@@ -52,8 +55,7 @@ pub fn missing_privileges(purpose: Purpose) -> Result<Vec<String>, Error> {
         concat!(
             "SELECT DISTINCT 'USAGE on schema storage' FROM ",
             storage_tables!(),
-            " WHERE NOT pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
-                AND NOT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE')"
+            " WHERE NOT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE')"
         ),
         &[],
     )?);
@@ -71,49 +73,182 @@ pub fn missing_privileges(purpose: Purpose) -> Result<Vec<String>, Error> {
              JOIN ",
             storage_tables!(),
             " ON c.relname = p.relname
-             WHERE NOT pg_catalog.has_table_privilege(current_user, c.oid, p.privilege)
-               AND NOT pg_catalog.has_table_privilege(c.relowner, c.oid, p.privilege)
+             WHERE NOT pg_catalog.has_table_privilege(c.relowner, c.oid, p.privilege)
              ORDER BY w.place"
         ),
         &[privileges.iter().map(|privilege| privilege.to_string()).collect::<Vec<_>>().into()],
     )?);
     missing.extend(catalog::texts(
         concat!(
-            "SELECT DISTINCT 'BYPASSRLS, as row security is forced on storage.' || c.relname
+            "SELECT pg_catalog.format('BYPASSRLS for %s, as row security is forced on storage.%I',
+                                      r.rolname, c.relname)
              FROM ",
             storage_tables!(),
             " JOIN pg_catalog.pg_roles r
-                   ON r.rolname = current_user AND NOT r.rolsuper AND NOT r.rolbypassrls
+                   ON r.oid = c.relowner AND NOT r.rolsuper AND NOT r.rolbypassrls
              WHERE c.relrowsecurity AND c.relforcerowsecurity
              ORDER BY 1"
         ),
         &[],
     )?);
+    if purpose == Purpose::SetUp && range_index()?.is_none() {
+        missing.extend(catalog::texts(
+            concat!(
+                "SELECT 'CREATE on schema storage' FROM ",
+                storage_tables!(),
+                " WHERE c.relname = 'objects'
+                    AND NOT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE')"
+            ),
+            &[],
+        )?);
+    }
     Ok(missing)
 }
 
-/// Whether the caller sees every row of storage.buckets.
-pub fn sees_buckets() -> Result<bool, Error> {
-    catalog::holds(
+/// The columns that are read and written, where they are not of the types that Storage gives them:
+/// another type's casts and operators are other people's code.
+pub fn foreign_columns() -> Result<Vec<String>, Error> {
+    catalog::texts(
         concat!(
-            "SELECT pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
-                AND pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT')
-                AND NOT pg_catalog.row_security_active(c.oid)
-             FROM ",
+            "SELECT pg_catalog.format('%I of storage.%I is %s', w.attname, c.relname,
+                        coalesce(pg_catalog.format_type(a.atttypid, a.atttypmod), 'missing'))
+             FROM (VALUES ('buckets', 'id'), ('buckets', 'name'), ('buckets', 'public'),
+                          ('objects', 'bucket_id'), ('objects', 'name')) w (relname, attname)
+             JOIN ",
             storage_tables!(),
-            " WHERE c.relname = 'buckets'"
+            " ON c.relname = w.relname
+             LEFT JOIN pg_catalog.pg_attribute a
+                    ON a.attrelid = c.oid AND a.attname = w.attname AND NOT a.attisdropped
+             WHERE CASE w.attname
+                   WHEN 'public' THEN a.atttypid = 'pg_catalog.bool'::pg_catalog.regtype
+                   ELSE a.atttypid IN ('pg_catalog.text'::pg_catalog.regtype,
+                                       'pg_catalog.varchar'::pg_catalog.regtype) END IS NOT TRUE
+             ORDER BY c.relname, w.attname"
         ),
         &[],
     )
+}
+
+/// With whose rights the caller sees every row of storage.buckets.
+pub enum Reader {
+    Owner(Owner),
+    Caller,
+    Nobody,
+}
+
+impl Reader {
+    pub fn find() -> Result<Reader, Error> {
+        let found = catalog::rows(
+            concat!(
+                "SELECT c.relowner,
+                        pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
+                            AND (r.rolsuper OR r.rolbypassrls
+                                 OR NOT (c.relrowsecurity AND c.relforcerowsecurity)),
+                        pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
+                            AND pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT')
+                            AND NOT pg_catalog.row_security_active(c.oid)
+                 FROM ",
+                storage_tables!(),
+                " JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+                 WHERE c.relname = 'buckets'"
+            ),
+            &[],
+            |row| Ok((row.get::<pg_sys::Oid>(1)?, row.get::<bool>(2)?, row.get::<bool>(3)?)),
+        )?;
+        Ok(match found.into_iter().next() {
+            Some((Some(owner), Some(true), _)) => Reader::Owner(Owner::new(owner)?),
+            Some((_, _, Some(true))) => Reader::Caller,
+            _ => Reader::Nobody,
+        })
+    }
+
+    /// Whether a bucket is public: `Some("true")`, `Some("false")`, or `None` where there is none. The
+    /// columns have Storage's types, so with the caller's rights nothing of others runs.
+    pub fn is_public(&self, id: &str) -> Result<Option<String>, Error> {
+        let sql = "SELECT coalesce(public, false) FROM storage.buckets
+                   WHERE id OPERATOR(pg_catalog.=) $1";
+        let found = match self {
+            Reader::Owner(owner) => owner.texts(sql, &[id.into()])?,
+            Reader::Caller => catalog::texts(sql, &[id.into()])?,
+            Reader::Nobody => vec![],
+        };
+        Ok(found.into_iter().next())
+    }
+}
+
+/// Where a superuser owns storage.buckets, and a trigger, a default or a constraint on it calls a
+/// function of another role, which would get a superuser's rights.
+fn refuse_code_of_others(owner: Owner) -> Result<(), Error> {
+    if !owner.is_superuser() {
+        return Ok(());
+    }
+    let found = catalog::rows(
+        concat!(
+            "SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text, r.rolname::pg_catalog.text
+             FROM ",
+            storage_tables!(),
+            " CROSS JOIN LATERAL (
+                 SELECT t.tgfoid FROM pg_catalog.pg_trigger t
+                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+                 UNION
+                 SELECT d.refobjid FROM pg_catalog.pg_depend d
+                 WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                   AND (d.classid, d.objid) IN (
+                     SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, x.oid
+                     FROM pg_catalog.pg_attrdef x WHERE x.adrelid = c.oid
+                     UNION ALL
+                     SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, x.oid
+                     FROM pg_catalog.pg_constraint x
+                     WHERE x.conrelid = c.oid
+                        OR x.contypid IN (SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                                          WHERE a.attrelid = c.oid)
+                     UNION ALL
+                     SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, x.oid
+                     FROM pg_catalog.pg_rewrite x WHERE x.ev_class = c.oid
+                     UNION ALL
+                     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, x.indexrelid
+                     FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid)
+             ) f (oid)
+             JOIN pg_catalog.pg_proc p ON p.oid = f.oid
+             JOIN pg_catalog.pg_roles r ON r.oid = p.proowner AND NOT r.rolsuper
+             WHERE c.relname = 'buckets'
+             ORDER BY 1"
+        ),
+        &[],
+        |row| Ok((row.get::<String>(1)?, row.get::<String>(2)?)),
+    )?;
+    match found.into_iter().next() {
+        None => Ok(()),
+        Some((function, role)) => Err(Error::WouldRunAsSuperuser {
+            what: "a change of table storage.buckets".to_owned(),
+            function: function.unwrap_or_default(),
+            owner: role.unwrap_or_default(),
+            remedy:
+                "Give the table to a role that is no superuser, as Supabase Storage does: ALTER \
+                     TABLE storage.buckets OWNER TO supabase_storage_admin;"
+                    .to_owned(),
+        }),
+    }
+}
+
+fn owner_of(table: &str) -> Result<Owner, Error> {
+    let missing = || Error::Catalog { why: format!("there is no table storage.{table}") };
+    Owner::of_table("storage", table)?.ok_or_else(missing)
 }
 
 pub fn set_up() -> Result<Vec<Step>, Error> {
     if !has_storage()? {
         return Ok(vec![step("storage", SKIPPED, NO_STORAGE)]);
     }
+    let foreign = foreign_columns()?;
+    if !foreign.is_empty() {
+        return Err(Error::StorageColumns { found: foreign });
+    }
+    let owner = owner_of("buckets")?;
+    refuse_code_of_others(owner)?;
     let mut steps = vec![];
     for bucket in ALL {
-        steps.push(set_up_bucket(bucket)?);
+        steps.push(set_up_bucket(owner, bucket)?);
     }
     for table in ["buckets", "objects"] {
         steps.push(enable_row_security(table)?);
@@ -128,33 +263,30 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
         steps.push(step(component, REMOVED, "of the application's migrations, replaced"));
     }
     steps.push(set_up_index()?);
+    steps.extend(rights::set_up("storage")?);
     Ok(steps)
 }
 
-fn set_up_bucket(bucket: Bucket) -> Result<Step, Error> {
+fn set_up_bucket(owner: Owner, bucket: Bucket) -> Result<Step, Error> {
     let id = bucket.id();
     let component = format!("bucket {id}");
-    let is_public = catalog::texts(
-        "SELECT coalesce(public, false) FROM storage.buckets WHERE id = $1",
-        &[id.into()],
-    )?;
-    match is_public.first().map(String::as_str) {
-        None => {
-            catalog::execute(
-                "INSERT INTO storage.buckets (id, name, public) VALUES ($1, $1, false)",
-                &[id.into()],
-            )?;
-            Ok(step(component, DONE, "created, private"))
-        }
-        Some("true") => {
-            catalog::execute(
-                "UPDATE storage.buckets SET public = false WHERE id = $1",
-                &[id.into()],
-            )?;
-            Ok(step(component, DONE, "was public, made private"))
-        }
-        Some(_) => Ok(step(component, ALREADY, "private")),
-    }
+    let reader = Reader::Owner(owner);
+    let (statement, done) = match reader.is_public(id)?.as_deref() {
+        Some("false") => return Ok(step(component, ALREADY, "private")),
+        Some(_) => (
+            "UPDATE storage.buckets SET public = false WHERE id OPERATOR(pg_catalog.=) $1",
+            "was public, made private",
+        ),
+        None => (
+            "INSERT INTO storage.buckets (id, name, public) VALUES ($1, $1, false)",
+            "created, private",
+        ),
+    };
+    owner.change("storage.buckets", statement, &[id.into()])?;
+    Ok(match reader.is_public(id)?.as_deref() {
+        Some("false") => step(component, DONE, done),
+        _ => step(component, SKIPPED, "a trigger or a rule of storage.buckets prevents it"),
+    })
 }
 
 pub fn has_row_security(table: &str) -> Result<bool, Error> {
@@ -169,7 +301,8 @@ fn enable_row_security(table: &str) -> Result<Step, Error> {
     if has_row_security(table)? {
         return Ok(step(component, ALREADY, "enabled"));
     }
-    catalog::execute(&format!("ALTER TABLE storage.{table} ENABLE ROW LEVEL SECURITY"), &[])?;
+    let enable = format!("ALTER TABLE storage.{table} ENABLE ROW LEVEL SECURITY");
+    owner_of(table)?.execute(&enable, &[])?;
     Ok(step(component, DONE, "enabled"))
 }
 
@@ -223,9 +356,9 @@ fn set_up_index() -> Result<Step, Error> {
     }
     // What CREATE INDEX CONCURRENTLY left where it failed is invalid, and holds the name.
     if has_own_index()? {
-        catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
+        owner_of("objects")?.execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
     }
-    catalog::execute(
+    owner_of("objects")?.execute(
         &format!(
             "CREATE INDEX {INDEX} ON storage.objects (bucket_id, name COLLATE pg_catalog.\"C\")"
         ),
@@ -240,8 +373,9 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
     }
     let mut steps = policy::tear_down(&POLICIES)?;
     steps.extend(firewall::tear_down(&firewall::OBJECTS)?);
+    steps.extend(rights::tear_down("storage")?);
     if has_own_index()? {
-        catalog::execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
+        owner_of("objects")?.execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
         steps.push(step(format!("index storage.{INDEX}"), REMOVED, "dropped"));
     }
     for bucket in ALL {
@@ -250,26 +384,39 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
+/// Removes a bucket that holds nothing. One that cannot be removed is kept.
 fn tear_down_bucket(bucket: Bucket) -> Result<Step, Error> {
     let id = bucket.id();
     let component = format!("bucket {id}");
-    let exists = "SELECT EXISTS (SELECT FROM storage.buckets WHERE id = $1)";
-    if !catalog::holds(exists, &[id.into()])? {
+    let owner = owner_of("buckets")?;
+    let exists = "SELECT EXISTS (SELECT FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1)";
+    if !owner.holds(exists, &[id.into()])? {
         return Ok(step(component, SKIPPED, "there is none"));
     }
-    let objects =
-        catalog::texts("SELECT count(*) FROM storage.objects WHERE bucket_id = $1", &[id.into()])?
-            .concat();
+    let count = "SELECT pg_catalog.count(*) FROM storage.objects
+                 WHERE bucket_id OPERATOR(pg_catalog.=) $1";
+    let objects = owner_of("objects")?.texts(count, &[id.into()])?.concat();
     if objects != "0" {
         return Ok(step(component, KEPT, format!("it holds objects: {objects}")));
     }
+    refuse_code_of_others(owner)?;
     // Storage's triggers refuse a DELETE in SQL unless this setting stands in an earlier statement.
     const ALLOW: &str = "storage.allow_delete_query";
     let set = "SELECT pg_catalog.set_config($1, $2, true)";
     let before =
         catalog::texts("SELECT pg_catalog.current_setting($1, true)", &[ALLOW.into()])?.concat();
     catalog::texts(set, &[ALLOW.into(), "true".into()])?;
-    catalog::execute("DELETE FROM storage.buckets WHERE id = $1", &[id.into()])?;
+    let delete = "DELETE FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1";
+    let deleted = owner.change("storage.buckets", delete, &[id.into()]);
     catalog::texts(set, &[ALLOW.into(), before.into()])?;
-    Ok(step(component, REMOVED, "it was empty"))
+    Ok(match deleted {
+        Err(Error::Refused { why, .. }) => {
+            step(component, KEPT, format!("it cannot be removed: {why}"))
+        }
+        Err(error) => return Err(error),
+        Ok(()) if owner.holds(exists, &[id.into()])? => {
+            step(component, KEPT, "a trigger or a rule of storage.buckets prevents its removal")
+        }
+        Ok(()) => step(component, REMOVED, "it was empty"),
+    })
 }

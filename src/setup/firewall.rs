@@ -8,7 +8,7 @@
 //! Only a superuser may create a function in C. `setup()` creates these, of constant text, with the
 //! bootstrap superuser's rights, once it is known that the caller owns the tables.
 
-use super::policy::drop_policy;
+use super::policy::{as_owner_of, drop_policy};
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
 
@@ -221,7 +221,7 @@ pub fn remove_former(schema: &'static str, table: &'static str) -> Result<Vec<St
                   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
                   WHERE n.nspname = $1 AND p.oid = pg_catalog.to_regprocedure($2))";
     if catalog::holds(exists, &[schema.into(), FUNCTION.into()])? {
-        catalog::execute(&format!("DROP FUNCTION {FUNCTION}"), &[])?;
+        as_owner_of(schema, table, &format!("DROP FUNCTION {FUNCTION}"))?;
         steps.push(step(
             format!("function {FUNCTION}"),
             REMOVED,

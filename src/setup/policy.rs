@@ -6,6 +6,7 @@
 use pgrx::spi::quote_identifier;
 
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
+use crate::catalog::Owner;
 use crate::error::Error;
 
 pub struct Policy {
@@ -191,7 +192,7 @@ impl Policy {
     }
 
     pub fn create(&self) -> Result<(), Error> {
-        catalog::execute(&self.statement(), &[])
+        as_owner_of(self.schema, self.table, &self.statement())
     }
 
     pub fn drop(&self) -> Result<(), Error> {
@@ -250,7 +251,15 @@ pub enum State {
 
 pub fn drop_policy(schema: &str, table: &str, name: &str) -> Result<(), Error> {
     let statement = format!("DROP POLICY {} ON {schema}.{table}", quote_identifier(name));
-    catalog::execute(&statement, &[])
+    as_owner_of(schema, table, &statement)
+}
+
+/// Runs a statement on a table as the table's owner.
+pub fn as_owner_of(schema: &str, table: &str, statement: &str) -> Result<(), Error> {
+    match Owner::of_table(schema, table)? {
+        Some(owner) => owner.execute(statement, &[]),
+        None => Err(Error::Catalog { why: format!("there is no table {schema}.{table}") }),
+    }
 }
 
 /// Which of the migrations' policies are still there.

@@ -5,6 +5,7 @@ use pgrx::spi::quote_identifier;
 
 use super::tickets::{self, Table};
 use super::{ALREADY, DONE, KEPT, SKIPPED, Step, catalog, realtime, step};
+use crate::catalog::Owner;
 use crate::error::Error;
 
 pub const PUBLICATION: &str = "supabase_realtime";
@@ -12,8 +13,12 @@ pub const PUBLICATION: &str = "supabase_realtime";
 /// How a table stands to the publication.
 pub struct Standing {
     pub is_published: bool,
-    /// Whether the publication's owner, without whom no table is added.
-    is_owned: bool,
+    /// The role that adds the table: the owner of the one who has the rights of the other's owner.
+    /// `None` where there is none.
+    actor: Option<Oid>,
+    /// Whether the caller has the rights of that role.
+    is_callers: bool,
+    /// Of the publication.
     owner: String,
     /// Whether the table is of the kind that a publication takes.
     is_logged: bool,
@@ -34,7 +39,8 @@ pub fn standing(table: Oid) -> Result<Option<Standing>, Error> {
                 OR EXISTS (SELECT FROM pg_catalog.pg_publication_tables t
                            WHERE t.pubname = p.pubname AND t.schemaname = n.nspname
                              AND t.tablename = c.relname),
-                pg_catalog.pg_has_role(current_user, p.pubowner, 'USAGE'),
+                a.actor,
+                pg_catalog.pg_has_role(current_user, a.actor, 'USAGE'),
                 pg_catalog.pg_get_userbyid(p.pubowner)::pg_catalog.text,
                 c.relpersistence = 'p',
                 (SELECT pg_catalog.bool_and(
@@ -50,16 +56,21 @@ pub fn standing(table: Oid) -> Result<Option<Standing>, Error> {
                 c.relrowsecurity
          FROM pg_catalog.pg_publication p, pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL (SELECT
+             CASE WHEN pg_catalog.pg_has_role(c.relowner, p.pubowner, 'USAGE') THEN c.relowner
+                  WHEN pg_catalog.pg_has_role(p.pubowner, c.relowner, 'USAGE') THEN p.pubowner
+             END) a (actor)
          WHERE p.pubname = $1 AND c.oid = $2",
         &[PUBLICATION.into(), table.into()],
         |row| {
             Ok(Standing {
                 is_published: row.get(1)?.unwrap_or_default(),
-                is_owned: row.get(2)?.unwrap_or_default(),
-                owner: row.get(3)?.unwrap_or_default(),
-                is_logged: row.get(4)?.unwrap_or_default(),
-                has_identity: row.get(5)?.unwrap_or_default(),
-                has_row_security: row.get(6)?.unwrap_or_default(),
+                actor: row.get(2)?,
+                is_callers: row.get(3)?.unwrap_or_default(),
+                owner: row.get(4)?.unwrap_or_default(),
+                is_logged: row.get(5)?.unwrap_or_default(),
+                has_identity: row.get(6)?.unwrap_or_default(),
+                has_row_security: row.get(7)?.unwrap_or_default(),
             })
         },
     )?;
@@ -68,7 +79,9 @@ pub fn standing(table: Oid) -> Result<Option<Standing>, Error> {
 
 pub fn missing_privileges(table: &Table) -> Result<Vec<String>, Error> {
     Ok(match standing(table.oid)? {
-        Some(Standing { is_published: false, is_owned: false, owner, .. }) => {
+        Some(Standing {
+            is_published: false, actor: Some(_), is_callers: false, owner, ..
+        }) => {
             vec![format!("ownership of publication {PUBLICATION} (its owner is {owner})")]
         }
         _ => vec![],
@@ -104,9 +117,17 @@ pub fn set_up(table: &Table) -> Result<Vec<Step>, Error> {
         let detail = "the table has no primary key: once it were published, PostgreSQL would refuse \
                       every UPDATE";
         step(component, SKIPPED, detail)
-    } else {
-        catalog::execute(&publish(&table.name), &[])?;
+    } else if let Some(actor) = standing.actor {
+        Owner::new(actor)?.execute(&publish(&table.name), &[])?;
         step(component, DONE, format!("added; {whom}"))
+    } else {
+        let detail = format!(
+            "the owner of the table does not own the publication, nor its owner {} the table; as a \
+             superuser: {};",
+            standing.owner,
+            publish(&table.name)
+        );
+        step(component, SKIPPED, detail)
     }])
 }
 

@@ -1,7 +1,7 @@
 //! Supabase Realtime: who may join the channels, and who may speak there.
 
 use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
-use super::{ALREADY, DONE, SKIPPED, Step, catalog, firewall, step};
+use super::{ALREADY, DONE, SKIPPED, Step, catalog, firewall, rights, step};
 use crate::error::Error;
 
 pub const NO_REALTIME: &str = "there is no table realtime.messages";
@@ -60,8 +60,7 @@ pub fn missing_privileges() -> Result<Vec<String>, Error> {
                  (1, pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
                   pg_catalog.format('ownership of table realtime.messages (its owner is %s)',
                                     pg_catalog.pg_get_userbyid(c.relowner))),
-                 (2, pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
-                     OR pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
+                 (2, pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
                   'USAGE on schema realtime')
              ) p (place, has, lacks)
              WHERE NOT p.has
@@ -84,7 +83,8 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     steps.push(if has_row_security()? {
         step(component, ALREADY, "enabled")
     } else {
-        catalog::execute("ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY", &[])?;
+        let enable = "ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY";
+        policy::as_owner_of("realtime", "messages", enable)?;
         step(component, DONE, "enabled")
     });
     steps.extend(firewall::set_up(&firewall::MESSAGES)?);
@@ -93,6 +93,7 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     steps.extend(policy::set_up(guards)?);
     steps.extend(policy::set_up(join)?);
     steps.extend(firewall::remove_former("realtime", "messages")?);
+    steps.extend(rights::set_up("realtime")?);
     Ok(steps)
 }
 
@@ -102,6 +103,7 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
     }
     let mut steps = policy::tear_down(&POLICIES)?;
     steps.extend(firewall::tear_down(&firewall::MESSAGES)?);
+    steps.extend(rights::tear_down("realtime")?);
     Ok(steps)
 }
 

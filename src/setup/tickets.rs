@@ -4,7 +4,8 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 
 use super::policy::State;
-use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, publication, step};
+use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, grants, publication, step};
+use crate::catalog::Owner;
 use crate::error::Error;
 use crate::events::payload::Column;
 
@@ -27,7 +28,9 @@ pub struct Table {
     pub oid: Oid,
     /// Qualified and quoted.
     pub name: String,
-    owner: String,
+    owner: Oid,
+    /// The owner's name.
+    owner_name: String,
     missing: Vec<&'static str>,
 }
 
@@ -38,7 +41,8 @@ impl Table {
             "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind::pg_catalog.text,
                     pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
                     ARRAY(SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
-                          WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+                          WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+                    c.relowner
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1",
@@ -49,10 +53,11 @@ impl Table {
                     row.get::<String>(2)?.unwrap_or_default(),
                     row.get::<String>(3)?.unwrap_or_default(),
                     row.get::<Vec<String>>(4)?.unwrap_or_default(),
+                    row.get::<Oid>(5)?.unwrap_or(Oid::INVALID),
                 ))
             },
         )?;
-        let Some((name, kind, owner, columns)) = found.into_iter().next() else {
+        let Some((name, kind, owner_name, columns, owner)) = found.into_iter().next() else {
             return Err(Error::NoRelation { oid: oid.to_u32() });
         };
         let kind = match kind.as_str() {
@@ -76,7 +81,7 @@ impl Table {
             let missing = vec![Column::TenantId.name().to_owned()];
             return Err(Error::MissingColumns { relation: name, missing, known });
         }
-        Ok(Table { oid, name, owner, missing })
+        Ok(Table { oid, name, owner, owner_name, missing })
     }
 
     /// Those of its partitions that setup has something to do with: where the caller may not make
@@ -86,15 +91,16 @@ impl Table {
             "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
                     pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
                     pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
-                    pg_catalog.has_table_privilege(current_user, c.oid, 'TRIGGER'),
+                    pg_catalog.has_table_privilege($3, c.oid, 'TRIGGER'),
                     EXISTS (SELECT FROM pg_catalog.pg_trigger
-                            WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0)
+                            WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0),
+                    c.relowner
              FROM pg_catalog.pg_partition_tree($1) p
              JOIN pg_catalog.pg_class c ON c.oid = p.relid
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid <> $1
              ORDER BY p.level, 1",
-            &[self.oid.into(), TRIGGER.into()],
+            &[self.oid.into(), TRIGGER.into(), self.owner.into()],
             |row| {
                 Ok(Partition {
                     name: row.get(1)?.unwrap_or_default(),
@@ -102,6 +108,7 @@ impl Table {
                     is_owned: row.get(3)?.unwrap_or_default(),
                     takes_triggers: row.get(4)?.unwrap_or_default(),
                     has_own_trigger: row.get(5)?.unwrap_or_default(),
+                    owner_oid: row.get(6)?.unwrap_or(Oid::INVALID),
                 })
             },
         )?;
@@ -110,29 +117,39 @@ impl Table {
         Ok(partitions.into_iter().filter(matters).collect())
     }
 
-    /// Ownership, and what he would still lack as an owner.
+    /// The rights of the owner, and what the owner itself lacks. Of EXECUTE on the trigger function,
+    /// which setup can give to the owner, what the caller lacks.
     pub fn missing_privileges(&self) -> Result<Vec<String>, Error> {
         let mut missing = catalog::texts(
             "SELECT p.lacks
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'))
+                        o (is_owned)
              CROSS JOIN LATERAL (VALUES
-                 (1, pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
+                 (1, o.is_owned,
                   pg_catalog.format('ownership of table %s (its owner is %s)', $2, $3)),
-                 (2, pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
-                     OR pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
+                 (2, pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
                   pg_catalog.format('USAGE on schema %I', n.nspname)),
-                 (3, pg_catalog.has_table_privilege(current_user, c.oid, 'TRIGGER')
-                     OR pg_catalog.has_table_privilege(c.relowner, c.oid, 'TRIGGER'),
+                 (3, pg_catalog.has_table_privilege(c.relowner, c.oid, 'TRIGGER'),
                   pg_catalog.format('TRIGGER on table %s', $2)),
-                 (4, pg_catalog.has_function_privilege('civic.notify_ticket_update()', 'EXECUTE'),
+                 (4, pg_catalog.has_function_privilege(
+                         CASE WHEN o.is_owned AND NOT $4 THEN c.relowner
+                              ELSE (SELECT r.oid FROM pg_catalog.pg_roles r
+                                    WHERE r.rolname = current_user) END,
+                         'civic.notify_ticket_update()', 'EXECUTE'),
                   'EXECUTE on function civic.notify_ticket_update()')
              ) p (place, has, lacks)
              WHERE c.oid = $1 AND NOT p.has
              ORDER BY p.place",
-            &[self.oid.into(), self.name.as_str().into(), self.owner.as_str().into()],
+            &[
+                self.oid.into(),
+                self.name.as_str().into(),
+                self.owner_name.as_str().into(),
+                grants::can_grant()?.into(),
+            ],
         )?;
-        for Partition { name, owner, is_owned, takes_triggers, has_own_trigger } in
+        for Partition { name, owner, is_owned, takes_triggers, has_own_trigger, .. } in
             self.partitions()?
         {
             if has_own_trigger && !is_owned {
@@ -173,19 +190,22 @@ impl Table {
         let component = format!("trigger {TRIGGER} on {}", self.name);
         let state = self.trigger()?;
         let mut steps = vec![];
+        let owner = Owner::new(self.owner)?;
         if state == State::Different {
-            drop_trigger(TRIGGER, &self.name)?;
+            drop_trigger(owner, TRIGGER, &self.name)?;
         }
         if state != State::Installed {
+            steps.extend(grants::grant_to(self.owner)?);
             for partition in self.partitions()? {
                 if partition.has_own_trigger {
-                    drop_trigger(TRIGGER, &partition.name)?;
+                    let owner = Owner::new(partition.owner_oid)?;
+                    drop_trigger(owner, TRIGGER, &partition.name)?;
                     let component = format!("trigger {TRIGGER} on {}", partition.name);
                     let detail = "the partition gets that of the whole table";
                     steps.push(step(component, REMOVED, detail));
                 }
             }
-            catalog::execute(
+            owner.execute(
                 &format!(
                     "CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE ON {} FOR EACH ROW
                      EXECUTE FUNCTION civic.notify_ticket_update()",
@@ -212,14 +232,17 @@ struct Partition {
     /// Qualified and quoted.
     name: String,
     owner: String,
+    owner_oid: Oid,
+    /// Whether the caller has the rights of its owner.
     is_owned: bool,
+    /// Whether the owner of the whole table may make a trigger on it.
     takes_triggers: bool,
     /// Of the name of ours.
     has_own_trigger: bool,
 }
 
-fn drop_trigger(name: &str, table: &str) -> Result<(), Error> {
-    catalog::execute(&format!("DROP TRIGGER {} ON {table}", quote_identifier(name)), &[])
+fn drop_trigger(owner: Owner, name: &str, table: &str) -> Result<(), Error> {
+    owner.execute(&format!("DROP TRIGGER {} ON {table}", quote_identifier(name)), &[])
 }
 
 /// Every trigger in the database that calls the trigger function, those that a partition has from
@@ -232,7 +255,8 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
                     pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
                     t.tgenabled IN ('O', 'A'), t.tgparentid <> 0, c.oid, t.tgname <> $1 OR ",
             is_as_made!(),
-            " FROM pg_catalog.pg_trigger t
+            ", c.relowner
+             FROM pg_catalog.pg_trigger t
              JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
@@ -251,6 +275,7 @@ pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
                 is_inherited: row.get(6)?.unwrap_or_default(),
                 oid: row.get(7)?.unwrap_or(Oid::INVALID),
                 is_as_made: row.get(8)?.unwrap_or_default(),
+                owner_oid: row.get(9)?.unwrap_or(Oid::INVALID),
             })
         },
     )
@@ -263,7 +288,8 @@ pub struct InstalledTrigger {
     /// Qualified and quoted.
     pub table: String,
     pub owner: String,
-    /// Whether the caller owns the table.
+    owner_oid: Oid,
+    /// Whether the caller has the rights of the table's owner.
     pub is_owned: bool,
     pub is_enabled: bool,
     /// Whether a partition has it from its table.
@@ -286,12 +312,16 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
     let mut triggers = triggers()?;
     triggers.retain(|trigger| !trigger.is_inherited);
     if triggers.is_empty() {
-        return Ok(vec![step("trigger", SKIPPED, "there is none")]);
+        let mut steps = vec![step("trigger", SKIPPED, "there is none")];
+        steps.extend(grants::take_back()?);
+        return Ok(steps);
     }
     let remove = |trigger: InstalledTrigger| {
-        let InstalledTrigger { name, table, .. } = trigger;
-        drop_trigger(&name, &table)?;
+        let InstalledTrigger { name, table, owner_oid, .. } = trigger;
+        drop_trigger(Owner::new(owner_oid)?, &name, &table)?;
         Ok(step(format!("trigger {name} on {table}"), REMOVED, "dropped"))
     };
-    triggers.into_iter().map(remove).collect()
+    let mut steps: Vec<_> = triggers.into_iter().map(remove).collect::<Result<_, Error>>()?;
+    steps.extend(grants::take_back()?);
+    Ok(steps)
 }

@@ -3,7 +3,7 @@
 use super::super::publication::{self, PUBLICATION};
 use super::super::realtime::{self, NO_REALTIME, POLICIES, messages};
 use super::super::{catalog, firewall, tickets};
-use super::{Finding, bad, default_of, firewall_functions, good, policies_of};
+use super::{Finding, bad, default_of, exposure, firewall_functions, good, policies_of};
 use crate::error::Error;
 use crate::events::realtime::{HAS_PARTITION, Rehearsal, explain, rehearse};
 use crate::pg::realtime::{self as door, Obstacle};
@@ -17,6 +17,8 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
         findings.push(row_security()?);
         findings.extend(firewall_functions(&firewall::MESSAGES)?);
         findings.extend(policies_of(&POLICIES)?);
+        findings.extend(exposure::uncovered_rights("realtime")?);
+        findings.extend(exposure::default_privileges()?);
         if transport.has_realtime() {
             findings.push(send()?);
             findings.push(partitions()?);
@@ -62,21 +64,12 @@ fn row_security() -> Result<Finding, Error> {
                  WHERE c.relforcerowsecurity
                  UNION ALL
                  SELECT 3, CASE WHEN r.oid = c.relowner
-                                THEN 'ALTER TABLE realtime.messages OWNER TO CURRENT_USER;'
+                                THEN 'ALTER TABLE realtime.messages OWNER TO supabase_realtime_admin;'
                                 ELSE pg_catalog.format('REVOKE %I FROM %I;',
                                          pg_catalog.pg_get_userbyid(c.relowner), r.rolname) END
                  FROM pg_catalog.pg_roles r
                  WHERE r.rolname IN ('anon', 'authenticated') AND NOT r.rolsuper
                    AND pg_catalog.pg_has_role(r.oid, c.relowner, 'MEMBER')
-                 UNION ALL
-                 -- A partition that is asked for by its own name is not under the table's policies.
-                 SELECT 4, pg_catalog.format('REVOKE ALL ON TABLE %s FROM PUBLIC, %I;',
-                                             i.inhrelid::pg_catalog.regclass, r.rolname)
-                 FROM pg_catalog.pg_inherits i, pg_catalog.pg_roles r
-                 WHERE i.inhparent = c.oid AND r.rolname IN ('anon', 'authenticated')
-                   AND NOT r.rolsuper
-                   AND NOT pg_catalog.pg_has_role(r.oid, c.relowner, 'MEMBER')
-                   AND pg_catalog.has_table_privilege(r.oid, i.inhrelid, 'SELECT, INSERT, UPDATE')
              ) f (place, fix)
              ORDER BY f.place"
         ),
@@ -85,8 +78,8 @@ fn row_security() -> Result<Finding, Error> {
     Ok(if fixes.is_empty() {
         good(component, "enabled")
     } else {
-        let detail = "disabled, forced on the owner who sends, or passed by anon or authenticated, as \
-                      the owner or through a partition";
+        let detail = "disabled, forced on the owner who sends, or passed by anon or authenticated as the \
+                      owner";
         bad(component, detail, fixes.join(" "))
     })
 }

@@ -1,0 +1,41 @@
+-- What setup() has granted and revoked, so that teardown() gives back exactly that. Names and not
+-- OIDs: it survives pg_dump and pg_restore.
+CREATE TABLE civic.changed_privileges (
+    change text NOT NULL,
+    object_schema text NOT NULL,
+    object_name text NOT NULL,
+    -- Empty for a privilege on the whole table.
+    column_name text NOT NULL DEFAULT '',
+    privilege text NOT NULL,
+    -- 'public' is PUBLIC: no role can have this name.
+    grantee text NOT NULL,
+    grantor text NOT NULL,
+    is_grantable boolean NOT NULL DEFAULT false,
+    CONSTRAINT changed_privileges_pkey
+        PRIMARY KEY (object_schema, object_name, column_name, privilege, grantee, grantor),
+    CONSTRAINT changed_privileges_change CHECK (
+        change OPERATOR(pg_catalog.=) ANY (ARRAY['granted', 'revoked']))
+);
+SELECT pg_catalog.pg_extension_config_dump('civic.changed_privileges', '');
+
+-- Default privileges may have given rights on the new table away.
+DO $$
+DECLARE
+    grantee pg_catalog.regrole;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT acl.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
+        WHERE c.oid OPERATOR(pg_catalog.=) 'civic.changed_privileges'::pg_catalog.regclass
+          AND acl.grantee OPERATOR(pg_catalog.<>) c.relowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON civic.changed_privileges FROM %s', grantee);
+    END LOOP;
+END
+$$;
+REVOKE ALL ON civic.changed_privileges FROM PUBLIC;
+
+COMMENT ON TABLE civic.changed_privileges IS 'privileges that setup() has granted or revoked on objects outside this schema, and on its trigger function';
+COMMENT ON COLUMN civic.changed_privileges.change IS 'granted or revoked';
+COMMENT ON COLUMN civic.changed_privileges.column_name IS 'empty for a privilege on the whole object';
+COMMENT ON COLUMN civic.changed_privileges.grantee IS 'a role, or public for PUBLIC';
+COMMENT ON COLUMN civic.changed_privileges.grantor IS 'the role that had granted a revoked privilege';

@@ -1,0 +1,125 @@
+//! `civic.changed_privileges`: what `setup` has granted and revoked, for `teardown` to give back.
+
+use pgrx::spi::quote_identifier;
+
+use super::catalog;
+use crate::error::Error;
+
+/// One privilege on one object, as one role has granted it to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Privilege {
+    pub schema: String,
+    pub object: String,
+    /// Empty for the whole object.
+    pub column: String,
+    pub privilege: String,
+    /// A role's name, or `public`.
+    pub grantee: String,
+    pub grantor: String,
+    pub is_grantable: bool,
+}
+
+impl Privilege {
+    /// The table, qualified and quoted.
+    pub fn table(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.object))
+    }
+
+    /// `TRUNCATE`, or `REFERENCES (name)` of one column.
+    pub fn what(&self) -> String {
+        match self.column.as_str() {
+            "" => self.privilege.clone(),
+            column => format!("{} ({})", self.privilege, quote_identifier(column)),
+        }
+    }
+
+    /// As GRANT and REVOKE take it.
+    pub fn role(&self) -> String {
+        match self.grantee.as_str() {
+            "public" => "PUBLIC".to_owned(),
+            role => quote_identifier(role),
+        }
+    }
+
+    pub fn revoke_statement(&self) -> String {
+        format!("REVOKE {} ON TABLE {} FROM {} CASCADE", self.what(), self.table(), self.role())
+    }
+
+    pub fn grant_statement(&self) -> String {
+        let option = if self.is_grantable { " WITH GRANT OPTION" } else { "" };
+        format!("GRANT {} ON TABLE {} TO {}{option}", self.what(), self.table(), self.role())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Granted,
+    Revoked,
+}
+
+impl Change {
+    fn name(self) -> &'static str {
+        match self {
+            Change::Granted => "granted",
+            Change::Revoked => "revoked",
+        }
+    }
+}
+
+const TABLE: &str = "changed_privileges";
+
+/// Keeps a change. One that is kept already stays as it was first.
+pub fn record(change: Change, privilege: &Privilege) -> Result<(), Error> {
+    let Privilege { schema, object, column, privilege, grantee, grantor, is_grantable } = privilege;
+    let insert = "INSERT INTO civic.changed_privileges
+             (change, object_schema, object_name, column_name, privilege, grantee, grantor,
+              is_grantable)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT DO NOTHING";
+    let arguments = [
+        change.name().into(),
+        schema.as_str().into(),
+        object.as_str().into(),
+        column.as_str().into(),
+        privilege.as_str().into(),
+        grantee.as_str().into(),
+        grantor.as_str().into(),
+        (*is_grantable).into(),
+    ];
+    catalog::with_own_table(TABLE, || catalog::update(insert, &arguments)).map(|_| ())
+}
+
+/// What was recorded, in an order in which it can be given back: what the owner had granted first.
+pub fn recorded(change: Change) -> Result<Vec<Privilege>, Error> {
+    let select =
+        "SELECT object_schema, object_name, column_name, privilege, grantee, grantor, is_grantable
+         FROM civic.changed_privileges
+         WHERE change OPERATOR(pg_catalog.=) $1
+         ORDER BY object_schema, object_name, column_name, is_grantable DESC, grantee, privilege";
+    let privileges = catalog::with_own_table(TABLE, || {
+        catalog::rows(select, &[change.name().into()], |row| {
+            Ok(Privilege {
+                schema: row.get(1)?.unwrap_or_default(),
+                object: row.get(2)?.unwrap_or_default(),
+                column: row.get(3)?.unwrap_or_default(),
+                privilege: row.get(4)?.unwrap_or_default(),
+                grantee: row.get(5)?.unwrap_or_default(),
+                grantor: row.get(6)?.unwrap_or_default(),
+                is_grantable: row.get(7)?.unwrap_or_default(),
+            })
+        })
+    })?;
+    Ok(privileges.unwrap_or_default())
+}
+
+/// Removes the record of a change that has been undone.
+pub fn forget(privilege: &Privilege) -> Result<(), Error> {
+    let Privilege { schema, object, column, privilege, grantee, grantor, .. } = privilege;
+    let delete = "DELETE FROM civic.changed_privileges
+         WHERE object_schema OPERATOR(pg_catalog.=) $1 AND object_name OPERATOR(pg_catalog.=) $2
+           AND column_name OPERATOR(pg_catalog.=) $3 AND privilege OPERATOR(pg_catalog.=) $4
+           AND grantee OPERATOR(pg_catalog.=) $5 AND grantor OPERATOR(pg_catalog.=) $6";
+    let arguments =
+        [schema, object, column, privilege, grantee, grantor].map(|text| text.as_str().into());
+    catalog::with_own_table(TABLE, || catalog::update(delete, &arguments)).map(|_| ())
+}
