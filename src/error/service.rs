@@ -2,6 +2,8 @@
 //!
 //! Whoever asks for what is not his learns no more than of what is not there: one error, one text.
 
+use std::time::Duration;
+
 use civic_http::Kind;
 use pgrx::{PgSqlErrorCode, Uuid};
 
@@ -60,6 +62,12 @@ pub enum ServiceError {
     MediaJobState { id: Uuid, state: State, action: &'static str },
     /// Whether a ticket is sensitive cannot be told: the server refuses to read the tickets.
     TicketsUnreadable { sqlstate: String },
+    /// Code that a table executes has taken longer than its limit, and was cancelled.
+    Overran { table: String, limit: Duration },
+    /// The same, and it ignored its cancellations, so that its process was ended.
+    GivenUp { table: String, limit: Duration },
+    /// A column of a type whose values cannot be read without the code of its owner.
+    ColumnType { table: String, column: &'static str, type_name: String },
     /// Whether a ticket is sensitive cannot be told, as no table of tickets is known.
     NoTickets,
     /// Whether a ticket is sensitive cannot be told, as row security hides tickets from their owner.
@@ -79,7 +87,9 @@ impl ServiceError {
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
             | ServiceError::NoTickets
+            | ServiceError::ColumnType { .. }
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            ServiceError::Overran { .. } | ServiceError::GivenUp { .. } => ERRCODE_QUERY_CANCELED,
             ServiceError::Transfer(error) => match error.kind() {
                 Kind::Cancelled => ERRCODE_QUERY_CANCELED,
                 Kind::Unreachable | Kind::Certificate => {
@@ -191,6 +201,18 @@ impl ServiceError {
             ServiceError::TicketsUnreadable { sqlstate } => format!(
                 "whether the ticket is sensitive cannot be told: reading it fails with SQLSTATE {sqlstate}"
             ),
+            ServiceError::Overran { table, limit } => {
+                format!("work on table {table} took longer than {} s", limit.as_secs())
+            }
+            ServiceError::GivenUp { table, limit } => format!(
+                "code on table {table} ran longer than {} s and ignored its cancellation",
+                limit.as_secs()
+            ),
+            ServiceError::ColumnType { table, column, type_name } => {
+                format!(
+                    "column {column} of table {table} is of type {type_name}, which cannot be read"
+                )
+            }
             ServiceError::NoTickets => {
                 "whether the ticket is sensitive cannot be told: no table of tickets is known"
                     .to_owned()
@@ -261,6 +283,13 @@ impl ServiceError {
                 "Name it: SELECT * FROM civic.setup('public.tickets'). Media that is declared sensitive \
                  needs none."
                     .to_owned()
+            }
+            ServiceError::Overran { .. } | ServiceError::GivenUp { .. } => {
+                "Look for a lock on the table, and at its triggers, casts and index expressions."
+                    .to_owned()
+            }
+            ServiceError::ColumnType { .. } => {
+                "Use uuid, text, varchar, char, smallint, integer, bigint or numeric.".to_owned()
             }
             ServiceError::TicketsHidden { .. } => {
                 "Let the table's owner read all of it: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY."

@@ -211,6 +211,15 @@ mod tests {
         assert_eq!(channel(&"x".repeat(43), true), None);
     }
 
+    /// Else a listener of the municipality "t:sensitive" would receive the sensitive jobs of "t".
+    #[test]
+    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_no_channel_of_jobs() {
+        for is_sensitive in [false, true] {
+            assert_eq!(channel("t:sensitive", is_sensitive), None);
+        }
+        assert_eq!(channel("", false), None);
+    }
+
     proptest! {
         #[test]
         fn a_delay_stays_within_its_bounds(

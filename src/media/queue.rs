@@ -23,7 +23,9 @@ use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
 use crate::pg;
+use crate::pg::foreign;
 use crate::pg::role::acting_as;
+use crate::pg::subtransaction::attempt;
 use crate::storage::bucket::Bucket;
 
 /// A job that the worker has in hand.
@@ -119,7 +121,8 @@ pub fn is_free() -> Result<bool, Error> {
     Ok(tables.into_iter().all(pg::worker::lock_rows_if_free))
 }
 
-/// Does something with the rights of the table's owner.
+/// Does something with the rights of the table's owner. It is the extension's own table, and without
+/// a limit of time: its owner holds up no queue but this one.
 pub fn as_owner<R>(
     owner: pg_sys::Oid,
     body: impl FnOnce() -> Result<R, Error>,
@@ -204,11 +207,8 @@ fn take_cover(id: Uuid) -> Result<(), Error> {
     )
 }
 
-/// How long what somebody else has put on a table may keep the worker.
-const LONGEST: Duration = Duration::from_secs(5);
-
-/// Does something with a table of somebody else's: where that fails, or takes too long, the job waits and
-/// not the worker, nor does the worker wait for a lock that somebody has forgotten.
+/// Does something with tables of others, in a subtransaction: where that fails, or takes too long, the
+/// job waits and not the process. Nor does the process wait for a lock that somebody has forgotten.
 pub fn briefly<R>(
     body: impl FnOnce() -> Result<R, Error>,
     raised: impl Fn(String) -> ServiceError + UnwindSafe + RefUnwindSafe,
@@ -216,15 +216,17 @@ pub fn briefly<R>(
     let lock_timeout = |time: &str| {
         execute("SELECT pg_catalog.set_config('lock_timeout', $1, true)", &[time.into()])
     };
-    pg::worker::attempt_within(
-        LONGEST,
+    attempt(
         || {
             lock_timeout("1s")?;
             let result = body()?;
             lock_timeout("0")?;
             Ok(result)
         },
-        |sqlstate, _| raised(pg::sqlstate_text(sqlstate)).into(),
+        |sqlstate, _| match foreign::take_overrun() {
+            Some(error) if sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED => error,
+            _ => raised(pg::sqlstate_text(sqlstate)).into(),
+        },
     )
 }
 
