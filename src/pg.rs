@@ -6,6 +6,7 @@ pub mod event_stream;
 mod firewall;
 pub mod foreign;
 pub mod latest;
+pub mod mailbox;
 pub mod notify;
 mod presence;
 pub mod realtime;

@@ -66,6 +66,10 @@ pub enum ServiceError {
     Overran { table: String, limit: Duration },
     /// The same, and it ignored its cancellations, so that its process was ended.
     GivenUp { table: String, limit: Duration },
+    /// The process that works on a table for a media job has ended meanwhile.
+    HelperEnded { table: String },
+    /// Media jobs of a municipality wait, as one of them has held up those of others.
+    TenantStalled { tenant_id: String },
     /// A column of a type whose values cannot be read without the code of its owner.
     ColumnType { table: String, column: &'static str, type_name: String },
     /// Whether a ticket is sensitive cannot be told, as no table of tickets is known.
@@ -88,6 +92,8 @@ impl ServiceError {
             | ServiceError::AttachmentRefused { .. }
             | ServiceError::NoTickets
             | ServiceError::ColumnType { .. }
+            | ServiceError::HelperEnded { .. }
+            | ServiceError::TenantStalled { .. }
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             ServiceError::Overran { .. } | ServiceError::GivenUp { .. } => ERRCODE_QUERY_CANCELED,
             ServiceError::Transfer(error) => match error.kind() {
@@ -208,6 +214,13 @@ impl ServiceError {
                 "code on table {table} ran longer than {} s and ignored its cancellation",
                 limit.as_secs()
             ),
+            ServiceError::HelperEnded { table } => {
+                format!("the process that works on table {table} ended during this try")
+            }
+            ServiceError::TenantStalled { tenant_id } => format!(
+                "another job of municipality \"{}\" has taken too long on a table, and its jobs wait",
+                shown(tenant_id)
+            ),
             ServiceError::ColumnType { table, column, type_name } => {
                 format!(
                     "column {column} of table {table} is of type {type_name}, which cannot be read"
@@ -301,6 +314,8 @@ impl ServiceError {
             | ServiceError::NoMediaJob { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
+            | ServiceError::HelperEnded { .. }
+            | ServiceError::TenantStalled { .. }
             | ServiceError::TicketOfAnother { .. } => return None,
         };
         Some(hint)
