@@ -4,6 +4,7 @@
 mod access;
 mod attacks;
 mod crash;
+mod foreign;
 mod jobs;
 mod load;
 mod sensitive;

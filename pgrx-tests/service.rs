@@ -4,6 +4,7 @@
 mod attachments;
 mod confirm;
 mod downloads;
+mod foreign;
 mod interruption;
 mod links;
 mod requests;

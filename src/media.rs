@@ -6,12 +6,16 @@ mod enqueue;
 mod in_hand;
 pub mod job;
 pub mod queue;
+pub mod request;
+mod stalls;
+pub mod tables;
 pub mod target;
 mod transfer;
 mod turn;
 mod worker;
 
-/// Prepares the worker. Call it while the library is preloaded.
+/// Prepares the worker and its helper. Call it while the library is preloaded.
 pub fn initialize() {
     worker::register();
+    tables::register();
 }

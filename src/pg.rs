@@ -4,7 +4,9 @@
 
 pub mod event_stream;
 mod firewall;
+pub mod foreign;
 pub mod latest;
+pub mod mailbox;
 pub mod notify;
 mod presence;
 pub mod realtime;
@@ -108,6 +110,19 @@ pub fn lock_extension() {
         let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
         pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, mode);
     }
+}
+
+/// Locks a table as a reader does, until the transaction's end. A table that is gone meanwhile is
+/// not missed here.
+pub fn lock_for_reading(table: pg_sys::Oid) {
+    // SAFETY: a lock that the transaction's end releases; errors unwind.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+}
+
+/// The type that a domain is made of, through other domains too; of another type itself.
+pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a look-up in the catalog; errors unwind.
+    unsafe { pg_sys::getBaseType(type_oid) }
 }
 
 /// Hands the value of any setting to `read`; `None` where there is no such setting. The value is

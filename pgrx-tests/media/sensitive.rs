@@ -86,7 +86,7 @@ fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
     let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done'";
     wait_until("one is done", || town.session.text(done) == "1");
     let sleeps = "SELECT count(*) FROM pg_stat_activity
-                  WHERE backend_type = 'pg_civic media' AND wait_event = 'PgSleep'";
+                  WHERE backend_type = 'pg_civic media tables' AND wait_event = 'PgSleep'";
     wait_until("another is recorded", || town.session.text(sleeps) == "1");
     town.session.run("UPDATE tickets SET is_sensitive = true");
     let ids = town.session.column("SELECT id FROM civic.media_jobs");

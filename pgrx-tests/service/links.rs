@@ -322,3 +322,29 @@ fn a_kept_plan_serves_each_role_by_its_own_policies() {
         session.run("ALTER TABLE storage.objects ADD COLUMN IF NOT EXISTS archived_at timestamptz");
     }
 }
+
+#[test]
+fn a_bucket_id_with_a_slash_is_no_way_to_a_file_of_another_bucket() {
+    let town = with_files();
+    let mut session = town.superuser();
+    let (tenant, rest) = (TENANT, path_of(TENANT).split_once('/').expect("a folder").1.to_owned());
+    for bucket in ["gbv-evidence", "evidence"] {
+        // Storage refuses such a bucket; the table does not.
+        session.run(&format!(
+            "INSERT INTO storage.buckets (id, name) VALUES ('{bucket}/{tenant}', '{bucket}/{tenant}');
+             INSERT INTO storage.objects (bucket_id, name) VALUES ('{bucket}/{tenant}', '{rest}')"
+        ));
+        for id in [format!("{bucket}/{tenant}"), format!("{bucket}/"), format!("/{bucket}")] {
+            for (role, mut caller) in [
+                ("citizen", town.person("citizen")),
+                ("admin", town.person("admin")),
+                ("service_role", town.service_role()),
+                ("superuser", town.superuser()),
+            ] {
+                let sql = format!("SELECT civic.get_signed_url('{id}', '{rest}')");
+                let error = caller.error(&sql);
+                assert_eq!(error.code().code(), "22023", "{role} {id}: {error:?}");
+            }
+        }
+    }
+}

@@ -266,7 +266,7 @@ fn a_tenant_or_a_ticket_that_is_no_folder_is_refused() {
 }
 
 #[test]
-fn what_the_tickets_owner_has_made_runs_with_his_rights_alone() {
+fn a_cast_of_the_tickets_owner_is_not_executed_and_its_ticket_is_sensitive() {
     let town = Town::new();
     let mut session = town.superuser();
     session.run(&format!(
@@ -283,6 +283,45 @@ fn what_the_tickets_owner_has_made_runs_with_his_rights_alone() {
          SELECT count(*) FROM civic.setup('public.traps');
          INSERT INTO public.traps VALUES (1, '{TENANT}', ROW('x'))"
     ));
-    bucket(&town, "1", "");
-    assert_eq!(session.column("SELECT DISTINCT who FROM public.seen"), ["owner_of_tickets"]);
+    assert_eq!(bucket(&town, "1", ""), "gbv-evidence");
+    assert_eq!(session.text("SELECT count(*) FROM public.seen"), "0");
+}
+
+#[test]
+fn a_domain_is_read_as_the_type_that_it_is_made_of() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    session.run(&format!(
+        "CREATE DOMAIN public.ticket_id AS uuid;
+         CREATE DOMAIN public.short_id AS public.ticket_id;
+         CREATE DOMAIN public.secrecy AS boolean;
+         CREATE TABLE public.of_domains (id public.short_id, tenant_id text, is_sensitive public.secrecy);
+         SELECT count(*) FROM civic.setup('public.of_domains');
+         INSERT INTO public.of_domains VALUES ('{TICKET}', '{TENANT}', false)"
+    ));
+    assert_eq!(bucket(&town, TICKET, ""), "evidence");
+    session.run("UPDATE public.of_domains SET is_sensitive = true");
+    assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence");
+}
+
+#[test]
+fn an_id_or_a_tenant_of_another_type_stops_the_media_and_is_named() {
+    let town = Town::new();
+    let mut session = town.superuser();
+    session.run("CREATE TYPE public.odd AS ENUM ('1')");
+    for (columns, column) in
+        [("id public.odd, tenant_id text", "id"), ("id int, tenant_id public.odd", "tenant_id")]
+    {
+        session.run(&format!(
+            "CREATE TABLE public.odd_tickets ({columns}, is_sensitive boolean);
+             CREATE TRIGGER tell AFTER INSERT ON public.odd_tickets
+                 FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()"
+        ));
+        let error = town.service_role().error(&download(&town, "1", ""));
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        for part in ["public.odd_tickets", &format!("column {column} "), "public.odd,"] {
+            assert!(error.message().contains(part), "{error:?}");
+        }
+        session.run("DROP TABLE public.odd_tickets");
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Whoever asks for what is not his learns no more than of what is not there: one error, one text.
 
+use std::time::Duration;
+
 use civic_http::Kind;
 use pgrx::{PgSqlErrorCode, Uuid};
 
@@ -60,6 +62,16 @@ pub enum ServiceError {
     MediaJobState { id: Uuid, state: State, action: &'static str },
     /// Whether a ticket is sensitive cannot be told: the server refuses to read the tickets.
     TicketsUnreadable { sqlstate: String },
+    /// Code that a table executes has taken longer than its limit, and was cancelled.
+    Overran { table: String, limit: Duration },
+    /// The same, and it ignored its cancellations, so that its process was ended.
+    GivenUp { table: String, limit: Duration },
+    /// The process that works on a table for a media job has ended meanwhile.
+    HelperEnded { table: String },
+    /// Media jobs of a municipality wait, as one of them has held up those of others.
+    TenantStalled { tenant_id: String },
+    /// A column of a type whose values cannot be read without the code of its owner.
+    ColumnType { table: String, column: &'static str, type_name: String },
     /// Whether a ticket is sensitive cannot be told, as no table of tickets is known.
     NoTickets,
     /// Whether a ticket is sensitive cannot be told, as row security hides tickets from their owner.
@@ -79,7 +91,11 @@ impl ServiceError {
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
             | ServiceError::NoTickets
+            | ServiceError::ColumnType { .. }
+            | ServiceError::HelperEnded { .. }
+            | ServiceError::TenantStalled { .. }
             | ServiceError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            ServiceError::Overran { .. } | ServiceError::GivenUp { .. } => ERRCODE_QUERY_CANCELED,
             ServiceError::Transfer(error) => match error.kind() {
                 Kind::Cancelled => ERRCODE_QUERY_CANCELED,
                 Kind::Unreachable | Kind::Certificate => {
@@ -191,6 +207,25 @@ impl ServiceError {
             ServiceError::TicketsUnreadable { sqlstate } => format!(
                 "whether the ticket is sensitive cannot be told: reading it fails with SQLSTATE {sqlstate}"
             ),
+            ServiceError::Overran { table, limit } => {
+                format!("work on table {table} took longer than {} s", limit.as_secs())
+            }
+            ServiceError::GivenUp { table, limit } => format!(
+                "code on table {table} ran longer than {} s and ignored its cancellation",
+                limit.as_secs()
+            ),
+            ServiceError::HelperEnded { table } => {
+                format!("the process that works on table {table} ended during this try")
+            }
+            ServiceError::TenantStalled { tenant_id } => format!(
+                "another job of municipality \"{}\" has taken too long on a table, and its jobs wait",
+                shown(tenant_id)
+            ),
+            ServiceError::ColumnType { table, column, type_name } => {
+                format!(
+                    "column {column} of table {table} is of type {type_name}, which cannot be read"
+                )
+            }
             ServiceError::NoTickets => {
                 "whether the ticket is sensitive cannot be told: no table of tickets is known"
                     .to_owned()
@@ -262,6 +297,13 @@ impl ServiceError {
                  needs none."
                     .to_owned()
             }
+            ServiceError::Overran { .. } | ServiceError::GivenUp { .. } => {
+                "Look for a lock on the table, and at its triggers, casts and index expressions."
+                    .to_owned()
+            }
+            ServiceError::ColumnType { .. } => {
+                "Use uuid, text, varchar, char, smallint, integer, bigint or numeric.".to_owned()
+            }
             ServiceError::TicketsHidden { .. } => {
                 "Let the table's owner read all of it: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY."
                     .to_owned()
@@ -272,6 +314,8 @@ impl ServiceError {
             | ServiceError::NoMediaJob { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
+            | ServiceError::HelperEnded { .. }
+            | ServiceError::TenantStalled { .. }
             | ServiceError::TicketOfAnother { .. } => return None,
         };
         Some(hint)

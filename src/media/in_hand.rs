@@ -11,11 +11,16 @@ use pgrx::Uuid;
 
 use super::queue::Claim;
 use super::turn;
+use crate::pg::shared;
 
-/// A job whose transfer is under way, or has ended and waits to be recorded.
+/// A job that is claimed: it waits for a look at its ticket, travels, or waits to be recorded.
 pub struct InHand {
     pub claim: Claim,
     pub cancel: Cancel,
+    /// Whether its transfer has begun.
+    pub has_begun: bool,
+    /// Content type and size in bytes of the file, once it is stored.
+    pub stored: Option<(String, u64)>,
 }
 
 static IN_HAND: LazyLock<Mutex<HashMap<Uuid, InHand>>> = LazyLock::new(Mutex::default);
@@ -28,8 +33,11 @@ pub fn jobs() -> MutexGuard<'static, HashMap<Uuid, InHand>> {
 
 /// At an end in good order no job loses a try.
 pub fn release_all() {
-    let claims: Vec<_> = jobs().drain().map(|(_, in_hand)| in_hand.claim).collect();
-    if !claims.is_empty() {
-        turn::release(&claims);
+    if let Some(shared) = shared::shared() {
+        shared.mailbox.withdraw();
+    }
+    let released: Vec<_> = jobs().drain().map(|(_, in_hand)| in_hand).collect();
+    if !released.is_empty() {
+        turn::release(&released);
     }
 }

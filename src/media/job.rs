@@ -75,11 +75,31 @@ pub enum Outcome {
     Refused { may_heal: bool, retry_after: Option<Duration> },
     /// It was cancelled before it was stored.
     Cancelled,
+    /// Another job has held up those of its municipality: this one was not worked on.
+    Postponed { delay: Duration },
     /// The worker ended in good order before the transfer did: no fault of the job's.
     Released,
     /// The worker was killed meanwhile. That counts as a try: should the job be to blame, it is
     /// not for ever.
     Interrupted,
+}
+
+/// How a try ended, with what the row says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// Content type and size in bytes of what is stored.
+    pub stored: Option<(String, u64)>,
+    /// Why it is not. No secret is in it.
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// The try failed for a reason that another one may not meet.
+    pub fn refused(error: String) -> Report {
+        let outcome = Outcome::Refused { may_heal: true, retry_after: None };
+        Report { outcome, stored: None, error: Some(error) }
+    }
 }
 
 /// What becomes of the job then.
@@ -90,6 +110,8 @@ pub enum Next {
     Again(Duration),
     /// Another try at once, and this one does not count.
     Anew,
+    /// Another try after this time, and this one does not count.
+    Later(Duration),
 }
 
 /// `is_cancelled` says that somebody has asked for it meanwhile, `tries` counts the one that has just
@@ -101,6 +123,7 @@ pub fn next(outcome: &Outcome, is_cancelled: bool, tries: u32, limit: u32, jitte
         Outcome::Cancelled => Next::End(State::Cancelled),
         _ if is_cancelled => Next::End(State::Cancelled),
         Outcome::Released => Next::Anew,
+        Outcome::Postponed { delay } => Next::Later(*delay),
         Outcome::Refused { may_heal: true, retry_after } if tries < limit => {
             Next::Again(delay(tries, *retry_after, jitter))
         }
@@ -209,6 +232,15 @@ mod tests {
         assert_eq!(channel(id, true), Some(format!("media_jobs:{id}:sensitive")));
         assert_eq!(channel(&"x".repeat(53), false), None);
         assert_eq!(channel(&"x".repeat(43), true), None);
+    }
+
+    /// Else a listener of the municipality "t:sensitive" would receive the sensitive jobs of "t".
+    #[test]
+    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_no_channel_of_jobs() {
+        for is_sensitive in [false, true] {
+            assert_eq!(channel("t:sensitive", is_sensitive), None);
+        }
+        assert_eq!(channel("", false), None);
     }
 
     proptest! {

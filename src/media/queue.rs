@@ -18,12 +18,14 @@ use pgrx::{PgLogLevel, Uuid};
 
 pub use self::orders::{NewJob, add, cancel, retry};
 pub use self::sweep::{Sweep, due_sweeps, end_sweep};
-use super::job::{self, Next, Outcome, State};
+use super::job::{self, Next, Report, State};
 use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
 use crate::pg;
+use crate::pg::foreign;
 use crate::pg::role::acting_as;
+use crate::pg::subtransaction::attempt;
 use crate::storage::bucket::Bucket;
 
 /// A job that the worker has in hand.
@@ -46,14 +48,16 @@ pub struct Claim {
     pub stored: Option<(String, u64)>,
 }
 
-/// How a try ended, with what the row tells of it.
-#[derive(Debug, Clone)]
-pub struct Report {
-    pub outcome: Outcome,
-    /// Content type and size in bytes of what is stored.
-    pub stored: Option<(String, u64)>,
-    /// Why it is not. No secret is in it.
-    pub error: Option<String>,
+impl Claim {
+    /// As the row is after [`take_cover`].
+    pub fn takes_cover(&mut self) {
+        if !self.is_sensitive {
+            let bucket = Bucket::for_media(true).id().to_owned();
+            self.is_sensitive = true;
+            self.stored = None;
+            self.former_bucket = Some(std::mem::replace(&mut self.bucket, bucket));
+        }
+    }
 }
 
 /// Whose a job is, at the end of a try.
@@ -119,7 +123,8 @@ pub fn is_free() -> Result<bool, Error> {
     Ok(tables.into_iter().all(pg::worker::lock_rows_if_free))
 }
 
-/// Does something with the rights of the table's owner.
+/// Does something with the rights of the table's owner. It is the extension's own table, and without
+/// a limit of time: its owner holds up no queue but this one.
 pub fn as_owner<R>(
     owner: pg_sys::Oid,
     body: impl FnOnce() -> Result<R, Error>,
@@ -136,65 +141,81 @@ pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
     )
 }
 
+/// The columns of a [`Claim`], in the order of [`read_claim`].
+macro_rules! claim_columns {
+    () => {
+        "id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id, media_url,
+         content_type, file_size, former_bucket"
+    };
+}
+
+fn read_claim(row: &SpiHeapTupleData<'_>) -> Result<Claim, Error> {
+    Ok(Claim {
+        id: column(row, 1)?,
+        tries: column(row, 2)?,
+        tenant_id: column(row, 3)?,
+        ticket_id: column(row, 4)?,
+        is_sensitive: column(row, 5)?,
+        bucket: column(row, 6)?,
+        path: column(row, 7)?,
+        file_id: column(row, 8)?,
+        media_url: column(row, 9)?,
+        former_bucket: row.get(12)?,
+        stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
+    })
+}
+
 /// Takes up to so many jobs that are due, the longest due first. Jobs that somebody has locked are
 /// passed by.
 pub fn claim(limit: usize) -> Result<Vec<Claim>, Error> {
     rows(
         // As an array, so that jobs are looked for, and locked, once.
-        "UPDATE civic.media_jobs
-         SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
-             started_at = pg_catalog.clock_timestamp()
-         WHERE id = ANY (ARRAY(
-             SELECT id FROM civic.media_jobs
-             WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
-             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-         RETURNING id, attempts, tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
-                   media_url, content_type, file_size, former_bucket",
+        concat!(
+            "UPDATE civic.media_jobs
+             SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
+                 started_at = pg_catalog.clock_timestamp()
+             WHERE id = ANY (ARRAY(
+                 SELECT id FROM civic.media_jobs
+                 WHERE state = 'queued' AND next_attempt_at <= pg_catalog.now()
+                 ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+             RETURNING ",
+            claim_columns!()
+        ),
         &[(limit as i64).into()],
-        |row| {
-            Ok::<_, Error>(Claim {
-                id: column(row, 1)?,
-                tries: column(row, 2)?,
-                tenant_id: column(row, 3)?,
-                ticket_id: column(row, 4)?,
-                is_sensitive: column(row, 5)?,
-                bucket: column(row, 6)?,
-                path: column(row, 7)?,
-                file_id: column(row, 8)?,
-                media_url: column(row, 9)?,
-                former_bucket: row.get(12)?,
-                stored: row.get(10)?.zip(row.get::<i64>(11)?.map(i64::unsigned_abs)),
-            })
-        },
+        read_claim,
     )
 }
 
-/// Looks again whether a claimed job's ticket is sensitive: it may have become so since the job was
-/// added. Then the file goes behind the firewall, and is removed from where it may be already. Gives
-/// whether that is so.
+/// A job that runs, in its try of this number.
+pub fn claimed(id: Uuid, tries: i32) -> Result<Option<Claim>, Error> {
+    let claims = rows(
+        concat!(
+            "SELECT ",
+            claim_columns!(),
+            " FROM civic.media_jobs WHERE id = $1 AND attempts = $2 AND state = 'running'"
+        ),
+        &[id.into(), tries.into()],
+        read_claim,
+    )?;
+    Ok(claims.into_iter().next())
+}
+
+/// Whether the ticket of an ordinary job has become sensitive since.
 ///
 /// Errors: as [`target::is_sensitive`].
-pub fn becomes_sensitive(claim: &mut Claim) -> Result<bool, Error> {
-    let Claim { tenant_id, ticket_id, .. } = &*claim;
+pub fn is_now_sensitive(claim: &Claim) -> Result<bool, Error> {
+    let Claim { tenant_id, ticket_id, .. } = claim;
     if claim.is_sensitive {
         return Ok(false);
     }
-    let is_sensitive = briefly(
+    briefly(
         || target::is_sensitive(tenant_id, ticket_id, false),
         |sqlstate| ServiceError::TicketsUnreadable { sqlstate },
-    )?;
-    if is_sensitive {
-        let bucket = Bucket::for_media(true).id().to_owned();
-        take_cover(claim.id)?;
-        claim.is_sensitive = true;
-        claim.stored = None;
-        claim.former_bucket = Some(std::mem::replace(&mut claim.bucket, bucket));
-    }
-    Ok(is_sensitive)
+    )
 }
 
 /// Has a job's file go behind the firewall, and be removed from where it may be already.
-fn take_cover(id: Uuid) -> Result<(), Error> {
+pub fn take_cover(id: Uuid) -> Result<(), Error> {
     execute(
         "UPDATE civic.media_jobs
          SET is_sensitive = true, former_bucket = bucket, bucket = $2, content_type = NULL,
@@ -204,11 +225,8 @@ fn take_cover(id: Uuid) -> Result<(), Error> {
     )
 }
 
-/// How long what somebody else has put on a table may keep the worker.
-const LONGEST: Duration = Duration::from_secs(5);
-
-/// Does something with a table of somebody else's: where that fails, or takes too long, the job waits and
-/// not the worker, nor does the worker wait for a lock that somebody has forgotten.
+/// Does something with tables of others, in a subtransaction: where that fails, or takes too long, the
+/// job waits and not the process. Nor does the process wait for a lock that somebody has forgotten.
 pub fn briefly<R>(
     body: impl FnOnce() -> Result<R, Error>,
     raised: impl Fn(String) -> ServiceError + UnwindSafe + RefUnwindSafe,
@@ -216,15 +234,17 @@ pub fn briefly<R>(
     let lock_timeout = |time: &str| {
         execute("SELECT pg_catalog.set_config('lock_timeout', $1, true)", &[time.into()])
     };
-    pg::worker::attempt_within(
-        LONGEST,
+    attempt(
         || {
             lock_timeout("1s")?;
             let result = body()?;
             lock_timeout("0")?;
             Ok(result)
         },
-        |sqlstate, _| raised(pg::sqlstate_text(sqlstate)).into(),
+        |sqlstate, _| match foreign::take_overrun() {
+            Some(error) if sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED => error,
+            _ => raised(pg::sqlstate_text(sqlstate)).into(),
+        },
     )
 }
 
@@ -261,6 +281,7 @@ pub fn settle(
         Next::End(state) => (state, None, 0),
         Next::Again(delay) => (State::Queued, Some(delay.as_secs_f64()), 0),
         Next::Anew => (State::Queued, Some(0.0), 1),
+        Next::Later(delay) => (State::Queued, Some(delay.as_secs_f64()), 1),
     };
     let (content_type, file_size) = report.stored.clone().unzip();
     execute(

@@ -1,9 +1,10 @@
 //! Where a ticket's media goes. Whatever the caller says, that of a sensitive ticket goes behind the
 //! firewall.
 //!
-//! The ticket is looked for in the tables that [`civic.setup`] has made heard, each with the rights
-//! of its own owner: who calls need not be able to read it, and nothing that the owner has put on
-//! the table gets more rights than he has.
+//! The ticket is looked up in the tables that carry the trigger of [`civic.setup`], each as its own
+//! owner: the caller need not be able to read it, and what the owner has put on the table runs with
+//! the owner's rights, for a bounded time. Only columns of the server's own types are read, whose
+//! casts are the server's own code.
 //!
 //! [`civic.setup`]: crate::setup
 
@@ -12,7 +13,7 @@ use pgrx::{Uuid, pg_sys, spi};
 
 use crate::error::{Error, ServiceError};
 use crate::events::payload::is_plainly_no;
-use crate::pg::role::acting_as;
+use crate::pg::foreign;
 use crate::storage::bucket::{self, Bucket, file_extension};
 use crate::storage::path;
 use crate::{catalog, pg};
@@ -140,26 +141,60 @@ impl Found {
     }
 }
 
-/// A table whose tickets are heard.
+/// A column of a table of tickets.
+#[derive(Debug, Clone, Copy)]
+struct Column {
+    type_oid: pg_sys::Oid,
+    /// The type itself, or what a domain is made of.
+    base: pg_sys::Oid,
+}
+
+impl Column {
+    fn new(type_oid: pg_sys::Oid) -> Column {
+        Column { type_oid, base: pg::base_type(type_oid) }
+    }
+
+    /// Whether its comparison and its cast to text are the server's own code. No role but a superuser
+    /// can change those of a built-in type.
+    fn is_readable(self) -> bool {
+        matches!(
+            self.base,
+            pg_sys::UUIDOID
+                | pg_sys::TEXTOID
+                | pg_sys::VARCHAROID
+                | pg_sys::BPCHAROID
+                | pg_sys::INT2OID
+                | pg_sys::INT4OID
+                | pg_sys::INT8OID
+                | pg_sys::NUMERICOID
+                | pg_sys::BOOLOID
+        )
+    }
+}
+
+/// A table that carries the trigger.
 struct Table {
     oid: pg_sys::Oid,
     /// Qualified and quoted.
     name: String,
     owner: pg_sys::Oid,
-    /// The type of its column `id`.
-    id_type: Option<pg_sys::Oid>,
-    knows_sensitive: bool,
+    id: Option<Column>,
+    tenant_id: Option<Column>,
+    is_sensitive: Option<Column>,
 }
 
+/// No temporary table is one of tickets: another session's cannot even be read.
 fn tables() -> Result<Vec<Table>, Error> {
     catalog::planned(
         "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
-                i.atttypid, s.attnum IS NOT NULL
+                i.atttypid, t_id.atttypid, s.atttypid
          FROM pg_catalog.pg_trigger t
-         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_catalog.pg_attribute i
                 ON i.attrelid = c.oid AND i.attname = 'id' AND NOT i.attisdropped AND i.attnum > 0
+         LEFT JOIN pg_catalog.pg_attribute t_id
+                ON t_id.attrelid = c.oid AND t_id.attname = 'tenant_id' AND NOT t_id.attisdropped
          LEFT JOIN pg_catalog.pg_attribute s
                 ON s.attrelid = c.oid AND s.attname = 'is_sensitive' AND NOT s.attisdropped
          WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
@@ -167,12 +202,14 @@ fn tables() -> Result<Vec<Table>, Error> {
          ORDER BY 2",
         &[],
         |row| {
+            let column = |place| Ok::<_, spi::Error>(row.get(place)?.map(Column::new));
             Ok::<_, spi::Error>(Table {
                 oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2)?.unwrap_or_default(),
                 owner: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
-                id_type: row.get(4)?,
-                knows_sensitive: row.get(5)?.unwrap_or_default(),
+                id: column(4)?,
+                tenant_id: column(5)?,
+                is_sensitive: column(6)?,
             })
         },
     )
@@ -180,28 +217,32 @@ fn tables() -> Result<Vec<Table>, Error> {
 
 impl Table {
     fn has_ids(&self) -> bool {
-        self.id_type.is_some()
+        self.id.is_some()
     }
 
     /// The tickets of this id, at most one in a table with a key.
+    ///
+    /// Errors: the id or the tenant is of a type that cannot be read (55000); row security hides
+    /// tickets from the table's owner (55000).
     fn find(&self, ticket: &TicketId) -> Result<Vec<Found>, Error> {
+        let Some(id) = self.id else { return Ok(vec![]) };
+        self.readable("id", id)?;
         let condition = "t.id OPERATOR(pg_catalog.=) $1";
-        match self.id_type {
-            None => Ok(vec![]),
+        match id.base {
             // Those with an index, compared as what they are: another type's value is no ticket's.
-            Some(pg_sys::UUIDOID) => match ticket.uuid {
+            pg_sys::UUIDOID => match ticket.uuid {
                 Some(uuid) => self.read(condition, Uuid::from_bytes(*uuid.as_bytes()).into()),
                 None => Ok(vec![]),
             },
-            Some(pg_sys::INT8OID | pg_sys::INT4OID | pg_sys::INT2OID) => match ticket.integer() {
+            pg_sys::INT8OID | pg_sys::INT4OID | pg_sys::INT2OID => match ticket.integer() {
                 Some(integer) => self.read(condition, integer.into()),
                 None => Ok(vec![]),
             },
-            Some(pg_sys::TEXTOID | pg_sys::VARCHAROID) => {
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => {
                 let spellings = vec![ticket.given.clone(), ticket.canonical.clone()];
                 self.read("t.id OPERATOR(pg_catalog.=) ANY ($1)", spellings.into())
             }
-            Some(_) => {
+            _ => {
                 let spellings = vec![ticket.given.clone(), ticket.canonical.clone()];
                 let condition = "t.id::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($1)";
                 self.read(condition, spellings.into())
@@ -209,17 +250,34 @@ impl Table {
         }
     }
 
+    fn readable(&self, name: &'static str, column: Column) -> Result<(), Error> {
+        if column.is_readable() {
+            return Ok(());
+        }
+        let type_name =
+            catalog::texts("SELECT pg_catalog.format_type($1, NULL)", &[column.type_oid.into()])?;
+        let (table, type_name) = (self.name.clone(), type_name.concat());
+        Err(ServiceError::ColumnType { table, column: name, type_name }.into())
+    }
+
     fn read(&self, condition: &str, id: DatumWithOid<'_>) -> Result<Vec<Found>, Error> {
-        let sensitive =
-            if self.knows_sensitive { "t.is_sensitive::pg_catalog.text" } else { "'false'" };
+        if let Some(tenant_id) = self.tenant_id {
+            self.readable("tenant_id", tenant_id)?;
+        }
+        let sensitive = match self.is_sensitive {
+            None => "'false'",
+            Some(column) if column.is_readable() => "t.is_sensitive::pg_catalog.text",
+            // What cannot be read without code of others is not plainly no.
+            Some(_) => "NULL",
+        };
         let sql = format!(
             "SELECT t.tenant_id::pg_catalog.text, {sensitive} FROM {} t WHERE {condition}",
             self.name
         );
-        acting_as(self.owner, || {
-            let rows = pg::latest::rows(&sql, &[id])?;
-            // A policy that holds the owner too would hide tickets, and not say so. Asked once they are
-            // read: from then on the table is locked, and nobody changes that.
+        foreign::run(self.owner, &self.name, foreign::LIMIT, || {
+            // Nobody changes the table from here on.
+            pg::lock_for_reading(self.oid);
+            // A policy that holds the owner too would hide tickets without an error.
             let is_hidden = pg::latest::rows(
                 "SELECT 1 WHERE pg_catalog.row_security_active($1::pg_catalog.oid)",
                 &[self.oid.into()],
@@ -227,6 +285,7 @@ impl Table {
             if !is_hidden.is_empty() {
                 return Err(ServiceError::TicketsHidden { table: self.name.clone() }.into());
             }
+            let rows = pg::latest::rows(&sql, &[id])?;
             Ok(rows.into_iter().map(Found::from_row).collect())
         })
     }

@@ -1,5 +1,5 @@
-//! What the worker does in the database at each turn: it looks and claims in one transaction, and
-//! records each job in another.
+//! What is done in the database at each turn. The worker looks and claims in one transaction. The
+//! process that works on other people's tables prepares each job, and records it, in others.
 
 use std::time::Duration;
 
@@ -7,10 +7,13 @@ use pgrx::Uuid;
 use pgrx::prelude::*;
 
 use super::attach::attach;
-use super::job::Outcome;
-use super::queue::{self, Claim, Hold, Report, Sweep};
+use super::in_hand::InHand;
+use super::job::{Outcome, Report};
+use super::queue::{self, Claim, Hold, Sweep};
+use super::tables::{LOCKED, READY, SENSITIVE, SETTLED};
 use crate::error::{Error, ServiceError};
 use crate::pg;
+use crate::pg::mailbox::Answer;
 use crate::settings::media as limits;
 
 /// How many files are swept at a time.
@@ -31,20 +34,6 @@ pub struct Look {
     pub next_due: Option<Duration>,
     /// Whether no more old jobs are left.
     pub is_all_pruned: bool,
-}
-
-impl Look {
-    /// Takes a claimed job in hand, unless its ticket now stands in the way.
-    fn take(&mut self, mut claim: Claim) -> Result<(), Error> {
-        match queue::becomes_sensitive(&mut claim) {
-            Ok(_) => self.claims.push(claim),
-            Err(error) => {
-                let limit = limits::media_attempts();
-                queue::settle(claim.id, claim.tries, false, &of_ticket(&error), limit)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The report where it cannot be told whether a ticket is sensitive.
@@ -76,9 +65,7 @@ pub fn look(
             }
         }
         if to_claim > 0 {
-            for claim in queue::claim(to_claim)? {
-                look.take(claim)?;
-            }
+            look.claims = queue::claim(to_claim)?;
             look.next_due = queue::next_due()?;
         }
         if can_sweep {
@@ -114,60 +101,111 @@ pub fn end_sweep(id: Uuid) {
     in_transaction(|owner| queue::as_owner(owner, || queue::end_sweep(id)));
 }
 
+/// Looks whether a claimed job's ticket is sensitive: it may have become so since the job was added.
+/// Then its file goes behind the firewall, and is removed from where it may be already.
+pub fn prepare(id: Uuid, tries: i32) -> Answer {
+    let prepare = |owner| {
+        let claim = queue::as_owner(owner, || queue::claimed(id, tries))?;
+        let Some(claim) = claim else { return Ok(SETTLED) };
+        if claim.is_sensitive {
+            return Ok(SENSITIVE);
+        }
+        // As a rule nothing is written.
+        let refused = match queue::as_owner(owner, || queue::is_now_sensitive(&claim)) {
+            Ok(false) => return Ok(READY),
+            Ok(true) => None,
+            Err(error) => Some(of_ticket(&error)),
+        };
+        queue::as_owner(owner, || {
+            let is_cancelled = match queue::hold(id, tries)? {
+                Hold::Ours { is_cancelled } => is_cancelled,
+                Hold::Locked => return Ok(LOCKED),
+                Hold::NotOurs => return Ok(SETTLED),
+            };
+            match refused {
+                None => queue::take_cover(id).map(|()| SENSITIVE),
+                Some(report) => {
+                    queue::settle(id, tries, is_cancelled, &report, limits::media_attempts())
+                        .map(|()| SETTLED)
+                }
+            }
+        })
+    };
+    in_transaction(prepare).unwrap_or(SETTLED)
+}
+
 /// Records how a try ended, in a transaction of its own: what others' tables do with one job neither
-/// delays nor undoes what is recorded of another. Gives whose it was; nobody's where there is no queue
-/// any more.
-pub fn record(claim: Option<&Claim>, report: &Report) -> Hold {
-    let recorded = claim.and_then(|claim| in_transaction(|owner| record_one(owner, claim, report)));
-    recorded.unwrap_or(Hold::NotOurs)
+/// delays nor undoes what is recorded of another.
+pub fn record(id: Uuid, tries: i32, report: &Report) -> Answer {
+    let hold = in_transaction(|owner| record_one(owner, id, tries, report));
+    if hold == Some(Hold::Locked) { LOCKED } else { SETTLED }
 }
 
 /// Records how a try ended. A file that is stored gets its row in the table of attachments, with the
 /// rights of that table's owner; where this fails the job is tried again, and only this of it. One
 /// whose ticket has become sensitive meanwhile is taken behind the firewall by the next try.
-fn record_one(owner: pg_sys::Oid, claim: &Claim, report: &Report) -> Result<Hold, Error> {
-    let hold = queue::as_owner(owner, || queue::hold(claim.id, claim.tries))?;
+fn record_one(owner: pg_sys::Oid, id: Uuid, tries: i32, report: &Report) -> Result<Hold, Error> {
+    let hold = queue::as_owner(owner, || queue::hold(id, tries))?;
     let Hold::Ours { is_cancelled } = hold else { return Ok(hold) };
-    let mut claim = claim.clone();
+    let Some(claim) = queue::as_owner(owner, || queue::claimed(id, tries))? else {
+        return Ok(Hold::NotOurs);
+    };
     // Also where the try has failed: an earlier one may have left the file in the open.
-    let becomes_sensitive = queue::as_owner(owner, || queue::becomes_sensitive(&mut claim));
-    let refused = match (&report.stored, becomes_sensitive) {
+    let is_sensitive = queue::as_owner(owner, || {
+        let is_sensitive = queue::is_now_sensitive(&claim)?;
+        if is_sensitive {
+            queue::take_cover(id)?;
+        }
+        Ok(is_sensitive)
+    });
+    let refused = match (&report.stored, is_sensitive) {
         (None, _) => None,
         (Some(_), Err(error)) => Some(of_ticket(&error)),
-        (Some(_), Ok(true)) => Some(Report {
-            outcome: Outcome::Refused { may_heal: true, retry_after: None },
-            stored: None,
-            error: Some(ServiceError::NowSensitive.message()),
-        }),
+        (Some(_), Ok(true)) => Some(Report::refused(ServiceError::NowSensitive.message())),
         (Some((content_type, size)), Ok(false)) => {
             let attached = queue::as_owner(owner, || attach(&claim, content_type, *size));
             attached.err().map(|error| Report {
-                outcome: Outcome::Refused { may_heal: true, retry_after: None },
                 stored: report.stored.clone(),
-                error: Some(error.message()),
+                ..Report::refused(error.message())
             })
         }
     };
     let report = refused.as_ref().unwrap_or(report);
     let limit = limits::media_attempts();
-    let settle = || queue::settle(claim.id, claim.tries, is_cancelled, report, limit);
-    queue::as_owner(owner, settle)?;
+    queue::as_owner(owner, || queue::settle(id, tries, is_cancelled, report, limit))?;
     Ok(hold)
 }
 
+/// Records how a try ended without a look at other people's tables: one of those has held it up.
+pub fn settle(id: Uuid, tries: i32, report: &Report) -> Hold {
+    let settle = |owner| {
+        queue::as_owner(owner, || {
+            let hold = queue::hold(id, tries)?;
+            if let Hold::Ours { is_cancelled } = hold {
+                queue::settle(id, tries, is_cancelled, report, limits::media_attempts())?;
+            }
+            Ok(hold)
+        })
+    };
+    in_transaction(settle).unwrap_or(Hold::NotOurs)
+}
+
 /// The server ends this process in good order, and these jobs are still in hand: they are due again, and
-/// lose no try. Those that somebody has locked do, as if the process had been killed.
-pub fn release(claims: &[Claim]) {
-    let released = Report { outcome: Outcome::Released, stored: None, error: None };
-    let release = |claim: &Claim| match queue::hold(claim.id, claim.tries)? {
+/// lose no try. Those that somebody has locked do, as if the process had been killed. What is stored
+/// already is not transferred again.
+pub fn release(jobs: &[InHand]) {
+    let release = |job: &InHand| match queue::hold(job.claim.id, job.claim.tries)? {
         Hold::Ours { is_cancelled } => {
-            queue::settle(claim.id, claim.tries, is_cancelled, &released, limits::media_attempts())
+            let stored = job.stored.clone();
+            let released = Report { outcome: Outcome::Released, stored, error: None };
+            let (id, tries) = (job.claim.id, job.claim.tries);
+            queue::settle(id, tries, is_cancelled, &released, limits::media_attempts())
         }
         Hold::Locked | Hold::NotOurs => Ok(()),
     };
     in_transaction(|owner| {
         queue::as_owner(owner, || {
-            if queue::is_free()? { claims.iter().try_for_each(release) } else { Ok(()) }
+            if queue::is_free()? { jobs.iter().try_for_each(release) } else { Ok(()) }
         })
     });
 }

@@ -2,8 +2,11 @@
 //!
 //! HTTP is done in the threads, with no transaction open; PostgreSQL is called by the process's own
 //! thread alone, in short transactions. A thread hands its result over and wakes the worker through
-//! a socket.
+//! a socket. What other people's tables take part in is asked of another process, see [`super::tables`].
 
+mod steps;
+
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -17,13 +20,17 @@ use pgrx::Uuid;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
-use super::in_hand::{self, InHand};
-use super::job::Outcome;
-use super::queue::{Claim, Hold, Report, Sweep, warn};
+use self::steps::{Asked, Pending, Work};
+use super::in_hand;
+use super::job::{Outcome, Report};
+use super::queue::{Claim, Sweep, warn};
+use super::request::Step;
+use super::stalls::Stalls;
 use super::transfer::{Services, Task, sweep, transfer};
 use super::turn;
 use crate::error::{Error, ServiceError};
-use crate::pg::{shared, wait};
+use crate::pg::shared::{self, Shared};
+use crate::pg::wait;
 use crate::settings::media as limits;
 use crate::{pg, service, settings};
 
@@ -51,7 +58,7 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     let Some(shared) = shared::shared() else { return };
     shared.take_over_media();
     pg::worker::at_ordered_exit(in_hand::release_all);
-    match Worker::new() {
+    match Worker::new(shared) {
         Ok(mut worker) => worker.run(),
         Err(error) => warn(&format!("the media worker cannot start: {error}")),
     }
@@ -74,8 +81,11 @@ enum Message {
 }
 
 struct Worker {
-    /// Ended and not recorded yet.
-    ended: Vec<Ended>,
+    shared: &'static Shared,
+    /// What is to be done next with jobs in hand, beside their transfers.
+    pending: VecDeque<Pending>,
+    asked: Option<Asked>,
+    stalls: Stalls,
     swept: Vec<Uuid>,
     results: Receiver<Message>,
     sender: Sender<Message>,
@@ -90,13 +100,16 @@ struct Worker {
 }
 
 impl Worker {
-    fn new() -> std::io::Result<Worker> {
+    fn new(shared: &'static Shared) -> std::io::Result<Worker> {
         let (bell, rope) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         rope.set_nonblocking(true)?;
         let (sender, results) = channel();
         Ok(Worker {
-            ended: vec![],
+            shared,
+            pending: VecDeque::new(),
+            asked: None,
+            stalls: Stalls::default(),
             swept: vec![],
             results,
             sender,
@@ -117,9 +130,10 @@ impl Worker {
                 self.pruned = None;
             }
             self.gather();
+            self.swept.drain(..).for_each(turn::end_sweep);
             // The next transfers begin before the last ones are recorded, which takes its time.
             let mut time = if self.has_just_looked() { GLANCE } else { self.look() };
-            time = time.min(self.record());
+            time = time.min(self.go_on());
             pg::worker::wait(self.bell.as_fd(), time);
         }
         self.take_leave();
@@ -131,9 +145,12 @@ impl Worker {
         self.free() == 0 && self.looked.is_some_and(|looked| looked.elapsed() < GLANCE)
     }
 
-    /// How many more files may travel.
+    /// How many more files may travel. One that only waits to be recorded does not.
     fn free(&self) -> usize {
-        let travelling = in_hand::jobs().len().saturating_sub(self.ended.len());
+        let waits = |pending: &&Pending| !matches!(pending.work, Work::Ask(Step::Prepare));
+        let asked = self.asked.iter().map(|asked| &asked.pending);
+        let waiting = self.pending.iter().chain(asked).filter(waits).count();
+        let travelling = in_hand::jobs().len().saturating_sub(waiting);
         limits::media_concurrency().saturating_sub(travelling)
     }
 
@@ -148,7 +165,7 @@ impl Worker {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Ended(ended) => self.ended.push(ended),
+            Message::Ended(Ended { id, report }) => self.ends(id, report),
             Message::Swept(id) => self.swept.push(id),
             Message::NotSwept(Sweep { id, bucket, path }, why) => warn(&format!(
                 "{path}, of media job {id} whose ticket has become sensitive, could not be removed from \
@@ -157,29 +174,10 @@ impl Worker {
         }
     }
 
-    /// Records what has ended. Gives how long there is nothing more to do: no time at all where a file
-    /// may be in the open.
-    fn record(&mut self) -> Duration {
-        self.swept.drain(..).for_each(turn::end_sweep);
-        let mut time = if self.ended.is_empty() { IDLE } else { SHORTEST_SLEEP };
-        self.ended.retain(|Ended { id, report }| {
-            let claim = in_hand::jobs().get(id).map(|in_hand| in_hand.claim.clone());
-            let is_locked = turn::record(claim.as_ref(), report) == Hold::Locked;
-            if !is_locked {
-                in_hand::jobs().remove(id);
-                if claim.is_some_and(|claim| claim.former_bucket.is_some()) {
-                    time = Duration::ZERO;
-                }
-            }
-            is_locked
-        });
-        time
-    }
-
     /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
     fn look(&mut self) -> Duration {
         self.looked = Some(Instant::now());
-        let to_claim = if self.services.is_some() { self.free() } else { 0 };
+        let to_claim = if self.services.is_some() && self.has_helper() { self.free() } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
         let is_in_hand = |id: &Uuid| in_hand::jobs().contains_key(id);
@@ -196,7 +194,7 @@ impl Worker {
             }
         }
         let claimed = look.claims.len();
-        look.claims.into_iter().for_each(|claim| self.begin(claim));
+        look.claims.into_iter().for_each(|claim| self.takes(claim));
         look.sweeps.into_iter().for_each(|sweep| self.sweep(sweep));
         match look.next_due {
             _ if !look.is_all_pruned => SHORTEST_SLEEP,
@@ -206,16 +204,23 @@ impl Worker {
         }
     }
 
-    /// Has a thread transfer a job's file.
-    fn begin(&mut self, claim: Claim) {
-        let Some(services) = self.services.clone() else { return };
-        let (id, cancel) = (claim.id, Cancel::new());
-        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim.clone();
-        in_hand::jobs().insert(id, InHand { claim, cancel: cancel.clone() });
+    /// Has a thread transfer the file of a job in hand.
+    fn begin(&mut self, id: Uuid) {
+        let job = in_hand::jobs().get_mut(&id).map(|job| {
+            job.has_begun = true;
+            (job.claim.clone(), job.cancel.clone())
+        });
+        let Some((claim, cancel)) = job else { return };
+        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim;
         if stored.is_some() {
-            self.hand_over(id, Report { outcome: Outcome::Stored, stored, error: None });
+            self.ends(id, Report { outcome: Outcome::Stored, stored, error: None });
             return;
         }
+        let Some(services) = self.services.clone() else {
+            let released = Report { outcome: Outcome::Released, stored: None, error: None };
+            self.plan(id, Work::Settle(released));
+            return;
+        };
         let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
         let task = Task { media_url, bucket, path, former_bucket };
         let started = wait::start_thread("civic media", move || {
@@ -226,8 +231,7 @@ impl Worker {
             let _ = (&*rope).write(&[0]);
         });
         if let Err(error) = started {
-            let outcome = Outcome::Refused { may_heal: true, retry_after: None };
-            self.hand_over(id, Report { outcome, stored: None, error: Some(error.message()) });
+            self.ends(id, Report::refused(error.message()));
         }
     }
 
@@ -245,30 +249,20 @@ impl Worker {
         });
     }
 
-    /// What a thread does at its end, for a job that needs none.
-    fn hand_over(&mut self, id: Uuid, report: Report) {
-        self.ended.push(Ended { id, report });
-        let _ = (&*self.rope).write(&[0]);
-    }
-
-    /// The worker ends in good order: transfers are called off, what has come of them is recorded, and
-    /// the jobs of the others are due again.
+    /// The worker ends in good order: transfers are called off. Every job in hand is released then, see
+    /// [`in_hand::release_all`], and a file that is stored by then is not transferred again.
     fn take_leave(&mut self) {
         let under_way = {
             let jobs = in_hand::jobs();
             jobs.values().for_each(|in_hand| in_hand.cancel.cancel());
-            jobs.len()
+            jobs.len().saturating_sub(self.pending.len() + usize::from(self.asked.is_some()))
         };
-        self.gather();
         let deadline = Instant::now() + FAREWELL;
-        while self.ended.len() < under_way
-            && let left = deadline.saturating_duration_since(Instant::now())
-            && let Ok(message) = self.results.recv_timeout(left)
-        {
+        for _ in 0..under_way {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(message) = self.results.recv_timeout(left) else { break };
             self.take(message);
         }
-        self.ended.retain(|Ended { report, .. }| report.outcome != Outcome::Cancelled);
-        self.record();
     }
 }
 

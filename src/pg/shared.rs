@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
+use super::foreign;
+use super::mailbox::{Answer, Mailbox};
 use super::presence::Presence;
 
 /// Why a transaction's events went out by ordinary NOTIFY.
@@ -41,8 +43,11 @@ pub struct Shared {
     control: Control,
     /// The relay. While there is none, no events are taken.
     pub relay: Presence,
-    /// The worker that fetches media.
+    /// The worker that fetches media, the process that works on other people's tables for it, and
+    /// what the one asks of the other.
     pub media: Presence,
+    pub media_tables: Presence,
+    pub mailbox: Mailbox,
     /// Where the queue stood still while a transaction waited in vain for it to be told, plus one.
     pub given_up: AtomicU64,
     /// Up to where transactions wait, or have waited, for the queue to be told. A place and no count:
@@ -96,6 +101,16 @@ impl Shared {
         // SAFETY: registers a function that lives as long as the process.
         unsafe { pg_sys::before_shmem_exit(Some(media_worker_ends), pg_sys::Datum::null()) };
         self.media.begin();
+        // What the worker before has asked for, and nobody has begun, is asked for anew.
+        self.mailbox.withdraw();
+    }
+
+    /// This process works on other people's tables for the media worker from now on, until it ends.
+    pub fn take_over_media_tables(&'static self) {
+        // SAFETY: registers a function that lives as long as the process.
+        unsafe { pg_sys::before_shmem_exit(Some(media_tables_ends), pg_sys::Datum::null()) };
+        self.media_tables.begin();
+        self.media.wake();
     }
 }
 
@@ -111,6 +126,17 @@ unsafe extern "C-unwind" fn media_worker_ends(_code: i32, _argument: pg_sys::Dat
     if let Some(shared) = shared() {
         shared.media.end();
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn media_tables_ends(_code: i32, _argument: pg_sys::Datum) {
+    let Some(shared) = shared() else { return };
+    // SAFETY: as the server does it itself when it removes temporary tables at this point. The job's
+    // row is no longer locked then, when the media worker learns of it.
+    unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    shared.media_tables.end();
+    shared.mailbox.abandon(if foreign::is_given_up() { Answer::GIVEN_UP } else { Answer::LOST });
+    shared.media.wake();
 }
 
 /// Asks for the memory. Call it while the library is preloaded.

@@ -67,7 +67,7 @@ fn run<R, E>(
 
 /// Whether the server itself has cancelled the query. Any function may raise an error of this
 /// SQLSTATE; only the server does so in the place where it answers interrupts.
-fn is_cancellation(report: &pg_sys::panic::ErrorReportWithLevel) -> bool {
+pub(super) fn is_cancellation(report: &pg_sys::panic::ErrorReportWithLevel) -> bool {
     report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
         && report.function_name() == Some("ProcessInterrupts")
 }

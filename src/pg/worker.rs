@@ -1,7 +1,7 @@
 //! Background workers: their registration; and of one that has threads, its transactions, sleep and end.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,14 +11,7 @@ use pgrx::bgworkers::{
 };
 use pgrx::prelude::*;
 
-use super::subtransaction::attempt;
-
-/// Of utils/timeout.h: the same in every version.
-const STATEMENT_TIMEOUT: std::ffi::c_uint = 3;
-
 unsafe extern "C-unwind" {
-    fn enable_timeout_after(timeout: std::ffi::c_uint, milliseconds: std::ffi::c_int);
-    fn disable_timeout(timeout: std::ffi::c_uint, keep_indicator: bool);
     /// The server's own handler of SIGTERM (tcop/tcopprot.h): whatever can be interrupted then is.
     fn die(signal: std::ffi::c_int);
 }
@@ -115,46 +108,6 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
     // autovacuum would not come.
     unsafe { pg_sys::pgstat_report_stat(true) };
     result
-}
-
-/// As [`attempt`], and the server cancels what takes longer than this. In a worker, whose statements are
-/// nobody's query, to be cancelled is an error as any other.
-pub fn attempt_within<R, E>(
-    time: Duration,
-    action: impl FnOnce() -> Result<R, E>,
-    raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
-) -> Result<R, E> {
-    let action = || {
-        let _alarm = Alarm::set(time);
-        action()
-    };
-    PgTryBuilder::new(AssertUnwindSafe(|| attempt(action, &raised)))
-        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |_| {
-            Err(raised(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, "it was cancelled"))
-        })
-        .execute()
-}
-
-/// The timer of statement_timeout, which the server itself sets for clients' statements alone.
-struct Alarm;
-
-impl Alarm {
-    fn set(time: Duration) -> Alarm {
-        // SAFETY: the server has registered this timer, and its handler, for every process that is
-        // connected to a database.
-        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, time.as_millis() as std::ffi::c_int) };
-        Alarm
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        // SAFETY: stops the timer; a cancellation that came too late is nobody's any more.
-        unsafe {
-            disable_timeout(STATEMENT_TIMEOUT, false);
-            (&raw mut pg_sys::QueryCancelPending).write_volatile(0);
-        }
-    }
 }
 
 /// Sleeps until this process's latch is set, the file has something to read, or the time is over.

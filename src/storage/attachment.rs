@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::catalog;
 use crate::error::{Error, ServiceError};
-use crate::pg::role::acting_as;
+use crate::pg::foreign;
 
 /// The columns that say which file it is: without them nothing can be recorded, or found again.
 const REQUIRED: [&str; 3] = ["file_id", "s3_bucket", "s3_key"];
@@ -119,7 +119,7 @@ impl Attachments {
             self.name
         );
         let Attachment { file_id, bucket, path, .. } = *attachment;
-        let rows = acting_as(self.owner, || {
+        let rows = foreign::run(self.owner, &self.name, foreign::LIMIT, || {
             catalog::rows(&sql, &[file_id.into(), bucket.into(), path.into()], |row| {
                 row.get::<JsonB>(1)
             })
@@ -148,7 +148,7 @@ impl Attachments {
             columns = columns.join(", "),
             values = columns.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         );
-        acting_as(self.owner, || {
+        foreign::run(self.owner, &self.name, foreign::LIMIT, || {
             let row = Spi::connect_mut(|client| {
                 let table =
                     client.update(sql.as_str(), None, &[JsonB(Value::Object(values)).into()])?;

@@ -9,7 +9,7 @@ use super::bucket::Bucket;
 use super::object::{self, Object};
 use crate::claims::{self, Identity};
 use crate::error::{Error, ServiceError};
-use crate::pg::role::acting_as;
+use crate::pg::foreign;
 use crate::settings::{self, Access, service};
 
 /// Records the caller's upload and gives its row; the same one at each call. Nobody confirms what
@@ -36,7 +36,9 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
     };
     let object = found.ok_or_else(no_upload)?;
     // Names of others' files are seen within a municipality, and the row takes the id.
-    if acting_as(owner, || object::is_anothers_folder(user_id, &folder))? {
+    if foreign::run(owner, object::TABLE, foreign::LIMIT, || {
+        object::is_anothers_folder(user_id, &folder)
+    })? {
         return Err(no_upload());
     }
 
@@ -80,5 +82,7 @@ fn unreadable(
     if !may_upload {
         return Ok(None);
     }
-    acting_as(owner, || object::uploaded_by(user_id, bucket.id(), folder))
+    foreign::run(owner, object::TABLE, foreign::LIMIT, || {
+        object::uploaded_by(user_id, bucket.id(), folder)
+    })
 }

@@ -12,6 +12,9 @@ use super::bucket::ALL;
 use crate::catalog;
 use crate::error::Error;
 
+/// The table's name in messages.
+pub const TABLE: &str = "storage.objects";
+
 /// A file that was really uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {

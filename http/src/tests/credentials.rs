@@ -69,3 +69,22 @@ fn what_is_printed_of_a_client_tells_no_secret() {
     let api = StorageApi::new("https://h/storage/v1", Secret::new(KEY), LIMITS).unwrap();
     assert!(!format!("{source:?} {api:?}").contains("hunter2"));
 }
+
+#[test]
+fn credentials_travel_by_plain_http_to_a_loopback_address_alone() {
+    // Addresses of nobody, and an address that a name would resolve to.
+    for host in ["192.0.2.1:8080", "[2001:db8::1]:8080", "10.255.255.1:8080"] {
+        let source = source(host, quick(LIMITS));
+        let url = format!("http://{host}/2010-04-01/media");
+        let refused = source.check(&url).expect_err("it is not even enqueued");
+        assert_eq!(refused.kind(), Kind::Refused, "{host}: {refused}");
+        assert!(refused.message().contains("https"), "{refused}");
+        let refused = within(Duration::from_millis(250), || source.fetch(&url, &Cancel::new()));
+        let refused = refused.expect_err("nothing is sent");
+        assert_eq!(refused.kind(), Kind::Refused, "{host}: {refused}");
+    }
+    // By https the address may be anybody's, and so may that of a host that is sent none.
+    let source = source("192.0.2.1:8080, 192.0.2.2:8080", LIMITS);
+    source.check("https://192.0.2.1:8080/x").unwrap();
+    source.check("http://192.0.2.2:8080/x").unwrap();
+}

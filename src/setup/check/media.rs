@@ -3,9 +3,22 @@
 use super::{Finding, bad, good};
 use crate::catalog;
 use crate::error::Error;
-use crate::media::queue;
-use crate::pg::shared;
+use crate::media::request::Request;
+use crate::media::{queue, tables};
+use crate::pg::foreign;
+use crate::pg::shared::{self, Shared};
 use crate::{service, settings};
+
+/// The job and the table whose code runs beyond its limit.
+fn held_up(shared: &Shared) -> Option<String> {
+    let current = shared.mailbox.current().filter(|current| current.elapsed >= foreign::LIMIT)?;
+    let job = Request::from_json(&current.request)?.id;
+    Some(format!(
+        "media job {job} has been waiting for table {} for {} s, and others wait for it",
+        current.table,
+        current.elapsed.as_secs()
+    ))
+}
 
 /// Where no job waits, nothing is wrong: not every database has media.
 pub fn worker() -> Result<Finding, Error> {
@@ -51,6 +64,17 @@ WHERE former_bucket IS NOT NULL AND state = 'failed';";
             found(format!("serves database {}", settings::database()), Some(fix.concat()))
         }
         Some(true) if shared.media.pid().is_some() => {
+            if let Some(held_up) = held_up(shared) {
+                return Ok((component.to_owned(), false, held_up, None));
+            }
+            if shared.media_tables.pid().is_none() {
+                let detail = format!(
+                    "process \"{}\" is not running: the server's log says why, max_worker_processes may \
+                     be too small",
+                    tables::NAME
+                );
+                return Ok(found(detail, None));
+            }
             match service::storage_api().map(drop).and(service::media_source().map(drop)) {
                 Ok(()) => good(component, "running"),
                 // Which settings are missing, and why others cannot be used, has rows of its own.
