@@ -34,6 +34,7 @@ mod setup_sessions;
 mod sse;
 mod support;
 mod teardown;
+mod text_attacks;
 mod ticket;
 mod ticket_hazards;
 mod ticket_triggers;

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
 
 use crate::error::Error;
-use crate::pg;
+use crate::pg::{self, Row};
 
 /// Called before anything is looked at, by what changes the catalog. One such transaction at a time:
 /// the next one sees what the one before has done, and neither waits for the other's table locks.
@@ -23,12 +23,26 @@ pub fn begin() -> Result<(), Error> {
 pub fn rows<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, spi::Error>,
+    read: impl Fn(&Row<'_, '_>) -> Result<R, spi::Error>,
 ) -> Result<Vec<R>, Error> {
     Spi::connect(|client| {
         let table = client.select(sql, None, arguments)?;
-        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+        table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
+}
+
+/// Reads one row. A text in it that is none is an error, whatever was made of the others.
+fn read_row<R, E>(
+    tuple: &SpiHeapTupleData<'_>,
+    read: impl Fn(&Row<'_, '_>) -> Result<R, E>,
+) -> Result<R, Error>
+where
+    Error: From<E>,
+{
+    let row = Row::new(tuple);
+    let value = read(&row);
+    row.finish()?;
+    Ok(value?)
 }
 
 thread_local! {
@@ -40,7 +54,7 @@ thread_local! {
 pub fn planned<R, E>(
     sql: &'static str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, E>,
+    read: impl Fn(&Row<'_, '_>) -> Result<R, E>,
 ) -> Result<Vec<R>, Error>
 where
     Error: From<E>,
@@ -60,7 +74,19 @@ where
         // Not `update`, which takes a transaction id for what may turn out to write nothing: an idle
         // worker would store a commit at each look. The plan itself says that it may write.
         let table = client.select(plan, None, arguments)?;
-        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+        table.into_iter().map(|row| read_row(&row, &read)).collect()
+    })
+}
+
+/// Every row that a statement returns of those that it writes.
+pub fn written<R>(
+    sql: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&Row<'_, '_>) -> Result<R, spi::Error>,
+) -> Result<Vec<R>, Error> {
+    Spi::connect_mut(|client| {
+        let table = client.update(sql, None, arguments)?;
+        table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
 }
 

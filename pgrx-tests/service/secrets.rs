@@ -265,3 +265,33 @@ fn a_secret_on_a_database_or_a_role_is_found_and_mended() {
         assert_eq!(session.text(kept), kept_before, "the others stay");
     }
 }
+
+/// Freed memory of a backend comes back in the next allocation. Bytes that are no text must not show
+/// what stood there, and what stood there must not be a secret any more.
+#[test]
+fn the_memory_that_a_link_frees_shows_no_secret_to_the_next_call() {
+    use std::os::unix::ffi::OsStrExt;
+    let town = marked();
+    let mut session = town.superuser();
+    super::add_object(&mut session, "evidence", &format!("{TENANT}/f/a.jpg"), "x");
+    for length in 0..64 {
+        let sql = [
+            format!("SELECT civic.get_signed_url('evidence', '{TENANT}/f/a.jpg') <> ''"),
+            format!(
+                "SELECT civic.bucket_for_purpose(repeat('x', {length}) || current_setting('foo.bar'))"
+            ),
+        ];
+        let output = town
+            .cluster
+            .program("psql", &town.database)
+            .args(["--no-psqlrc", "--command", &sql[0], "--command", &sql[1]])
+            .env("PGOPTIONS", std::ffi::OsStr::from_bytes(b"-c foo.bar=\xf0"))
+            .output()
+            .expect("psql can be run");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            told.starts_with("ERROR:  invalid byte sequence for encoding \"UTF8\": 0xf0"),
+            "{length}: {told}"
+        );
+    }
+}

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::SpiHeapTupleData;
 use pgrx::{PgLogLevel, Uuid};
 
 pub use self::orders::{NewJob, add, cancel, retry};
@@ -22,8 +21,8 @@ use super::job::{self, Next, Outcome, State};
 use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
-use crate::pg;
 use crate::pg::role::acting_as;
+use crate::pg::{self, Column, Row};
 use crate::storage::bucket::Bucket;
 
 /// A job that the worker has in hand.
@@ -68,7 +67,7 @@ pub enum Hold {
 }
 
 /// A column that is NOT NULL.
-fn column<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, place: usize) -> Result<T, Error> {
+fn column<T: Column>(row: &Row<'_, '_>, place: usize) -> Result<T, Error> {
     let null = || Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
     row.get(place)?.ok_or_else(null)
 }

@@ -47,11 +47,11 @@ extern "C" fn pg_finfo_passes_firewall() -> &'static pg_sys::Pg_finfo_record {
 /// # Safety
 ///
 /// The datum is a text of the row that is being looked at.
-unsafe fn in_place<'a>(datum: pg_sys::Datum) -> Option<&'a str> {
+unsafe fn in_place<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: the caller's promise; the database's encoding is UTF-8, see `Text`.
+    // SAFETY: the caller's promise.
     unsafe {
         (varatt_is_4b_u(varlena) || varatt_is_1b(varlena) && !varatt_is_1b_e(varlena))
-            .then(|| std::str::from_utf8_unchecked(varlena_to_byte_slice(varlena)))
+            .then(|| varlena_to_byte_slice(varlena))
     }
 }

@@ -22,7 +22,7 @@ pub fn signed_url(bucket: &str, path: &str, expiry: i32) -> Result<String, Error
     let no_object = || ServiceError::NoObject { bucket: bucket.to_owned(), path: path.to_owned() };
     let identity = claims::identity()?;
     let may_read = *identity == Identity::default()
-        || Reader::new(identity, &settings::access()).passes(bucket, path);
+        || Reader::new(identity, &settings::access()).passes(bucket.as_bytes(), path.as_bytes());
     if !may_read || !object::exists(bucket, path)? {
         return Err(no_object().into());
     }
