@@ -6,6 +6,7 @@ mod argument;
 pub mod event_stream;
 mod firewall;
 pub mod latest;
+mod memory;
 pub mod notify;
 mod presence;
 pub mod realtime;

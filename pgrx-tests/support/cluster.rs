@@ -155,7 +155,8 @@ impl Cluster {
 
     /// What the server has logged.
     pub fn log(&self) -> String {
-        output(server_user("cat").arg(self.directory.join("log")))
+        String::from_utf8_lossy(&output_bytes(server_user("cat").arg(self.directory.join("log"))))
+            .into_owned()
     }
 
     /// A session of the superuser in the database `postgres`.
@@ -232,9 +233,14 @@ fn server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
 /// What a command that succeeds prints.
 #[track_caller]
 fn output(command: &mut Command) -> String {
+    String::from_utf8(output_bytes(command)).expect("UTF-8")
+}
+
+#[track_caller]
+fn output_bytes(command: &mut Command) -> Vec<u8> {
     // Inherited pipes would stay open with the server that pg_ctl leaves behind.
     let output = command.stdin(std::process::Stdio::null()).output().expect("it can be run");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}\n{errors}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    output.stdout
 }
