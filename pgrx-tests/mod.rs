@@ -35,6 +35,7 @@ mod setup_traps;
 mod sse;
 mod support;
 mod teardown;
+mod text_attacks;
 mod ticket;
 mod ticket_hazards;
 mod ticket_triggers;

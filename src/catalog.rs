@@ -6,15 +6,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::time::Duration;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
 
 use crate::error::Error;
-use crate::pg;
-use crate::pg::role;
+use crate::pg::subtransaction::attempt;
+use crate::pg::{self, Row, foreign, role};
 
 /// Called before anything is looked at, by what changes the catalog. One such transaction at a time:
 /// the next one sees what the one before has done, and neither waits for the other's table locks.
@@ -29,12 +28,26 @@ pub fn begin() -> Result<(), Error> {
 pub fn rows<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, spi::Error>,
+    read: impl Fn(&Row<'_, '_>) -> Result<R, spi::Error>,
 ) -> Result<Vec<R>, Error> {
     Spi::connect(|client| {
         let table = client.select(sql, None, arguments)?;
-        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+        table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
+}
+
+/// Reads one row. A text in it that is none is an error, whatever was made of the others.
+fn read_row<R, E>(
+    tuple: &SpiHeapTupleData<'_>,
+    read: impl Fn(&Row<'_, '_>) -> Result<R, E>,
+) -> Result<R, Error>
+where
+    Error: From<E>,
+{
+    let row = Row::new(tuple);
+    let value = read(&row);
+    row.finish()?;
+    Ok(value?)
 }
 
 thread_local! {
@@ -46,7 +59,7 @@ thread_local! {
 pub fn planned<R, E>(
     sql: &'static str,
     arguments: &[DatumWithOid<'_>],
-    read: impl Fn(&SpiHeapTupleData<'_>) -> Result<R, E>,
+    read: impl Fn(&Row<'_, '_>) -> Result<R, E>,
 ) -> Result<Vec<R>, Error>
 where
     Error: From<E>,
@@ -66,7 +79,19 @@ where
         // Not `update`, which takes a transaction id for what may turn out to write nothing: an idle
         // worker would store a commit at each look. The plan itself says that it may write.
         let table = client.select(plan, None, arguments)?;
-        table.into_iter().map(|row| Ok(read(&row)?)).collect()
+        table.into_iter().map(|row| read_row(&row, &read)).collect()
+    })
+}
+
+/// Every row that a statement returns of those that it writes.
+pub fn written<R>(
+    sql: &str,
+    arguments: &[DatumWithOid<'_>],
+    read: impl Fn(&Row<'_, '_>) -> Result<R, spi::Error>,
+) -> Result<Vec<R>, Error> {
+    Spi::connect_mut(|client| {
+        let table = client.update(sql, None, arguments)?;
+        table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
 }
 
@@ -92,9 +117,6 @@ pub fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
 pub fn set(sql: &str) -> Result<(), Error> {
     update(sql, &[])
 }
-
-/// How long code that others have put on a table may take.
-const LONGEST: Duration = Duration::from_secs(10);
 
 /// The owner of an object. Statements on the object run with that role's rights and no more, in the
 /// server's security-restricted operation. Code that runs on the way cannot become the caller.
@@ -138,7 +160,7 @@ impl Owner {
     }
 
     /// As [`Owner::execute`], for a change of a table's rows, which runs triggers, defaults and
-    /// constraints of others: what takes longer than [`LONGEST`] is cancelled. Nothing is left of a
+    /// constraints of others: what takes longer than [`foreign::LIMIT`] is cancelled. Nothing is left of a
     /// change that fails.
     pub fn change(
         self,
@@ -146,21 +168,34 @@ impl Owner {
         sql: &str,
         arguments: &[DatumWithOid<'_>],
     ) -> Result<(), Error> {
-        pg::worker::attempt_within(
-            LONGEST,
-            || define(self.0, || update(sql, arguments)),
+        attempt(
+            || {
+                foreign::run(self.0, table, foreign::LIMIT, || {
+                    define(self.0, || update(sql, arguments))
+                })
+            },
             |sqlstate, message| Error::Refused { table, sqlstate, why: message.to_owned() },
         )
     }
 
-    /// [`texts`] of data, and not of the catalog.
-    pub fn texts(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
-        role::acting_as(self.0, || texts(sql, arguments))
+    /// [`texts`] of a table's rows, and not of the catalog, within [`foreign::LIMIT`].
+    pub fn texts(
+        self,
+        table: &'static str,
+        sql: &str,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<Vec<String>, Error> {
+        foreign::run(self.0, table, foreign::LIMIT, || texts(sql, arguments))
     }
 
-    /// [`holds`] of data, and not of the catalog.
-    pub fn holds(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<bool, Error> {
-        role::acting_as(self.0, || holds(sql, arguments))
+    /// [`holds`] of a table's rows, and not of the catalog, within [`foreign::LIMIT`].
+    pub fn holds(
+        self,
+        table: &'static str,
+        sql: &str,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<bool, Error> {
+        foreign::run(self.0, table, foreign::LIMIT, || holds(sql, arguments))
     }
 }
 

@@ -29,6 +29,14 @@ thread_local! {
     static PARSED: RefCell<Option<Parsed>> = const { RefCell::new(None) };
 }
 
+/// Longest claims, in bytes. A gateway takes no header of a hundredth of this.
+const CLAIMS_LIMIT: usize = 1024 * 1024;
+
+/// A copy of the claims; their size where they are too long to be copied.
+fn copied(claims: &[u8]) -> Result<Vec<u8>, usize> {
+    if claims.len() > CLAIMS_LIMIT { Err(claims.len()) } else { Ok(claims.to_vec()) }
+}
+
 impl Parsed {
     fn is_current(&self) -> bool {
         self.generation == settings::generation()
@@ -39,16 +47,21 @@ impl Parsed {
 
     fn parse() -> Result<Parsed, Error> {
         let access = settings::access();
-        let claims = pg::with_setting(&access.claims_setting, |claims| claims.map(<[u8]>::to_vec));
+        let setting = || access.claims_setting.to_string_lossy().into_owned();
+        let claims =
+            pg::with_setting(&access.claims_setting, |claims| claims.map(copied).transpose())
+                .map_err(|bytes| Error::ClaimsTooLong {
+                    setting: setting(),
+                    bytes,
+                    limit: CLAIMS_LIMIT,
+                })?;
         let identity = Identity::parse(
             claims.as_deref().unwrap_or_default(),
             &access.tenant_claim,
             &access.role_claim,
             pg::number_text,
         )
-        .ok_or_else(|| Error::InvalidClaims {
-            setting: access.claims_setting.to_string_lossy().into_owned(),
-        })?;
+        .ok_or_else(|| Error::InvalidClaims { setting: setting() })?;
         Ok(Parsed {
             generation: settings::generation(),
             access,
@@ -106,8 +119,16 @@ mod civic {
     }
 
     /// Whether the caller's role is one of these.
-    #[pg_extern(stable, parallel_safe, cost = 1)]
-    fn has_role(roles: VariadicArray<'_, &str>) -> bool {
+    #[pg_extern(
+        stable,
+        parallel_safe,
+        cost = 1,
+        sql = r#"
+CREATE FUNCTION civic.has_role(VARIADIC roles text[]) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1 AS 'MODULE_PATHNAME', 'has_role_wrapper';
+"#
+    )]
+    fn has_role(roles: pg::Texts<'_>) -> bool {
         ask(|identity| roles.iter().flatten().any(|role| identity.has_role(role)))
     }
 }

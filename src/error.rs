@@ -6,6 +6,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use crate::encoding::InvalidText;
 use crate::storage::bucket;
 
 mod service;
@@ -65,8 +66,26 @@ pub enum Error {
     Refused { table: &'static str, sqlstate: PgSqlErrorCode, why: String },
     /// A column of Storage's tables has another type than Storage gives it.
     StorageColumns { found: Vec<String> },
+    /// Bytes that are no text: of an argument, a setting or the catalog.
+    InvalidText(InvalidText),
+    /// An argument larger than its function takes.
+    ArgumentTooLong { argument: String, bytes: usize, limit: usize },
+    /// A JSON document nested deeper than 127 levels.
+    NestedTooDeep { argument: String },
+    /// Claims larger than any request has.
+    ClaimsTooLong { setting: String, bytes: usize, limit: usize },
+    /// A value of the catalog or of a table that is longer than anything that is looked for.
+    ValueTooLong { bytes: usize, limit: usize },
+    /// Memory for a value of this size is not to be had.
+    OutOfMemory { bytes: usize },
     /// Of the storage service.
     Service(ServiceError),
+}
+
+impl From<InvalidText> for Error {
+    fn from(error: InvalidText) -> Error {
+        Error::InvalidText(error)
+    }
 }
 
 impl From<ServiceError> for Error {
@@ -111,7 +130,13 @@ impl Error {
             Error::PathTooLong { .. }
             | Error::PayloadTooLong { .. }
             | Error::ChannelTooLong { .. }
+            | Error::ArgumentTooLong { .. }
+            | Error::NestedTooDeep { .. }
+            | Error::ClaimsTooLong { .. }
+            | Error::ValueTooLong { .. }
             | Error::NotificationQueueFull => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Error::InvalidText(_) => ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+            Error::OutOfMemory { .. } => ERRCODE_OUT_OF_MEMORY,
             Error::NotATrigger { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             Error::NoRelation { .. } => ERRCODE_UNDEFINED_TABLE,
             Error::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
@@ -193,13 +218,27 @@ impl Error {
             Error::StorageColumns { found } => {
                 format!("the tables of Storage have columns of other types: {}", found.join("; "))
             }
+            Error::InvalidText(error) => error.to_string(),
+            Error::ArgumentTooLong { argument, bytes, limit } => format!(
+                "argument \"{argument}\" of {bytes} bytes is too long, the limit is {limit}"
+            ),
+            Error::NestedTooDeep { argument } => {
+                format!("argument \"{argument}\" is nested deeper than 127 levels")
+            }
+            Error::ClaimsTooLong { setting, bytes, limit } => format!(
+                "claims of {bytes} bytes in setting \"{setting}\" are too long, the limit is {limit}"
+            ),
+            Error::ValueTooLong { bytes, limit } => {
+                format!("value of {bytes} bytes is too long, the limit is {limit}")
+            }
+            Error::OutOfMemory { .. } => "out of memory".to_owned(),
             Error::Service(error) => error.message(),
         }
     }
 
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::InvalidClaims { .. } => {
+            Error::InvalidClaims { .. } | Error::ClaimsTooLong { .. } => {
                 "The gateway sets it from the verified JWT; leave it empty where there is none."
                     .to_owned()
             }
@@ -248,8 +287,15 @@ impl Error {
             Error::StorageColumns { .. } => {
                 "Give the columns the types that Supabase Storage creates them with.".to_owned()
             }
+            Error::OutOfMemory { bytes } => {
+                format!("{bytes} bytes were asked for: send a smaller file.")
+            }
             Error::Service(error) => return error.hint(),
-            Error::Empty { .. }
+            Error::InvalidText(_)
+            | Error::ArgumentTooLong { .. }
+            | Error::NestedTooDeep { .. }
+            | Error::ValueTooLong { .. }
+            | Error::Empty { .. }
             | Error::InvalidSegment { .. }
             | Error::PathTooLong { .. }
             | Error::NotAnObject { .. }

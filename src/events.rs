@@ -32,14 +32,14 @@ mod civic {
 
     /// The channel on which a municipality's changes are heard.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
-    fn ticket_channel(municipality_id: &str) -> Result<String, ErrorReport> {
-        Ok(channel::channel(municipality_id, Audience::Shared)?.as_str().to_owned())
+    fn ticket_channel(municipality_id: pg::Text<'_>) -> Result<String, ErrorReport> {
+        Ok(channel::channel(&municipality_id, Audience::Shared)?.as_str().to_owned())
     }
 
     /// The event that the trigger sends for a ticket, given as the JSON of its row.
     #[pg_extern(stable, parallel_safe, cost = 50)]
-    fn ticket_payload(operation: &str, ticket: JsonB) -> Result<JsonB, ErrorReport> {
-        let payload = ticket::payload_of(operation, &ticket.0)?;
+    fn ticket_payload(operation: pg::Text<'_>, ticket: pg::Json) -> Result<JsonB, ErrorReport> {
+        let payload = ticket::payload_of(&operation, &ticket.0)?;
         Ok(JsonB(serde_json::from_str(&payload).unwrap_or_default()))
     }
 
@@ -57,31 +57,32 @@ mod civic {
     /// true: what is not known to be harmless is not told to all.
     #[pg_extern(volatile, parallel_restricted, cost = 50)]
     fn publish(
-        municipality_id: Option<&str>,
-        event: Option<JsonB>,
+        municipality_id: Option<pg::Text<'_>>,
+        event: Option<pg::Json>,
         sensitive: default!(Option<bool>, false),
     ) -> Result<(), ErrorReport> {
         let event = event.map(|event| event.0).unwrap_or_default();
-        Ok(publish::publish(municipality_id.unwrap_or(""), &event, sensitive.unwrap_or(true))?)
+        let municipality_id = municipality_id.map_or("", |text| text.as_str());
+        Ok(publish::publish(municipality_id, &event, sensitive.unwrap_or(true))?)
     }
 
     /// Whether the caller may join a channel of Supabase Realtime: one of his municipality's two, by
     /// his role. False for every topic that is not one of ours.
     #[pg_extern(stable, parallel_safe, cost = 5)]
-    fn can_join_channel(topic: pg::Text<'_>) -> bool {
+    fn can_join_channel(topic: pg::RawText<'_>) -> bool {
         claims::ask(|identity| channel::can_join(identity, &settings::access(), &topic))
     }
 
     /// The deprecated endpoint of Server-Sent Events. 42501 for who has no dashboard.
     #[pg_extern(volatile, parallel_safe, cost = 50, requires = ["event_stream"])]
     fn dashboard_events(
-        ward_id: default!(Option<&str>, "NULL"),
+        ward_id: default!(Option<pg::Text<'_>>, "NULL"),
     ) -> Result<EventStream, ErrorReport> {
         let now = clock_timestamp().to_iso_string_with_timezone("UTC").unwrap_or_default();
         let identity = claims::identity()?;
         Ok(EventStream::new(&sse::stream(
             &identity,
-            ward_id,
+            ward_id.as_deref(),
             &pg::random_uuid().to_string(),
             &now,
         )?))

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 mod catalog;
 mod claims;
+mod encoding;
 mod error;
 mod events;
 mod media;

@@ -2,15 +2,18 @@
 //!
 //! All of it runs in a backend's only thread, which is what PostgreSQL and pgrx ask for.
 
+mod argument;
 pub mod event_stream;
 mod firewall;
 pub mod foreign;
 pub mod latest;
 pub mod mailbox;
+mod memory;
 pub mod notify;
 mod presence;
 pub mod realtime;
 pub mod role;
+mod row;
 pub mod secret;
 pub mod shared;
 pub mod subtransaction;
@@ -34,7 +37,9 @@ use pgrx::{
 
 use crate::settings;
 
-pub use text::{Text, TextArrayResult, TextResult};
+pub use argument::{Bytes, ContentType, Json, RawText, Text, Texts, Url};
+pub use row::{Column, Row};
+pub use text::{TextArrayResult, TextResult};
 
 unsafe extern "C-unwind" {
     /// The value of a setting (utils/guc.h), without pgrx's frame around it.

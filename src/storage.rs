@@ -28,8 +28,8 @@ mod civic {
 
     /// The bucket that serves a purpose. 22023 for an unknown one.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
-    fn bucket_for_purpose(purpose: &str) -> Result<&'static str, ErrorReport> {
-        Ok(Bucket::for_purpose(purpose)?.id())
+    fn bucket_for_purpose(purpose: pg::Text<'_>) -> Result<&'static str, ErrorReport> {
+        Ok(Bucket::for_purpose(&purpose)?.id())
     }
 
     /// The bucket for a ticket's media.
@@ -40,31 +40,35 @@ mod civic {
 
     /// The filename extension of a media type, `bin` for an unknown one.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
-    fn file_extension(content_type: &str) -> &'static str {
-        bucket::file_extension(content_type)
+    fn file_extension(content_type: pg::ContentType<'_>) -> &'static str {
+        bucket::file_extension(&content_type)
     }
 
     /// `{tenant}/{folder}/{filename}` with the filename made safe. 22023 where it cannot be.
     #[pg_extern(immutable, parallel_safe, cost = 5)]
-    fn object_path(tenant_id: &str, folder: &str, filename: &str) -> Result<String, ErrorReport> {
-        Ok(path::object_path(tenant_id, folder, filename)?)
+    fn object_path(
+        tenant_id: pg::Text<'_>,
+        folder: pg::Text<'_>,
+        filename: pg::Text<'_>,
+    ) -> Result<String, ErrorReport> {
+        Ok(path::object_path(&tenant_id, &folder, &filename)?)
     }
 
     /// Where an upload goes: `{bucket, path, file_id}`. 22023 for what cannot be uploaded.
     #[pg_extern(immutable, parallel_safe, cost = 10)]
     fn generate_upload_url(
-        purpose: &str,
-        tenant_id: &str,
-        file_id: &str,
-        filename: &str,
-        content_type: &str,
+        purpose: pg::Text<'_>,
+        tenant_id: pg::Text<'_>,
+        file_id: pg::Text<'_>,
+        filename: pg::Text<'_>,
+        content_type: pg::ContentType<'_>,
     ) -> Result<JsonB, ErrorReport> {
-        let bucket = Bucket::for_purpose(purpose)?.id();
-        if !path::is_content_type(content_type) {
-            Err(Error::InvalidContentType { content_type: content_type.to_owned() })?;
+        let bucket = Bucket::for_purpose(&purpose)?.id();
+        if !path::is_content_type(&content_type) {
+            Err(Error::InvalidContentType { content_type: content_type.as_str().to_owned() })?;
         }
-        let path = path::object_path(tenant_id, file_id, filename)?;
-        Ok(JsonB(json!({"bucket": bucket, "path": path, "file_id": file_id})))
+        let path = path::object_path(&tenant_id, &file_id, &filename)?;
+        Ok(JsonB(json!({"bucket": bucket, "path": path, "file_id": file_id.as_str()})))
     }
 
     /// The buckets in which the caller reads the own tenant's folder.
@@ -89,9 +93,10 @@ mod civic {
         claims::ask(|identity| identity.folder_end().map(pg::TextResult::new))
     }
 
-    /// Whether the caller may add an object of this name to this bucket.
+    /// Whether the caller may add an object of this name to this bucket. A name that is no text is
+    /// nobody's to add.
     #[pg_extern(stable, parallel_safe, cost = 5)]
-    fn can_upload_object(bucket_id: pg::Text<'_>, name: pg::Text<'_>) -> bool {
+    fn can_upload_object(bucket_id: pg::RawText<'_>, name: pg::RawText<'_>) -> bool {
         claims::ask(|identity| access::can_upload(identity, &settings::access(), &bucket_id, &name))
     }
 }

@@ -7,11 +7,12 @@ use reqwest::header::{
     LOCATION,
 };
 use reqwest::{Method, Request, Response, Url};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, shown};
 use crate::hosts::{Hosts, Target};
 use crate::limits::{Cancel, Limits};
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::transfer::{self, Progress};
 
 /// Redirects that are followed: Twilio's takes one.
@@ -100,13 +101,15 @@ impl MediaSource {
     }
 
     fn credentials(&self) -> Result<HeaderValue, Error> {
-        let pair = format!("{}:{}", self.account_sid, self.auth_token.expose());
-        let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(pair)))
-            .map_err(|_| {
-            Error::new(Kind::Invalid, "the credentials cannot stand in a header")
-        })?;
-        value.set_sensitive(true);
-        Ok(value)
+        let (account, token) = (self.account_sid.as_str(), self.auth_token.expose());
+        // Neither grows, which would leave a copy behind.
+        let mut pair = Zeroizing::new(Vec::with_capacity(account.len() + 1 + token.len()));
+        for part in [account, ":", token] {
+            pair.extend_from_slice(part.as_bytes());
+        }
+        let encoded = Zeroizing::new(BASE64_STANDARD.encode(pair.as_slice()));
+        secret::header(&["Basic ", &encoded])
+            .map_err(|_| Error::new(Kind::Invalid, "the credentials cannot stand in a header"))
     }
 
     async fn ask(

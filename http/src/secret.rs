@@ -1,14 +1,24 @@
-//! A text that no log and no error may show.
+//! A text that no log and no error may show, and that is overwritten when it is dropped.
 
 use std::fmt;
 
+use bytes::Bytes;
+use reqwest::header::{HeaderValue, InvalidHeaderValue};
+use zeroize::Zeroizing;
+
 /// A key or a password. `Debug` and `Display` show that there is one, and not what it is.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
+
+impl From<Zeroizing<String>> for Secret {
+    fn from(secret: Zeroizing<String>) -> Secret {
+        Secret(secret)
+    }
+}
 
 impl Secret {
     pub fn new(secret: impl Into<String>) -> Secret {
-        Secret(secret.into())
+        Secret(Zeroizing::new(secret.into()))
     }
 
     /// The text itself, for the one place that sends it or signs with it.
@@ -27,6 +37,18 @@ impl Secret {
             secret => text.replace(secret, "[secret]"),
         }
     }
+}
+
+/// A header's value, of parts of which one is a secret. Its memory is overwritten when the last use of
+/// it is dropped; what HTTP copies of it is not.
+pub(crate) fn header(parts: &[&str]) -> Result<HeaderValue, InvalidHeaderValue> {
+    let length = parts.iter().map(|part| part.len()).sum();
+    // At its full size from the start: one that grows leaves copies behind.
+    let mut value = Zeroizing::new(Vec::with_capacity(length));
+    parts.iter().for_each(|part| value.extend_from_slice(part.as_bytes()));
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl fmt::Debug for Secret {
@@ -50,6 +72,14 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?}"), "[secret] [secret]");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn a_header_of_a_secret_is_sensitive_and_takes_no_control_characters() {
+        let value = header(&["Bearer ", "hunter2"]).unwrap();
+        assert_eq!(value.as_bytes(), b"Bearer hunter2");
+        assert!(value.is_sensitive());
+        assert!(header(&["Bearer ", "hunter\n2"]).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
 use crate::media::Media;
 use crate::path;
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::transfer::{self, Outgoing, Progress};
 
 /// Bytes of an answer of the API: it tells of one object.
@@ -188,14 +188,12 @@ impl StorageApi {
     }
 
     fn bearer(&self) -> Result<HeaderValue, Error> {
-        self.header(&format!("Bearer {}", self.service_key.expose().trim()))
+        self.header(&["Bearer ", self.service_key.expose().trim()])
     }
 
-    fn header(&self, value: &str) -> Result<HeaderValue, Error> {
-        let mut value = HeaderValue::from_str(value)
-            .map_err(|_| Error::new(Kind::Invalid, "the service key cannot stand in a header"))?;
-        value.set_sensitive(true);
-        Ok(value)
+    fn header(&self, parts: &[&str]) -> Result<HeaderValue, Error> {
+        secret::header(parts)
+            .map_err(|_| Error::new(Kind::Invalid, "the service key cannot stand in a header"))
     }
 
     fn request(&self, method: Method, path: &str) -> Result<Request, Error> {
@@ -204,7 +202,7 @@ impl StorageApi {
         let mut request = Request::new(method, url);
         request.headers_mut().insert(AUTHORIZATION, self.bearer()?);
         // The gateway in front of the API asks for it.
-        request.headers_mut().insert("apikey", self.header(self.service_key.expose().trim())?);
+        request.headers_mut().insert("apikey", self.header(&[self.service_key.expose().trim()])?);
         Ok(request)
     }
 

@@ -265,3 +265,93 @@ fn a_secret_on_a_database_or_a_role_is_found_and_mended() {
         assert_eq!(session.text(kept), kept_before, "the others stay");
     }
 }
+
+/// Freed memory of a backend comes back in the next allocation. Bytes that are no text must not show
+/// what stood there, and what stood there must not be a secret any more.
+#[test]
+fn the_memory_that_a_link_frees_shows_no_secret_to_the_next_call() {
+    use std::os::unix::ffi::OsStrExt;
+    let town = marked();
+    let mut session = town.superuser();
+    super::add_object(&mut session, "evidence", &format!("{TENANT}/f/a.jpg"), "x");
+    for length in 0..64 {
+        let sql = [
+            format!("SELECT civic.get_signed_url('evidence', '{TENANT}/f/a.jpg') <> ''"),
+            format!(
+                "SELECT civic.bucket_for_purpose(repeat('x', {length}) || current_setting('foo.bar'))"
+            ),
+        ];
+        let output = town
+            .cluster
+            .program("psql", &town.database)
+            .args(["--no-psqlrc", "--command", &sql[0], "--command", &sql[1]])
+            .env("PGOPTIONS", std::ffi::OsStr::from_bytes(b"-c foo.bar=\xf0"))
+            .output()
+            .expect("psql can be run");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            told.starts_with("ERROR:  invalid byte sequence for encoding \"UTF8\": 0xf0"),
+            "{length}: {told}"
+        );
+    }
+}
+
+/// How often a process has these bytes in memory that it can write to.
+fn copies(process: &str, bytes: &[u8]) -> std::io::Result<usize> {
+    use std::io::{Read, Seek, SeekFrom};
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps"))?;
+    let mut memory = std::fs::File::open(format!("/proc/{process}/mem"))?;
+    let mut found = 0;
+    for map in maps.lines() {
+        let mut fields = map.split(' ');
+        let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
+        let Some((start, end)) = range.split_once('-') else { continue };
+        if !rights.starts_with("rw-p") {
+            continue;
+        }
+        let address = |text| u64::from_str_radix(text, 16).expect("an address");
+        let (start, end) = (address(start), address(end));
+        let mut content = vec![0; (end - start) as usize];
+        memory.seek(SeekFrom::Start(start))?;
+        if memory.read_exact(&mut content).is_ok() {
+            found += content.windows(bytes.len()).filter(|window| *window == bytes).count();
+        }
+    }
+    Ok(found)
+}
+
+/// The server's own copies, of when it read its configuration file, stay. Nothing is added to them.
+#[test]
+fn a_session_that_has_used_the_secrets_has_no_more_copies_of_them() {
+    use base64::Engine;
+    let town = marked();
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    super::add_object(&mut town.superuser(), "evidence", &format!("{TENANT}/f/a.jpg"), "x");
+    let mut session = town.superuser();
+    let process = session.text("SELECT pg_backend_pid()");
+    // The ends: what is freed loses its first bytes to the allocator.
+    let mut ends: Vec<_> = ["service_key", "jwt_secret", "auth_token"]
+        .map(|name| format!("{}-with-at-least-32-char", name.rsplit('_').next().expect("a word")))
+        .into();
+    let pair = format!("{}:{}", super::ACCOUNT, secret("civic.twilio_auth_token"));
+    ends.push(base64::prelude::BASE64_STANDARD.encode(pair).split_off(40));
+
+    let count = || -> std::io::Result<Vec<_>> {
+        ends.iter().map(|end| copies(&process, end.as_bytes())).collect()
+    };
+    let before = match count() {
+        Ok(before) => before,
+        Err(error) => return eprintln!("not tested: a server's memory cannot be read: {error}"),
+    };
+    session.text(&format!("SELECT civic.get_signed_url('evidence', '{TENANT}/f/a.jpg')"));
+    session.acts_as("service_role", "");
+    for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
+        // The keys of this test open nothing: they were sent, and refused.
+        assert_eq!(session.sqlstate(&sql), "28000", "{sql}");
+    }
+    let after = count().expect("it could be read before");
+    for ((end, before), after) in ends.iter().zip(&before).zip(&after) {
+        assert!(after <= before, "{end}: {before} copies before, {after} after");
+    }
+    assert_eq!(before[..3].iter().filter(|copies| **copies == 0).count(), 0, "{before:?}");
+}

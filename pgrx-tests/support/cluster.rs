@@ -15,11 +15,22 @@ pub struct Cluster {
     directory: PathBuf,
     bin: PathBuf,
     options: String,
+    /// Address space of each of its processes, in kilobytes; `None` for no limit.
+    memory: Option<u64>,
 }
 
 impl Cluster {
     /// Makes and starts one, with these settings, from the programs of the server that runs.
     pub fn start(settings: &[&str]) -> Cluster {
+        Cluster::make(None, settings)
+    }
+
+    /// The same, with a limit for the address space of each process, in kilobytes.
+    pub fn start_within(kilobytes: u64, settings: &[&str]) -> Cluster {
+        Cluster::make(Some(kilobytes), settings)
+    }
+
+    fn make(memory: Option<u64>, settings: &[&str]) -> Cluster {
         let mut running = SERVER.connect("postgres", Arc::default());
         let bin = running
             .query_one("SELECT setting FROM pg_config WHERE name = 'BINDIR'", &[])
@@ -29,6 +40,7 @@ impl Cluster {
             directory: PathBuf::from(mktemp.trim()),
             bin: PathBuf::from(bin.get::<_, String>(0)),
             options: String::new(),
+            memory,
         };
         let data = cluster.directory.join("data");
         output(
@@ -51,12 +63,21 @@ impl Cluster {
     /// Starts what has been stopped, with the settings of the first time.
     pub fn start_again(&self) {
         output(
-            server_user(self.bin.join("pg_ctl"))
+            self.limited("pg_ctl")
                 .args(["-w", "-s", "-o", &self.options, "start", "-D"])
                 .arg(self.directory.join("data"))
                 .arg("-l")
                 .arg(self.directory.join("log")),
         );
+    }
+
+    /// One of PostgreSQL's programs, with the limit for memory if there is one.
+    fn limited(&self, program: &str) -> Command {
+        let program = self.bin.join(program);
+        let Some(kilobytes) = self.memory else { return server_user(program) };
+        let mut shell = server_user("sh");
+        shell.args(["-c", &format!("ulimit -v {kilobytes} && exec \"$@\""), "sh"]).arg(program);
+        shell
     }
 
     /// A hot standby of this cluster, which is stopped for the copy, with the same settings.
@@ -71,7 +92,7 @@ impl Cluster {
         let own = self.options.replace(&socket(&self.directory), &socket(&directory));
         let primary = format!("host={} user={}", socket(&self.directory), SERVER.user);
         let options = format!("{own} -c 'primary_conninfo={primary}'");
-        let standby = Cluster { directory, bin: self.bin.clone(), options };
+        let standby = Cluster { directory, bin: self.bin.clone(), options, memory: self.memory };
         standby.start_again();
         standby
     }
@@ -134,7 +155,8 @@ impl Cluster {
 
     /// What the server has logged.
     pub fn log(&self) -> String {
-        output(server_user("cat").arg(self.directory.join("log")))
+        String::from_utf8_lossy(&output_bytes(server_user("cat").arg(self.directory.join("log"))))
+            .into_owned()
     }
 
     /// A session of the superuser in the database `postgres`.
@@ -211,9 +233,14 @@ fn server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
 /// What a command that succeeds prints.
 #[track_caller]
 fn output(command: &mut Command) -> String {
+    String::from_utf8(output_bytes(command)).expect("UTF-8")
+}
+
+#[track_caller]
+fn output_bytes(command: &mut Command) -> Vec<u8> {
     // Inherited pipes would stay open with the server that pg_ctl leaves behind.
     let output = command.stdin(std::process::Stdio::null()).output().expect("it can be run");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}\n{errors}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    output.stdout
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::target::{Target, is_sensitive, media_type, target};
 use crate::error::{Error, ServiceError};
+use crate::pg;
 use crate::service;
 
 /// A file that was stored.
@@ -58,17 +59,17 @@ mod civic {
     #[pg_extern(volatile, parallel_unsafe, cost = 100000)]
     #[search_path(pg_catalog, pg_temp)]
     fn download_and_upload_media(
-        media_url: Option<&str>,
-        media_content_type: Option<&str>,
-        ticket_id: Option<&str>,
-        tenant_id: Option<&str>,
+        media_url: Option<pg::Url<'_>>,
+        media_content_type: Option<pg::ContentType<'_>>,
+        ticket_id: Option<pg::Text<'_>>,
+        tenant_id: Option<pg::Text<'_>>,
         is_sensitive: default!(Option<bool>, false),
     ) -> Result<JsonB, ErrorReport> {
         let Stored { target, content_type, size } = download(
-            media_url.unwrap_or_default(),
-            media_content_type.unwrap_or_default(),
-            ticket_id.unwrap_or_default(),
-            tenant_id.unwrap_or_default(),
+            media_url.as_deref().unwrap_or_default(),
+            media_content_type.as_deref().unwrap_or_default(),
+            ticket_id.as_deref().unwrap_or_default(),
+            tenant_id.as_deref().unwrap_or_default(),
             is_sensitive.unwrap_or(true),
         )?;
         Ok(JsonB(json!({

@@ -10,7 +10,7 @@ use pgrx::{PgXactCallbackEvent, Uuid};
 use super::queue::{self, NewJob};
 use super::target;
 use crate::error::{Error, ServiceError};
-use crate::pg::shared;
+use crate::pg::{self, shared};
 use crate::service;
 
 /// Wakes the worker once the transaction has committed, and its jobs are to be seen.
@@ -30,7 +30,7 @@ thread_local! {
 
 /// A transaction that adds a thousand jobs wakes the worker once.
 fn is_first_of_transaction() -> bool {
-    let transaction = Some(crate::pg::transaction_number());
+    let transaction = Some(pg::transaction_number());
     WOKEN.replace(transaction) != transaction
 }
 
@@ -75,17 +75,17 @@ mod civic {
     #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
     #[search_path(pg_catalog, pg_temp)]
     fn enqueue_media(
-        media_url: Option<&str>,
-        media_content_type: Option<&str>,
-        ticket_id: Option<&str>,
-        tenant_id: Option<&str>,
+        media_url: Option<pg::Url<'_>>,
+        media_content_type: Option<pg::ContentType<'_>>,
+        ticket_id: Option<pg::Text<'_>>,
+        tenant_id: Option<pg::Text<'_>>,
         is_sensitive: default!(Option<bool>, false),
     ) -> Result<Uuid, ErrorReport> {
         Ok(enqueue(
-            given("media_url", media_url)?,
-            given("media_content_type", media_content_type)?,
-            given("ticket_id", ticket_id)?,
-            given("tenant_id", tenant_id)?,
+            given("media_url", media_url.as_deref())?,
+            given("media_content_type", media_content_type.as_deref())?,
+            given("ticket_id", ticket_id.as_deref())?,
+            given("tenant_id", tenant_id.as_deref())?,
             is_sensitive.unwrap_or(true),
         )?)
     }

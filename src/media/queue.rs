@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::SpiHeapTupleData;
 use pgrx::{PgLogLevel, Uuid};
 
 pub use self::orders::{NewJob, add, cancel, retry};
@@ -22,10 +21,9 @@ use super::job::{self, Next, Report, State};
 use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
-use crate::pg;
-use crate::pg::foreign;
 use crate::pg::role::acting_as;
 use crate::pg::subtransaction::attempt;
+use crate::pg::{self, Column, Row, foreign};
 use crate::storage::bucket::Bucket;
 
 /// A job that the worker has in hand.
@@ -72,7 +70,7 @@ pub enum Hold {
 }
 
 /// A column that is NOT NULL.
-fn column<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, place: usize) -> Result<T, Error> {
+fn column<T: Column>(row: &Row<'_, '_>, place: usize) -> Result<T, Error> {
     let null = || Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
     row.get(place)?.ok_or_else(null)
 }
@@ -149,7 +147,7 @@ macro_rules! claim_columns {
     };
 }
 
-fn read_claim(row: &SpiHeapTupleData<'_>) -> Result<Claim, Error> {
+fn read_claim(row: &Row<'_, '_>) -> Result<Claim, Error> {
     Ok(Claim {
         id: column(row, 1)?,
         tries: column(row, 2)?,

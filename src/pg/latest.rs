@@ -6,7 +6,18 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi;
 
-/// Every row of a query, its values as text, under a snapshot that is taken now: at any isolation level,
+use crate::encoding;
+
+/// Longest value that is read, in bytes.
+const VALUE_LIMIT: usize = 8 * 1024;
+
+/// The value, unless it is longer or no text: then it equals nothing that is looked for.
+fn value(text: &CStr) -> Option<String> {
+    let text = Some(text.to_bytes()).filter(|text| text.len() <= VALUE_LIMIT)?;
+    encoding::text(text).ok().map(str::to_owned)
+}
+
+/// Every row of a query, its values as text, `None` for what is no text, under a snapshot that is taken now: at any isolation level,
 /// and whatever the transaction has done before. What it has written itself is seen too.
 ///
 /// pgrx lets a query read the older snapshot of the caller where nothing is written yet, and where
@@ -50,7 +61,7 @@ pub fn rows(
             let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return Ok(vec![]) };
             let text = |tuple, column| {
                 let text = pg_sys::SPI_getvalue(tuple, table.tupdesc, column);
-                (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+                if text.is_null() { None } else { value(CStr::from_ptr(text)) }
             };
             let columns = (*table.tupdesc).natts;
             let row = |place| {

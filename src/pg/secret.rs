@@ -3,21 +3,38 @@
 //! The server keeps a text setting in a variable that it compares, sends to parallel workers, hands
 //! to whoever reads all settings, and writes into its log when the configuration file is reloaded
 //! ("parameter … changed to …"). So a secret is taken out of that variable as soon as it is given,
-//! before the server has looked at it, and put into what a setting may carry beside its value. The
-//! variable is empty at all times, and never changes.
+//! before the server has looked at it, and kept here. The variable is empty at all times, and never
+//! changes. What a setting may carry beside its value is a number that stands for the secret: the
+//! server frees that without overwriting it, and it may.
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
+use zeroize::Zeroizing;
 
 /// How many secrets there can be.
 const PLACES: usize = 4;
 
-/// The secrets as they are now. The server owns the memory, and keeps it until it has told of the
-/// next value.
-static VALUES: [AtomicPtr<c_char>; PLACES] =
-    [const { AtomicPtr::new(std::ptr::null_mut()) }; PLACES];
+/// A secret and the number that stands for it. Its memory is overwritten when it is dropped.
+struct Value {
+    number: u64,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+/// What this process knows of one secret.
+#[derive(Default)]
+struct Place {
+    /// The value that was checked last, and may be assigned next.
+    checked: Option<Value>,
+    /// The value in use.
+    assigned: Option<Value>,
+    /// The number of the value that was checked last.
+    last: u64,
+}
+
+static SECRETS: [Mutex<Place>; PLACES] =
+    [const { Mutex::new(Place { checked: None, assigned: None, last: 0 }) }; PLACES];
 
 /// A secret, by its place. No two have the same.
 #[derive(Clone, Copy)]
@@ -42,31 +59,32 @@ impl<const PLACE: usize> SecretSetting<PLACE> {
                 variable,
                 GucContext::Sighup,
                 GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
-                Some(take_secret),
+                Some(take_secret::<PLACE>),
                 Some(secret_assigned::<PLACE>),
                 Some(show_secret::<PLACE>),
             );
         }
     }
 
-    /// The value; `None` where it is empty or not UTF-8.
-    pub fn get(self) -> Option<String> {
-        let value = VALUES[PLACE].load(Ordering::Relaxed);
-        if value.is_null() {
-            return None;
-        }
-        // SAFETY: made below, ends in NUL, and lives until the setting is assigned again, which
-        // happens in this thread alone.
-        let value = unsafe { CStr::from_ptr(value) }.to_str().ok()?;
-        Some(value.to_owned()).filter(|value| !value.is_empty())
+    /// The value; `None` where it is empty or not UTF-8. The copy is overwritten when it is dropped.
+    pub fn get(self) -> Option<Zeroizing<String>> {
+        let place = place::<PLACE>();
+        let value = crate::encoding::text(&place.assigned.as_ref()?.bytes).ok()?;
+        (!value.is_empty()).then(|| Zeroizing::new(value.to_owned()))
     }
+}
+
+/// Only the process's first thread comes here, and no error unwinds from where it is: the lock is
+/// free, and never poisoned.
+fn place<const PLACE: usize>() -> MutexGuard<'static, Place> {
+    SECRETS[PLACE].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes the secret out of the value that the server was given, which is this hook's to change.
 ///
 /// It refuses none: the server's message about a refused value repeats it.
 #[pg_guard]
-unsafe extern "C-unwind" fn take_secret(
+unsafe extern "C-unwind" fn take_secret<const PLACE: usize>(
     value: *mut *mut c_char,
     extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
@@ -77,24 +95,37 @@ unsafe extern "C-unwind" fn take_secret(
         if (*value).is_null() {
             return true;
         }
-        let length = CStr::from_ptr(*value).count_bytes();
-        let copy = allocate(length + 1).cast::<c_char>();
-        if copy.is_null() {
+        let number = allocate(size_of::<u64>()).cast::<u64>();
+        if number.is_null() {
             return false;
         }
-        std::ptr::copy_nonoverlapping(*value, copy, length + 1);
-        std::ptr::write_bytes(*value, 0, length);
-        *extra = copy.cast();
+        let text = CStr::from_ptr(*value).to_bytes();
+        let length = text.len();
+        let mut place = place::<PLACE>();
+        place.last += 1;
+        *number = place.last;
+        // Where the value before was never assigned, this ends it.
+        place.checked = Some(Value { number: place.last, bytes: Zeroizing::new(text.to_vec()) });
+        libc::explicit_bzero((*value).cast(), length);
+        *extra = number.cast();
     }
     true
 }
 
+/// Puts the value that the number stands for in use. One that is unknown, as it could be if the server
+/// took back an earlier value, is none: without the secret nothing is opened.
 #[pg_guard]
 unsafe extern "C-unwind" fn secret_assigned<const PLACE: usize>(
     _value: *const c_char,
     extra: *mut c_void,
 ) {
-    VALUES[PLACE].store(extra.cast(), Ordering::Relaxed);
+    // SAFETY: NULL, or what the hook above has made.
+    let number = unsafe { extra.cast::<u64>().as_ref() };
+    let mut place = place::<PLACE>();
+    let is_meant = |value: &Value| Some(&value.number) == number;
+    if !place.assigned.as_ref().is_some_and(is_meant) {
+        place.assigned = place.checked.take().filter(is_meant);
+    }
 }
 
 #[pg_guard]

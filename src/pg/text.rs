@@ -1,29 +1,21 @@
-//! Texts as arguments and as results, without the copies and detours that pgrx makes: they count where
-//! a function sees each row of a scan.
+//! What a varlena holds, and texts as results, without the copies and detours that pgrx makes: they
+//! count where a function sees each row of a scan.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
-use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::Datum;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::{
-    FromDatum, pg_sys, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice,
+    direct_function_call, pg_sys, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u,
+    varlena_to_byte_slice, varsize_1b,
 };
+use serde_json::Value;
 
-/// A text argument, read where it stands. Like `&str`, without a detour through the server for a
-/// value that is neither packed nor stored elsewhere, as nearly all are: it counts where a function
-/// sees each row of a scan.
-pub struct Text<'a>(&'a str);
-
-impl std::ops::Deref for Text<'_> {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        self.0
-    }
-}
+use crate::encoding;
+use crate::error::Error;
 
 /// A text to return, copied once, into the memory of the caller's row.
 pub struct TextResult(pg_sys::Datum);
@@ -31,7 +23,7 @@ pub struct TextResult(pg_sys::Datum);
 impl TextResult {
     pub fn new(text: &str) -> TextResult {
         let length = text.len() as i32;
-        // SAFETY: the server copies that many bytes; they are its encoding, see `Text`.
+        // SAFETY: the server copies that many bytes; a `str` is in the database's encoding, UTF-8.
         TextResult(pg_sys::Datum::from(unsafe {
             pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), length)
         }))
@@ -111,31 +103,73 @@ pub(super) unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-impl FromDatum for Text<'_> {
-    unsafe fn from_polymorphic_datum(
-        datum: pg_sys::Datum,
-        is_null: bool,
-        _type_oid: pg_sys::Oid,
-    ) -> Option<Self> {
-        // SAFETY: the caller's promise of a text. In a database in UTF-8, the one encoding in which
-        // this extension can be created, it is valid UTF-8.
-        (!is_null).then(|| Text(unsafe { std::str::from_utf8_unchecked(varlena_bytes(datum)) }))
+/// The size of a varlena once it is unpacked, in bytes. It asks the header, and unpacks nothing.
+///
+/// # Safety
+///
+/// The datum is a varlena.
+#[inline]
+pub(super) unsafe fn varlena_size(datum: pg_sys::Datum) -> usize {
+    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: the caller's promise. A value with a header of one byte, as nearly all have, is asked
+    // without a call into the server.
+    unsafe {
+        if varatt_is_1b(varlena) && !varatt_is_1b_e(varlena) {
+            varsize_1b(varlena) - 1
+        } else {
+            (pg_sys::toast_raw_datum_size(datum) as usize).saturating_sub(HEADER)
+        }
     }
 }
 
-// SAFETY: the argument is declared as text below.
-unsafe impl<'fcx> ArgAbi<'fcx> for Text<'fcx> {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the server hands a text over; a STRICT function is not called with NULL.
-        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or(Text(""))
+/// Size of a varlena's usual header (VARHDRSZ), which the server counts in.
+const HEADER: usize = 4;
+
+/// The elements of an array of text; `None` for NULL. Check its size before.
+///
+/// Errors: 22021 for an element that is no text.
+///
+/// # Safety
+///
+/// The datum is an array of text that lives for `'a`.
+pub(super) unsafe fn text_array<'a>(datum: pg_sys::Datum) -> Result<Vec<Option<&'a str>>, Error> {
+    let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: the caller's promise; text has this length, passing and alignment. The server gives as
+    // many elements and marks of NULL as it counts.
+    unsafe {
+        pg_sys::deconstruct_array(
+            pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast(),
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as c_char,
+            &mut elements,
+            &mut nulls,
+            &mut count,
+        );
+        let element = |place: usize| {
+            let is_null = *nulls.add(place);
+            (!is_null).then(|| encoding::text(varlena_bytes(*elements.add(place)))).transpose()
+        };
+        Ok((0..count as usize).map(element).collect::<Result<_, _>>()?)
     }
 }
 
-// SAFETY: names the type whose representation is read above.
-unsafe impl SqlTranslatable for Text<'_> {
-    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Text<'_>);
-    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("text"));
-    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
-        Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
+/// A jsonb as a value; `None` where it is nested deeper than 127 levels. `check_size` is asked before
+/// anything is copied: a number of a few bytes can be written in a hundred thousand digits.
+///
+/// Errors: of `check_size`, and 22021 where a string in it is no text.
+///
+/// # Safety
+///
+/// The datum is a jsonb.
+pub(super) unsafe fn jsonb_value(
+    datum: pg_sys::Datum,
+    check_size: impl FnOnce(usize) -> Result<(), Error>,
+) -> Result<Option<Value>, Error> {
+    // SAFETY: jsonb_out takes a jsonb and gives a text that ends in NUL, in the current context.
+    let text: &CStr = unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(datum)]) }
+        .ok_or_else(|| Error::Catalog { why: "jsonb_out() gave NULL".to_owned() })?;
+    check_size(text.count_bytes())?;
+    Ok(serde_json::from_str(encoding::text(text.to_bytes())?).ok())
 }

@@ -19,6 +19,7 @@ pub use self::columns::{Columns, Tables};
 use self::columns::{Reader, Source};
 use super::UNIX_EPOCH_OFFSET;
 use super::subtransaction::try_to;
+use super::text::{varlena_bytes, varlena_size};
 
 /// What a value turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +178,7 @@ impl<const N: usize> Row<'_, N> {
         use std::io::Write;
         let Some((source, datum)) = self.value(column) else { return Form::Null };
         // SAFETY: a type with a limit is a varlena, and this is a value of the row.
-        if source.limit.is_some_and(|limit| unsafe { raw_size(datum) } > limit) {
+        if source.limit.is_some_and(|limit| unsafe { varlena_size(datum) } > limit) {
             return Form::Unreadable;
         }
         let integer = |out: &mut Vec<u8>, value: i64| {
@@ -200,14 +201,13 @@ impl<const N: usize> Row<'_, N> {
                 append_output(source.output, datum, out);
                 if is_json_number(&out[start..]) { Form::Number } else { Form::Text }
             }
-            Reader::Json => {
-                append_output(source.output, datum, out);
-                Form::Json
-            }
-            Reader::Output => {
-                append_output(source.output, datum, out);
-                Form::Text
-            }
+            // A number of a few bytes can be one of a hundred thousand digits, and a document of such
+            // numbers more than the server can write.
+            Reader::Json => match append_foreign_output(source.output, datum, out) {
+                Form::Text => Form::Json,
+                other => other,
+            },
+            Reader::Output => append_output(source.output, datum, out),
             Reader::ForeignOutput => append_foreign_output(source.output, datum, out),
         }
     }
@@ -218,28 +218,10 @@ fn is_json_number(text: &[u8]) -> bool {
     text.strip_prefix(b"-").unwrap_or(text).first().is_some_and(u8::is_ascii_digit)
 }
 
-/// Size of a varlena once it is unpacked. Asks its header, and unpacks nothing.
-///
-/// # Safety
-///
-/// The datum is a varlena.
-unsafe fn raw_size(datum: pg_sys::Datum) -> usize {
-    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: the caller's promise. A value with a header of one byte has at most 126 and is asked
-    // without a detour through the server, as nearly all are.
-    unsafe {
-        if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
-            pgrx::varsize_1b(varlena)
-        } else {
-            pg_sys::toast_raw_datum_size(datum) as usize
-        }
-    }
-}
-
 fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     // SAFETY: a text, varchar or char of the row; what unpacking allocates goes with the context of
     // this trigger's call.
-    out.extend_from_slice(unsafe { super::text::varlena_bytes(datum) });
+    out.extend_from_slice(unsafe { varlena_bytes(datum) });
     Form::Text
 }
 
@@ -264,10 +246,17 @@ fn append_datetime(type_oid: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8
     Form::Text
 }
 
-fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
+/// Longest output that is copied, in bytes. No event has room for a hundredth of it.
+const OUTPUT_LIMIT: usize = 1024 * 1024;
+
+fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     // SAFETY: the output function of the value's own type, which gives a text that ends in NUL.
     let text = unsafe { CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, datum)) };
+    if text.count_bytes() > OUTPUT_LIMIT {
+        return Form::Unreadable;
+    }
     out.extend_from_slice(text.to_bytes());
+    Form::Text
 }
 
 /// Calls an output function that may raise an error, in a subtransaction, so that the error costs
@@ -275,7 +264,7 @@ fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) {
 fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     let start = out.len();
     match try_to(|| append_output(output, datum, out)) {
-        Ok(()) => Form::Text,
+        Ok(form) => form,
         Err(_) => {
             out.truncate(start);
             Form::Unreadable

@@ -10,16 +10,21 @@ use std::thread::{Builder, JoinHandle};
 
 use pgrx::pg_sys;
 
+use super::memory;
 use crate::error::{Error, ServiceError};
 
-/// Starts a thread in which every signal is blocked, and in every thread that it starts.
+/// Starts a thread in which every signal is blocked, and in every thread that it starts. It may handle
+/// secrets: what it frees is overwritten.
 pub fn start_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, Error> {
     // A thread begins with the mask of the one that starts it.
     let _blocked = SignalsBlocked::new();
-    let thread = Builder::new().name(name.to_owned()).spawn(work);
+    let thread = Builder::new().name(name.to_owned()).spawn(|| {
+        memory::overwrite_freed();
+        work()
+    });
     Ok(thread.map_err(no_thread)?)
 }
 

@@ -60,12 +60,12 @@ pub fn storage_url() -> Option<String> {
 
 /// The JWT of the role `service_role`, which passes every policy.
 pub fn service_key() -> Option<Secret> {
-    SERVICE_KEY.get().map(Secret::new)
+    SERVICE_KEY.get().map(Secret::from)
 }
 
 /// The project's JWT secret: whoever has it makes any claims.
 pub fn jwt_secret() -> Option<Secret> {
-    JWT_SECRET.get().map(Secret::new)
+    JWT_SECRET.get().map(Secret::from)
 }
 
 pub fn twilio_account_sid() -> Option<String> {
@@ -73,7 +73,7 @@ pub fn twilio_account_sid() -> Option<String> {
 }
 
 pub fn twilio_auth_token() -> Option<Secret> {
-    TWILIO_AUTH_TOKEN.get().map(Secret::new)
+    TWILIO_AUTH_TOKEN.get().map(Secret::from)
 }
 
 /// Hosts, some with a port, parted by commas. The first is Twilio's API.

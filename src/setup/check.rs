@@ -25,28 +25,43 @@ fn bad(component: impl Into<String>, detail: impl Into<String>, fix: impl Into<S
     (component.into(), false, detail.into(), Some(fix.into()))
 }
 
+/// The findings of one part. A name in the catalog that is no text must not hide the other parts.
+fn readable(
+    component: &str,
+    found: Result<impl IntoIterator<Item = Finding>, Error>,
+) -> Result<Vec<Finding>, Error> {
+    match found {
+        Ok(findings) => Ok(findings.into_iter().collect()),
+        Err(Error::InvalidText(why)) => {
+            let detail = format!("not checked: a name in the catalog is no text: {why}");
+            Ok(vec![(component.to_owned(), false, detail, None)])
+        }
+        Err(error) => Err(error),
+    }
+}
+
 pub fn check() -> Result<Vec<Finding>, Error> {
     let mut findings = exposure::event_triggers()?;
     findings.push(version()?);
     if files::has_storage()? {
         findings.extend(buckets()?);
-        findings.extend(row_security()?);
-        findings.extend(policies()?);
+        findings.extend(readable("row security", row_security())?);
+        findings.extend(readable("policies", policies())?);
         findings.push(index()?);
         findings.extend(exposure::uncovered_rights("storage")?);
     } else {
         let detail = format!("{}, so there are no files to guard", files::NO_STORAGE);
         findings.push(good("storage", detail));
     }
-    findings.extend(exposure::triggers_of_others()?);
-    findings.extend(exposure::views()?);
-    findings.extend(exposure::functions()?);
-    findings.extend(triggers()?);
-    findings.extend(realtime::findings()?);
+    findings.extend(readable("triggers of others", exposure::triggers_of_others())?);
+    findings.extend(readable("views", exposure::views())?);
+    findings.extend(readable("functions", exposure::functions())?);
+    findings.extend(readable("trigger", triggers())?);
+    findings.extend(readable("realtime", realtime::findings())?);
     findings.push(relay()?);
     findings.push(media::worker()?);
-    findings.extend(service_role()?);
-    findings.extend(service::findings()?);
+    findings.extend(readable("service_role", service_role())?);
+    findings.extend(readable("storage service", service::findings())?);
     findings.push(sensitive_events()?);
     findings.push(readers("civic.sensitive_readers", "nobody reads GBV evidence")?);
     findings.push(readers("civic.event_listeners", "nobody joins the municipality's channel")?);

@@ -3,14 +3,13 @@
 //! Its owner writes: nobody else needs a right on it, so that every row is of a file that exists. What
 //! the owner has put on the table, triggers for one, runs with his rights and no more.
 
-use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};
 
 use crate::catalog;
 use crate::error::{Error, ServiceError};
-use crate::pg::foreign;
+use crate::pg::{Json, foreign};
 
 /// The columns that say which file it is: without them nothing can be recorded, or found again.
 const REQUIRED: [&str; 3] = ["file_id", "s3_bucket", "s3_key"];
@@ -121,7 +120,7 @@ impl Attachments {
         let Attachment { file_id, bucket, path, .. } = *attachment;
         let rows = foreign::run(self.owner, &self.name, foreign::LIMIT, || {
             catalog::rows(&sql, &[file_id.into(), bucket.into(), path.into()], |row| {
-                row.get::<JsonB>(1)
+                row.get::<Json>(1)
             })
         })?;
         Ok(rows.into_iter().flatten().next().map(|row| answer(&row.0)))
@@ -149,12 +148,9 @@ impl Attachments {
             values = columns.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         );
         foreign::run(self.owner, &self.name, foreign::LIMIT, || {
-            let row = Spi::connect_mut(|client| {
-                let table =
-                    client.update(sql.as_str(), None, &[JsonB(Value::Object(values)).into()])?;
-                table.into_iter().next().map(|row| row.get::<JsonB>(1)).transpose()
-            })?;
-            Ok(row.flatten().map(|row| answer(&row.0)))
+            let values = [JsonB(Value::Object(values)).into()];
+            let rows = catalog::written(&sql, &values, |row| row.get::<Json>(1))?;
+            Ok(rows.into_iter().flatten().next().map(|row| answer(&row.0)))
         })
     }
 

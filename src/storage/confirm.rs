@@ -77,8 +77,8 @@ fn unreadable(
     bucket: Bucket,
     folder: &str,
 ) -> Result<Option<Object>, Error> {
-    let may_upload =
-        access::can_upload(identity, access, bucket.id(), &format!("{folder}/filename"));
+    let name = format!("{folder}/filename");
+    let may_upload = access::can_upload(identity, access, bucket.id().as_bytes(), name.as_bytes());
     if !may_upload {
         return Ok(None);
     }

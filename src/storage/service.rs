@@ -24,14 +24,14 @@ mod civic {
     /// Where the caller's own upload goes: `{bucket, path, file_id}`, with a new file id.
     #[pg_extern(volatile, parallel_safe, cost = 20)]
     fn request_upload(
-        filename: Option<&str>,
-        content_type: Option<&str>,
+        filename: Option<pg::Text<'_>>,
+        content_type: Option<pg::ContentType<'_>>,
         file_size: Option<i64>,
-        purpose: Option<&str>,
+        purpose: Option<pg::Text<'_>>,
     ) -> Result<JsonB, ErrorReport> {
         let file = File {
-            name: required("filename", filename)?,
-            content_type: required("content_type", content_type)?,
+            name: required("filename", filename)?.as_str(),
+            content_type: required("content_type", content_type)?.as_str(),
             size: required("file_size", file_size)?,
         };
         let sizes = Sizes { image: limits::image_max_size(), pdf: limits::pdf_max_size() };
@@ -39,7 +39,7 @@ mod civic {
         let purpose = required("purpose", purpose)?;
         let identity = claims::identity()?;
         let (bucket, path) =
-            upload::request(&identity, &settings::access(), sizes, file, purpose, &file_id)?;
+            upload::request(&identity, &settings::access(), sizes, file, &purpose, &file_id)?;
         Ok(JsonB(json!({"bucket": bucket.id(), "path": path, "file_id": file_id})))
     }
 
@@ -48,38 +48,38 @@ mod civic {
     #[search_path(pg_catalog, pg_temp)]
     fn confirm_upload(
         file_id: Option<pgrx::Uuid>,
-        purpose: Option<&str>,
+        purpose: Option<pg::Text<'_>>,
     ) -> Result<JsonB, ErrorReport> {
         let file_id = required("file_id", file_id)?.to_string();
-        Ok(JsonB(confirm::confirm(&file_id, required("purpose", purpose)?)?))
+        Ok(JsonB(confirm::confirm(&file_id, &required("purpose", purpose)?)?))
     }
 
     /// Uploads a file with the service key: `{bucket, path}`. There must be none of that name.
     #[pg_extern(volatile, parallel_unsafe, cost = 100000)]
     #[search_path(pg_catalog, pg_temp)]
     fn upload_file(
-        bucket: Option<&str>,
-        path: Option<&str>,
-        content: Option<&[u8]>,
-        content_type: Option<&str>,
+        bucket: Option<pg::Text<'_>>,
+        path: Option<pg::Text<'_>>,
+        content: Option<pg::Bytes>,
+        content_type: Option<pg::ContentType<'_>>,
     ) -> Result<JsonB, ErrorReport> {
         let (bucket, path) = (required("bucket", bucket)?, required("path", path)?);
         let (content, content_type) =
             (required("content", content)?, required("content_type", content_type)?);
-        upload::check(bucket, path, content_type, content.len(), limits::media_max_size())?;
-        upload::upload(bucket, path, content, content_type)?;
-        Ok(JsonB(json!({"bucket": bucket, "path": path})))
+        upload::check(&bucket, &path, &content_type, content.size(), limits::media_max_size())?;
+        upload::upload(&bucket, &path, &content, &content_type)?;
+        Ok(JsonB(json!({"bucket": bucket.as_str(), "path": path.as_str()})))
     }
 
     /// A link to a file, valid for `expiry` seconds. Row security decides as in the caller's own query, so
     /// his search_path stays: what others' policies call may need it.
     #[pg_extern(volatile, parallel_restricted, cost = 1000)]
     fn get_signed_url(
-        bucket: Option<&str>,
-        path: Option<&str>,
+        bucket: Option<pg::Text<'_>>,
+        path: Option<pg::Text<'_>>,
         expiry: default!(Option<i32>, 3600),
     ) -> Result<String, ErrorReport> {
         let (bucket, path) = (required("bucket", bucket)?, required("path", path)?);
-        Ok(link::signed_url(bucket, path, required("expiry", expiry)?)?)
+        Ok(link::signed_url(&bucket, &path, required("expiry", expiry)?)?)
     }
 }

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroize;
 
 use crate::error::ServiceError;
 
@@ -59,13 +60,28 @@ pub fn signed_url(
     url.push_str(HEADER);
     url.push('.');
     BASE64_URL_SAFE_NO_PAD.encode_string(payload, &mut url);
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key of any length is taken");
-    mac.update(&url.as_bytes()[token..]);
-    let signature = mac.finalize().into_bytes();
+    let signature = sign(secret, &url.as_bytes()[token..]);
+    overwrite_stack();
     url.push('.');
     BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut url);
     url
+}
+
+/// The HMAC's state is overwritten by itself. The block that it makes of the key stays on the stack,
+/// below the caller's frame.
+#[inline(never)]
+fn sign(secret: &str, message: &[u8]) -> [u8; 32] {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key of any length is taken");
+    mac.update(message);
+    mac.finalize().into_bytes().into()
+}
+
+/// Overwrites what functions that the caller has called left on the stack.
+#[inline(never)]
+fn overwrite_stack() {
+    let mut frame = [0_u8; 4096];
+    std::hint::black_box(&mut frame).zeroize();
 }
 
 #[cfg(test)]

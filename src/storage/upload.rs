@@ -5,6 +5,7 @@ use super::bucket::{Bucket, essence};
 use super::path;
 use crate::claims::Identity;
 use crate::error::{Error, ServiceError};
+use crate::pg::Bytes;
 use crate::service;
 use crate::settings::Access;
 
@@ -32,7 +33,7 @@ pub fn request(
     let forbidden = || Error::from(ServiceError::UploadForbidden { bucket: bucket.id() });
     let tenant_id = identity.tenant_id().ok_or_else(forbidden)?;
     let path = path::object_path(tenant_id, file_id, file.name)?;
-    if !access::can_upload(identity, access, bucket.id(), &path) {
+    if !access::can_upload(identity, access, bucket.id().as_bytes(), path.as_bytes()) {
         return Err(forbidden());
     }
     Ok((bucket, path))
@@ -72,7 +73,7 @@ pub fn check(
     size: usize,
     limit: u64,
 ) -> Result<(), Error> {
-    if Bucket::from_id(bucket).is_none() {
+    if Bucket::from_id(bucket.as_bytes()).is_none() {
         return Err(ServiceError::NotABucket { bucket: bucket.to_owned() }.into());
     }
     if !path::is_well_formed(path) {
@@ -94,11 +95,12 @@ pub fn check(
 
 /// Uploads a file with the service key while the backend waits.
 ///
-/// Errors: 55000 where the service is not configured, and those of the exchange.
-pub fn upload(bucket: &str, path: &str, content: &[u8], content_type: &str) -> Result<(), Error> {
+/// Errors: 55000 where the service is not configured, 53200 where memory does not hold the file, and
+/// those of the exchange.
+pub fn upload(bucket: &str, path: &str, content: &Bytes, content_type: &str) -> Result<(), Error> {
     let api = service::storage_api()?;
     let (bucket, path) = (bucket.to_owned(), path.to_owned());
-    let (content, content_type) = (content.to_owned(), content_type.to_owned());
+    let (content, content_type) = (content.to_vec()?, content_type.to_owned());
     service::exchange(move |cancel| api.upload(&bucket, &path, &content_type, content, cancel))?;
     Ok(())
 }

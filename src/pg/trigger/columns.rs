@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use pgrx::{PgTupleDesc, pg_guard, pg_sys};
@@ -61,7 +62,10 @@ impl<const N: usize> Columns<N> {
             if attribute.is_dropped() {
                 continue;
             }
-            if let Some(wanted) = names.iter().position(|name| *name == attribute.name()) {
+            // Compared as bytes: a name need not be valid UTF-8.
+            // SAFETY: a name of the catalog ends in NUL within its array.
+            let column = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes();
+            if let Some(wanted) = names.iter().position(|name| name.as_bytes() == column) {
                 let is_uncomputed = match attribute.attgenerated as u8 {
                     0 => false,
                     // A stored one is computed after the BEFORE triggers; until then the row holds

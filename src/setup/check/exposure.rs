@@ -136,7 +136,7 @@ pub fn triggers_of_others() -> Result<Vec<Finding>, Error> {
     Ok(found)
 }
 
-fn finding(row: &pgrx::spi::SpiHeapTupleData<'_>) -> Result<Finding, pgrx::spi::Error> {
+fn finding(row: &crate::pg::Row<'_, '_>) -> Result<Finding, pgrx::spi::Error> {
     Ok((row.get(1)?.unwrap_or_default(), false, row.get(2)?.unwrap_or_default(), row.get(3)?))
 }
 

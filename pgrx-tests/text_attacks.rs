@@ -1,0 +1,374 @@
+//! What a caller hands over that no function must take as it is: bytes that are no text, and values
+//! too large for memory. Each function of the extension is found in the catalog, so that one that is
+//! added later is attacked too.
+//!
+//! The server does not check settings of the startup packet for the encoding. A login without any
+//! grant can therefore hand broken bytes to each function that takes text.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Output;
+
+use super::support::cluster::Cluster;
+use super::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
+
+/// Bytes that are not UTF-8: a sequence cut short, a lone byte, an overlong form, half a surrogate
+/// pair, and a code point behind the last one.
+const BROKEN: [&[u8]; 5] =
+    [b"photo\xe2", b"\xff", b"a\xc0\xaf", b"\xed\xa0\x80b", b"\xf5\x80\x80\x80"];
+
+/// Functions that compare the bytes of a text with their own and do nothing else with it. They see
+/// rows of others: an error would be a way to fail everybody's queries.
+const OPAQUE: [&str; 4] =
+    ["passes_firewall", "can_read_object", "can_upload_object", "can_join_channel"];
+
+/// An argument of a function, as the catalog has it.
+#[derive(Debug, Clone)]
+struct Argument {
+    name: String,
+    type_name: String,
+}
+
+/// A function of the extension.
+#[derive(Debug)]
+struct Function {
+    /// Qualified and quoted.
+    name: String,
+    arguments: Vec<Argument>,
+    is_variadic: bool,
+    /// The least role that may call it.
+    caller: String,
+}
+
+impl Function {
+    /// A call with this value for one argument, and plausible ones for the others.
+    fn call(&self, place: usize, value: &str) -> String {
+        let arguments = self.arguments.iter().enumerate().map(|(index, argument)| {
+            let value = if index == place { value } else { plausible(argument) };
+            let is_variadic = self.is_variadic && index + 1 == self.arguments.len();
+            format!("{}{value}", if is_variadic { "VARIADIC " } else { "" })
+        });
+        format!("SELECT {}({})", self.name, arguments.collect::<Vec<_>>().join(", "))
+    }
+
+    fn is_opaque(&self) -> bool {
+        OPAQUE.iter().any(|name| self.name == format!("civic.{name}"))
+    }
+}
+
+fn plausible(argument: &Argument) -> &'static str {
+    match (argument.type_name.as_str(), argument.name.as_str()) {
+        ("text", "tenant_id" | "municipality_id") => "'00000000-0000-0000-0000-000000000001'",
+        ("text", "bucket" | "bucket_id" | "purpose") => "'evidence'",
+        ("text", "path" | "name") => "'t/f/a.jpg'",
+        ("text", "content_type" | "media_content_type") => "'image/jpeg'",
+        ("text", "media_url") => "'https://api.twilio.com/a'",
+        ("text", "operation") => "'INSERT'",
+        ("text", "topic") => "'ticket_updates:t'",
+        ("text", _) => "'a1'",
+        ("text[]", _) => "ARRAY['admin']",
+        ("jsonb", _) => r#"'{"type": "x"}'::jsonb"#,
+        ("bytea", _) => r"'\x00'::bytea",
+        ("boolean", _) => "true",
+        ("integer" | "bigint", _) => "1",
+        ("uuid", _) => "'8f14e45f-0000-4000-8000-000000000000'::uuid",
+        ("regclass", _) => "'public.tickets'::regclass",
+        (other, name) => panic!("no value for {name} of type {other}: give the test one"),
+    }
+}
+
+/// Each function over this library and each of schema civic, except trigger functions: those are
+/// attacked through a table.
+fn functions(session: &mut Session) -> Vec<Function> {
+    let rows = session.rows(
+        "SELECT format('%I.%I', n.nspname, p.proname),
+                ARRAY(SELECT coalesce(p.proargnames[i], '?') || ':'
+                             || format_type(p.proargtypes[i - 1], NULL)
+                      FROM generate_series(1, p.pronargs) i ORDER BY i),
+                p.provariadic <> 0,
+                coalesce((SELECT r FROM unnest(ARRAY['plain', 'authenticated', 'service_role'])
+                              WITH ORDINALITY AS role (r, place)
+                          WHERE has_function_privilege(r, p.oid, 'EXECUTE')
+                            AND has_schema_privilege(r, n.oid, 'USAGE')
+                          ORDER BY place LIMIT 1), current_user)
+         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE (n.nspname = 'civic' OR p.probin LIKE '%pg_civic%')
+           AND p.prorettype <> 'trigger'::regtype
+         ORDER BY 1",
+    );
+    let text = |value: &Option<String>| value.clone().expect("not NULL");
+    let argument = |text: &str| {
+        let (name, type_name) = text.trim_matches('"').split_once(':').expect("a colon");
+        Argument { name: name.to_owned(), type_name: type_name.to_owned() }
+    };
+    let arguments = |array: String| {
+        let array = array.trim_matches(|c| "{}".contains(c)).to_owned();
+        array.split(',').filter(|text| !text.is_empty()).map(argument).collect()
+    };
+    rows.iter()
+        .map(|row| Function {
+            name: text(&row[0]),
+            arguments: arguments(text(&row[1])),
+            is_variadic: text(&row[2]) == "t",
+            caller: text(&row[3]),
+        })
+        .collect()
+}
+
+/// A cluster that preloads the library, set up, in which each role can log in.
+fn cluster(memory: Option<u64>) -> Cluster {
+    let settings = [
+        "shared_preload_libraries=pg_civic",
+        "civic.media_max_size=900MB",
+        "civic.storage_url=http://127.0.0.1:1",
+        "civic.service_key=a-key",
+        "shared_buffers=16MB",
+    ];
+    let cluster = match memory {
+        Some(kilobytes) => Cluster::start_within(kilobytes, &settings),
+        None => Cluster::start(&settings),
+    };
+    let mut session = cluster.superuser();
+    for fixture in [SUPABASE, REALTIME, APPLICATION, "CREATE EXTENSION pg_civic"] {
+        session.run(fixture);
+    }
+    session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    session.run(
+        "CREATE ROLE plain LOGIN; ALTER ROLE authenticated LOGIN; ALTER ROLE service_role LOGIN",
+    );
+    cluster
+}
+
+/// Runs statements as a role, or without one as the superuser, in a session whose setting `foo.bar` has these bytes.
+fn psql(cluster: &Cluster, role: &str, bytes: &[u8], sql: &str) -> Output {
+    let mut options = b"-c foo.bar=".to_vec();
+    options.extend_from_slice(bytes);
+    cluster
+        .program("psql", "postgres")
+        .args(["--no-psqlrc", "--tuples-only", "--no-align", "--quiet"])
+        .args((!role.is_empty()).then_some(format!("--username={role}")))
+        .args(["--set=VERBOSITY=verbose", "--command", sql])
+        .env("PGOPTIONS", OsStr::from_bytes(&options))
+        .output()
+        .expect("psql can be run")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn started(cluster: &Cluster) -> String {
+    cluster.superuser_of("postgres").text(
+        "SELECT pg_postmaster_start_time()::text || pid FROM
+         (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer') AS checkpointer",
+    )
+}
+
+/// Asserts that no process of the cluster has crashed.
+#[track_caller]
+fn assert_stands(cluster: &Cluster, before: &str, what: &str) {
+    assert_eq!(started(cluster), before, "the cluster restarted: {what}");
+    assert!(!cluster.log().contains("was terminated by signal"), "{what}");
+}
+
+/// The values of one type that hold the broken bytes.
+fn broken_values(type_name: &str) -> &'static [&'static str] {
+    match type_name {
+        "text" => &["current_setting('foo.bar')", "repeat('x', 200) || current_setting('foo.bar')"],
+        "text[]" => &["ARRAY['admin', NULL, current_setting('foo.bar')]"],
+        "jsonb" => &[
+            "to_jsonb(current_setting('foo.bar'))",
+            "jsonb_build_object('type', current_setting('foo.bar'))",
+            "jsonb_build_object('type', 'x', current_setting('foo.bar'), 1)",
+            "jsonb_build_object('type', 'x', 'a', ARRAY[current_setting('foo.bar')])",
+        ],
+        _ => &[],
+    }
+}
+
+#[test]
+fn no_function_takes_bytes_that_are_no_text() {
+    let cluster = cluster(None);
+    let functions = functions(&mut cluster.superuser());
+    let before = started(&cluster);
+    let mut wrong = vec![];
+    let mut attacked = 0;
+    for function in &functions {
+        for (place, argument) in function.arguments.iter().enumerate() {
+            for value in broken_values(&argument.type_name) {
+                for bytes in BROKEN {
+                    attacked += 1;
+                    let sql = function.call(place, value);
+                    let output = psql(&cluster, &function.caller, bytes, &sql);
+                    let errors = errors(&output);
+                    let is_refused = errors.starts_with(
+                        "ERROR:  22021: invalid byte sequence for encoding \"UTF8\": 0x",
+                    );
+                    let is_taken = function.is_opaque() && output.status.success();
+                    if !is_refused && !is_taken {
+                        let first = errors.lines().next().unwrap_or("no error").to_owned();
+                        wrong.push(format!("{} as {}: {first}", sql, function.caller));
+                    }
+                }
+            }
+        }
+    }
+    assert!(attacked > 300, "{attacked}");
+    assert!(wrong.is_empty(), "{} of {attacked}\n{}", wrong.len(), wrong.join("\n"));
+    assert_stands(&cluster, &before, "broken bytes");
+}
+
+/// The type's largest value that the server itself makes within the memory limit.
+fn huge_value(type_name: &str) -> Option<&'static str> {
+    Some(match type_name {
+        "text" => "repeat(repeat('x', 1000), 700000 + (random() * 0)::int)",
+        "text[]" => "ARRAY[repeat(repeat('x', 1000), 400000 + (random() * 0)::int)]",
+        "jsonb" => "jsonb_build_object('type', repeat(repeat('x', 1000), 200000))",
+        "bytea" => "repeat(repeat('x', 1000), 450000 + (random() * 0)::int)::bytea",
+        _ => return None,
+    })
+}
+
+#[test]
+fn no_function_ends_the_cluster_by_a_value_that_memory_does_not_hold() {
+    let cluster = cluster(Some(1_800_000));
+    let functions = functions(&mut cluster.superuser());
+    let before = started(&cluster);
+    let mut wrong = vec![];
+    for function in functions.iter().filter(|function| !function.is_opaque()) {
+        for (place, argument) in function.arguments.iter().enumerate() {
+            let Some(value) = huge_value(&argument.type_name) else { continue };
+            let sql = function.call(place, value);
+            let errors = errors(&psql(&cluster, &function.caller, b"", &sql));
+            let expected = ["ERROR:  54000: argument ", "ERROR:  53200: out of memory"];
+            let is_refused = match argument.type_name.as_str() {
+                "bytea" => expected.iter().any(|start| errors.starts_with(start)),
+                _ => errors.starts_with(expected[0]),
+            };
+            if !is_refused {
+                let first = errors.lines().next().unwrap_or("no error").to_owned();
+                wrong.push(format!("{sql} as {}: {first}", function.caller));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_stands(&cluster, &before, "huge values");
+}
+
+#[test]
+fn claims_that_memory_does_not_hold_allow_nothing_and_end_no_server() {
+    let cluster = cluster(Some(1_800_000));
+    let before = started(&cluster);
+    for kilobytes in [1100, 250_000] {
+        // What the query itself holds leaves no room for another copy.
+        let sql = format!(
+            "SELECT length(set_config('request.jwt.claims',
+                        '{{\"a\": \"' || repeat(repeat('x', 1000), {kilobytes}) || '\"}}', false));
+             SELECT length(repeat(repeat('x', 1000), 1000000 + (random() * 0)::int)), civic.tenant_id()"
+        );
+        let output = psql(&cluster, "plain", b"", &sql);
+        let errors = errors(&output);
+        assert!(errors.starts_with("ERROR:  54000: "), "{kilobytes}: {errors}");
+    }
+    assert_stands(&cluster, &before, "huge claims");
+}
+
+/// The trigger reads whatever a row holds, and a ticket is never lost by it.
+#[test]
+fn a_ticket_of_broken_bytes_is_written_and_ends_no_server() {
+    let cluster = cluster(None);
+    let before = started(&cluster);
+    let mut session = cluster.superuser();
+    session.run(
+        "CREATE TABLE public.notes (id text, tracking_number text, status varchar(99),
+             category text, tenant_id text, ward_id text, is_sensitive text, updated_at text,
+             created_at jsonb);
+         CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON public.notes
+             FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update();
+         GRANT ALL ON public.notes TO plain",
+    );
+    let columns = [
+        "id",
+        "tracking_number",
+        "status",
+        "category",
+        "tenant_id",
+        "ward_id",
+        "is_sensitive",
+        "updated_at",
+        "created_at",
+    ];
+    for column in columns {
+        for bytes in BROKEN {
+            let value = |name: &str| match (name == column, name) {
+                (true, "created_at") => "to_jsonb(current_setting('foo.bar'))".to_owned(),
+                (true, _) => "current_setting('foo.bar')".to_owned(),
+                (false, "tenant_id") => format!("'{TENANT}'"),
+                (false, "is_sensitive") => "'false'".to_owned(),
+                (false, _) => "NULL".to_owned(),
+            };
+            let values: Vec<_> = columns.into_iter().map(value).collect();
+            let sql = format!(
+                "INSERT INTO public.notes VALUES ({}); DELETE FROM public.notes",
+                values.join(", ")
+            );
+            let output = psql(&cluster, "plain", bytes, &sql);
+            assert!(output.status.success(), "{column} {bytes:?}: {}", errors(&output));
+        }
+    }
+    assert_stands(&cluster, &before, "broken tickets");
+}
+
+/// A column's name may be broken, too.
+#[test]
+fn a_table_of_broken_names_takes_tickets() {
+    let cluster = cluster(None);
+    let before = started(&cluster);
+    cluster.superuser().run(
+        "GRANT CREATE ON SCHEMA public TO plain;
+         GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO plain",
+    );
+    let output = psql(
+        &cluster,
+        "plain",
+        b"name\xe2",
+        "DO $$ BEGIN
+             EXECUTE format('CREATE TABLE public.%I (tenant_id text, %I text, is_sensitive boolean)',
+                            current_setting('foo.bar'), current_setting('foo.bar'));
+             EXECUTE format('CREATE TRIGGER tell AFTER INSERT ON public.%I
+                                 FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()',
+                            current_setting('foo.bar'));
+             EXECUTE format('INSERT INTO public.%I VALUES (''t'', ''x'', false)',
+                            current_setting('foo.bar'));
+         END $$",
+    );
+    assert!(output.status.success(), "{}", errors(&output));
+    // Nor do the other tables suffer by it: check() goes on, and so does setup of another table.
+    let mut session = cluster.superuser();
+    session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    let found = session.column("SELECT component FROM civic.check()");
+    assert!(found.len() > 5, "{found:?}");
+    assert_stands(&cluster, &before, "broken names");
+}
+
+/// An error of others' code carries broken bytes to where it is caught.
+#[test]
+fn an_error_of_others_with_broken_bytes_costs_no_ticket_and_ends_no_server() {
+    let cluster = cluster(None);
+    let before = started(&cluster);
+    let mut session = cluster.superuser();
+    session.run(
+        "CREATE FUNCTION realtime.bite() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION USING MESSAGE = current_setting('foo.bar'),
+                   DETAIL = current_setting('foo.bar'), HINT = current_setting('foo.bar'); END $$;
+         CREATE TRIGGER bite BEFORE INSERT ON realtime.messages
+             FOR EACH ROW EXECUTE FUNCTION realtime.bite();
+         SET civic.event_transport = realtime",
+    );
+    for bytes in BROKEN {
+        let sql = format!("INSERT INTO public.tickets (tenant_id) VALUES ('{TENANT}')");
+        let output = psql(&cluster, "", bytes, &sql);
+        assert!(output.status.success(), "{bytes:?}: {}", errors(&output));
+    }
+    assert_stands(&cluster, &before, "broken errors");
+}
