@@ -187,15 +187,15 @@ static mut PREVIOUS_HOOK: pg_sys::emit_log_hook_type = None;
 /// Says in the error that ends the process whose code is to blame.
 #[pg_guard]
 unsafe extern "C-unwind" fn explain(error: *mut pg_sys::ErrorData) {
-    // SAFETY: the server hands over the error that it is about to report. What is put into it is never
-    // freed: the process ends.
+    // SAFETY: the server hands over the error that it is about to report, whose texts are in its own
+    // memory context and are freed with it.
     unsafe {
         if is_given_up()
             && (*error).elevel == pg_sys::FATAL as c_int
             && (*error).detail.is_null()
             && let Some(detail) = RUNNING.with_borrow(|running| given_up_detail(running))
         {
-            (*error).detail = detail.into_raw();
+            (*error).detail = pg_sys::MemoryContextStrdup((*error).assoc_context, detail.as_ptr());
         }
         if let Some(previous) = PREVIOUS_HOOK {
             previous(error);
