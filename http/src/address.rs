@@ -2,9 +2,29 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// The addresses that may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    /// Those of the public internet.
+    Public,
+    /// Those of this machine, which no network sees.
+    Loopback,
+    Any,
+}
+
+impl Addresses {
+    pub fn allow(self, address: IpAddr) -> bool {
+        match self {
+            Addresses::Public => is_public(address),
+            Addresses::Loopback => address.to_canonical().is_loopback(),
+            Addresses::Any => true,
+        }
+    }
+}
+
 /// Whether an address belongs to the public internet. Everything else is refused: the networks of
 /// IANA's special-purpose registries, and what carries such an address inside.
-pub(crate) fn is_public(address: IpAddr) -> bool {
+fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use crate::error::{Error, Kind, shown};
-use crate::transfer::NotPublic;
+use crate::transfer::NotAllowed;
 
 /// The error behind a failed request to a host. reqwest's own words are not repeated: they hold the
 /// whole URL.
@@ -12,7 +12,7 @@ pub(crate) fn of(error: &reqwest::Error, host: &str) -> Error {
     let causes = causes(error);
     let find = |kind: Kind, message: String| Error::new(kind, message);
 
-    if let Some(refused) = cause::<NotPublic>(&causes) {
+    if let Some(refused) = cause::<NotAllowed>(&causes) {
         return find(Kind::Refused, format!("{host} is not asked: {refused}"));
     }
     if let Some(tls) = cause::<rustls::Error>(&causes) {

@@ -1,8 +1,10 @@
 //! The hosts that media may be fetched from.
 
+use std::net::IpAddr;
+
 use reqwest::Url;
 
-use crate::address;
+use crate::address::Addresses;
 use crate::error::{Error, Kind, shown};
 
 /// The hosts of the setting, in its order.
@@ -12,7 +14,8 @@ use crate::error::{Error, Kind, shown};
 /// - A host alone is reached by https on port 443, at addresses of the public internet.
 /// - A host with a port is reached at this port, at any address, by https or by http: whoever writes
 ///   it means that very server.
-/// - The first item is the API's host, and the only one that is ever sent the credentials.
+/// - The first item is the API's host, and the only one that is ever sent the credentials: by https, or
+///   by http to a loopback address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hosts(Vec<Host>);
 
@@ -27,8 +30,8 @@ struct Host {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub url: Url,
-    /// Whether its name may lead to addresses that are not public.
-    pub any_address: bool,
+    /// The addresses that its name may lead to.
+    pub addresses: Addresses,
     /// Whether it is the API's host.
     pub is_api: bool,
 }
@@ -62,7 +65,15 @@ impl Hosts {
         let named = |host: &Host| host.name == name && host.port.is_some() && host.port == port;
         let is_api = |host: &Host| self.0.first() == Some(host);
         if let Some(host) = self.0.iter().find(|host| named(host)) {
-            return Ok(Target { url, any_address: true, is_api: is_api(host) });
+            // The API's host is sent credentials, which plain http shows to the network.
+            let is_shown = is_api(host) && url.scheme() == "http";
+            let addresses = if is_shown { Addresses::Loopback } else { Addresses::Any };
+            if literal(&name).is_some_and(|address| !addresses.allow(address)) {
+                return refuse(format!(
+                    "{name} is asked for without https, and is sent credentials"
+                ));
+            }
+            return Ok(Target { url, addresses, is_api: is_api(host) });
         }
         let Some(host) = self.0.iter().find(|host| host.name == name && host.port.is_none()) else {
             return refuse(format!("{name}, port {}, is not a media host", port.unwrap_or(0)));
@@ -73,13 +84,16 @@ impl Hosts {
         if port != Some(443) {
             return refuse(format!("{name} is a media host on port 443 alone"));
         }
-        // A name is resolved later; an address would never meet the resolver.
-        let literal = name.trim_start_matches('[').trim_end_matches(']').parse();
-        if literal.is_ok_and(|address| !address::is_public(address)) {
+        if literal(&name).is_some_and(|address| !Addresses::Public.allow(address)) {
             return refuse(format!("{name} is not an address of the public internet"));
         }
-        Ok(Target { url, any_address: false, is_api: is_api(host) })
+        Ok(Target { url, addresses: Addresses::Public, is_api: is_api(host) })
     }
+}
+
+/// The address that a URL names itself. A name is resolved later; an address never meets the resolver.
+fn literal(name: &str) -> Option<IpAddr> {
+    name.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 impl Host {
@@ -118,7 +132,7 @@ mod tests {
     #[test]
     fn a_host_of_the_list_is_asked_by_https() {
         let target = target("https://API.twilio.com/2010-04-01/x").unwrap();
-        assert!(target.is_api && !target.any_address);
+        assert!(target.is_api && target.addresses == Addresses::Public);
         assert!(
             !Hosts::parse(TWILIO)
                 .unwrap()
@@ -131,8 +145,11 @@ mod tests {
     #[test]
     fn a_host_that_is_named_with_its_port_may_be_anywhere() {
         for url in ["http://127.0.0.1:8080/x", "https://127.0.0.1:8080/x", "http://[::1]:8081/"] {
-            assert!(target(url).unwrap().any_address, "{url}");
+            assert_eq!(target(url).unwrap().addresses, Addresses::Any, "{url}");
         }
+        let api = |url| Hosts::parse("proxy:8080").unwrap().target(Url::parse(url).unwrap());
+        assert_eq!(api("https://proxy:8080/").unwrap().addresses, Addresses::Any);
+        assert_eq!(api("http://proxy:8080/").unwrap().addresses, Addresses::Loopback);
     }
 
     #[test]

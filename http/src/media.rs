@@ -119,7 +119,7 @@ impl MediaSource {
         progress: &Progress,
     ) -> Result<Response, Error> {
         let client =
-            transfer::client(&target.url, self.tls.as_ref(), &self.limits, target.any_address)?;
+            transfer::client(&target.url, self.tls.as_ref(), &self.limits, target.addresses)?;
         let mut request = Request::new(Method::GET, target.url.clone());
         let headers = request.headers_mut();
         // A compressed body could be a thousand times its size: none is asked for, none taken.

@@ -6,6 +6,7 @@ use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TY
 use reqwest::{Client, Method, Request, Response, Url};
 use serde_json::{Value, json};
 
+use crate::address::Addresses;
 use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
 use crate::media::Media;
@@ -125,7 +126,7 @@ impl StorageApi {
         let object = path::object(bucket, path)?;
         let mut request = self.request(Method::GET, &format!("object/authenticated/{object}"))?;
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let client = transfer::client(&self.base, self.tls.as_ref(), &self.limits, true)?;
+        let client = transfer::client(&self.base, self.tls.as_ref(), &self.limits, Addresses::Any)?;
         let received = transfer::run(&self.limits, cancel, async |progress| {
             let response = transfer::send(&client, request, &self.limits, progress).await?;
             if response.status().as_u16() != 200 {
@@ -218,7 +219,7 @@ impl StorageApi {
         body: Option<Vec<u8>>,
         cancel: &Cancel,
     ) -> Result<Value, Error> {
-        let client = transfer::client(&self.base, self.tls.as_ref(), &self.limits, true)?;
+        let client = transfer::client(&self.base, self.tls.as_ref(), &self.limits, Addresses::Any)?;
         transfer::run(&self.limits, cancel, async |progress| {
             self.converse(&client, request, body, progress).await
         })

@@ -14,9 +14,10 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Request, Response, Url, redirect, retry};
 use rustls::ClientConfig;
 
+use crate::address::Addresses;
 use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
-use crate::{address, failure, tls};
+use crate::{failure, tls};
 
 /// How often a transfer looks at the clock and at its token.
 const TICK: Duration = Duration::from_millis(20);
@@ -105,12 +106,12 @@ pub(crate) fn client(
     url: &Url,
     tls: Option<&ClientConfig>,
     limits: &Limits,
-    any_address: bool,
+    addresses: Addresses,
 ) -> Result<Client, Error> {
     let tls = tls.map_or_else(|| tls::config(url), |tls| Ok(tls.clone()))?;
     Client::builder()
         .tls_backend_preconfigured(tls)
-        .dns_resolver(Resolver { any_address })
+        .dns_resolver(Resolver { addresses })
         .connect_timeout(limits.connect)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
@@ -221,31 +222,36 @@ impl http_body::Body for Outgoing {
 
 /// Resolves names, and gives out only addresses that may be connected to: what was checked is what
 /// is connected to, whatever the name resolves to a moment later.
-struct Resolver {
-    any_address: bool,
+pub(crate) struct Resolver {
+    pub addresses: Addresses,
 }
 
-/// A name led to an address that is not public.
+/// A name led to an address that may not be connected to.
 #[derive(Debug)]
-pub(crate) struct NotPublic;
+pub(crate) struct NotAllowed(Addresses);
 
-impl std::fmt::Display for NotPublic {
+impl std::fmt::Display for NotAllowed {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("it resolves to an address that is not of the public internet")
+        formatter.write_str(match self.0 {
+            Addresses::Loopback => {
+                "it is sent credentials without https, and does not resolve to loopback addresses"
+            }
+            _ => "it resolves to an address that is not of the public internet",
+        })
     }
 }
 
-impl std::error::Error for NotPublic {}
+impl std::error::Error for NotAllowed {}
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let any_address = self.any_address;
+        let addresses = self.addresses;
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             // One is enough: whoever mixes them in means them to be tried.
-            if !any_address && !found.iter().all(|found| address::is_public(found.ip())) {
-                return Err(NotPublic.into());
+            if !found.iter().all(|found| addresses.allow(found.ip())) {
+                return Err(NotAllowed(addresses).into());
             }
             Ok(Box::new(found.into_iter()) as Addrs)
         })

@@ -46,6 +46,11 @@ impl Channel {
 /// so confuse with another municipality's; a municipality whose shared channel would be the
 /// sensitive one of another.
 pub fn channel(municipality_id: &str, audience: Audience) -> Result<Channel, Error> {
+    prefixed(PREFIX, municipality_id, audience)
+}
+
+/// The same behind another prefix.
+pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Result<Channel, Error> {
     if municipality_id.is_empty() {
         return Err(Error::Empty { what: "municipality_id" });
     }
@@ -56,7 +61,7 @@ pub fn channel(municipality_id: &str, audience: Audience) -> Result<Channel, Err
         Audience::Shared => "",
         Audience::Sensitive => SENSITIVE_SUFFIX,
     };
-    let parts = [PREFIX, municipality_id, suffix];
+    let parts = [prefix, municipality_id, suffix];
     if parts.iter().map(|part| part.len()).sum::<usize>() > CHANNEL_LIMIT {
         return Err(Error::ChannelTooLong { channel: parts.concat(), limit: CHANNEL_LIMIT });
     }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::events::channel::{self, Audience, Channel};
+
 /// How long after its first failed try a job is tried again.
 pub const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// Each further delay is so many times the one before.
@@ -145,15 +147,14 @@ pub fn delay(tries: u32, retry_after: Option<Duration>, jitter: f64) -> Duration
     Duration::from_secs_f64(spread.max(asked).min(LONGEST_DELAY.as_secs_f64()))
 }
 
-/// Longest channel that NOTIFY takes, in bytes.
-const CHANNEL_LIMIT: usize = 63;
+/// What the channels of jobs begin with.
+const CHANNEL_PREFIX: &str = "media_jobs:";
 
-/// The channel on which the end of a municipality's job is heard: those of sensitive tickets have one
-/// of their own. `None` where NOTIFY would refuse it.
-pub fn channel(tenant_id: &str, is_sensitive: bool) -> Option<String> {
-    let suffix = if is_sensitive { ":sensitive" } else { "" };
-    let channel = format!("media_jobs:{tenant_id}{suffix}");
-    (channel.len() <= CHANNEL_LIMIT).then_some(channel)
+/// The channel on which the end of a municipality's job is published: those of sensitive tickets have
+/// one of their own. `None` for a municipality that can have no channel, as with those of tickets.
+pub fn channel(tenant_id: &str, is_sensitive: bool) -> Option<Channel> {
+    let audience = if is_sensitive { Audience::Sensitive } else { Audience::Shared };
+    channel::prefixed(CHANNEL_PREFIX, tenant_id, audience).ok()
 }
 
 #[cfg(test)]
@@ -228,19 +229,19 @@ mod tests {
     #[test]
     fn the_end_of_a_sensitive_job_is_not_heard_on_the_shared_channel() {
         let id = "00000000-0000-0000-0000-000000000001";
-        assert_eq!(channel(id, false), Some(format!("media_jobs:{id}")));
-        assert_eq!(channel(id, true), Some(format!("media_jobs:{id}:sensitive")));
-        assert_eq!(channel(&"x".repeat(53), false), None);
-        assert_eq!(channel(&"x".repeat(43), true), None);
+        assert_eq!(channel(id, false).unwrap().as_str(), format!("media_jobs:{id}"));
+        assert_eq!(channel(id, true).unwrap().as_str(), format!("media_jobs:{id}:sensitive"));
+        assert!(channel(&"x".repeat(53), false).is_none());
+        assert!(channel(&"x".repeat(43), true).is_none());
     }
 
     /// Else a listener of the municipality "t:sensitive" would receive the sensitive jobs of "t".
     #[test]
     fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_no_channel_of_jobs() {
         for is_sensitive in [false, true] {
-            assert_eq!(channel("t:sensitive", is_sensitive), None);
+            assert!(channel("t:sensitive", is_sensitive).is_none());
         }
-        assert_eq!(channel("", false), None);
+        assert!(channel("", false).is_none());
     }
 
     proptest! {

@@ -187,15 +187,15 @@ static mut PREVIOUS_HOOK: pg_sys::emit_log_hook_type = None;
 /// Says in the error that ends the process whose code is to blame.
 #[pg_guard]
 unsafe extern "C-unwind" fn explain(error: *mut pg_sys::ErrorData) {
-    // SAFETY: the server hands over the error that it is about to report. What is put into it is never
-    // freed: the process ends.
+    // SAFETY: the server hands over the error that it is about to report, whose texts are in its own
+    // memory context and are freed with it.
     unsafe {
         if is_given_up()
             && (*error).elevel == pg_sys::FATAL as c_int
             && (*error).detail.is_null()
             && let Some(detail) = RUNNING.with_borrow(|running| given_up_detail(running))
         {
-            (*error).detail = detail.into_raw();
+            (*error).detail = pg_sys::MemoryContextStrdup((*error).assoc_context, detail.as_ptr());
         }
         if let Some(previous) = PREVIOUS_HOOK {
             previous(error);
@@ -207,4 +207,41 @@ fn given_up_detail(running: &[(String, Duration)]) -> Option<CString> {
     let ((_, limit), (table, _)) = (running.first()?, running.last()?);
     let reason = ServiceError::GivenUp { table: table.clone(), limit: *limit + GRACE }.message();
     CString::new(format!("{}{}.", reason[..1].to_uppercase(), &reason[1..])).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Where a role is taken on without a limit of time, and why.
+    const WITHOUT_LIMIT: [(&str, &str); 4] = [
+        ("pg/role.rs", "the function itself"),
+        ("pg/foreign.rs", "this module sets the limit"),
+        ("pg/realtime.rs", "sends events of tickets, with a limit for locks alone"),
+        ("media/queue.rs", "civic.media_jobs is the extension's own table"),
+    ];
+
+    fn visit(directory: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                visit(&path, found);
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| {
+                text.contains("acting_as(") || text.contains("SetUserIdAndSecContext(")
+            }) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn code_of_other_roles_runs_through_this_module_alone() {
+        let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let mut found = vec![];
+        visit(source, &mut found);
+        for (file, _) in WITHOUT_LIMIT {
+            found.retain(|path| !path.ends_with(file));
+        }
+        assert!(found.is_empty(), "{found:?}: use pg::foreign::run, or say why there is no limit");
+    }
 }

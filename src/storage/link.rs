@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::access::Reader;
-use super::{object, signed_url};
+use super::{object, path, signed_url};
 use crate::claims::{self, Identity};
 use crate::error::{Error, ServiceError};
 use crate::{service, settings};
@@ -13,26 +13,28 @@ use crate::{service, settings};
 /// The current user's row security is asked in either case, and a person's claims beside it, also
 /// where he comes as a role that no policy holds. Without claims nobody but such a role sees a row.
 ///
-/// Errors: 22023 for the expiry, 55000 where the service is not configured, P0002 where there is no
+/// Errors: 22023 for the expiry and for what cannot be a bucket's id, 55000 where the service is not configured, P0002 where there is no
 /// such file for the caller.
-pub fn signed_url(bucket: &str, path: &str, expiry: i32) -> Result<String, Error> {
+pub fn signed_url(bucket: &str, name: &str, expiry: i32) -> Result<String, Error> {
     let expiry = signed_url::expiry(expiry)?;
+    // A link names bucket and path in one: the id "a/b" would be the folder "b" of the bucket "a".
+    let bucket = path::segment("bucket", bucket)?;
     let signer = service::signer()?;
     let api = if signer.is_none() { Some(service::storage_api()?) } else { None };
-    let no_object = || ServiceError::NoObject { bucket: bucket.to_owned(), path: path.to_owned() };
+    let no_object = || ServiceError::NoObject { bucket: bucket.to_owned(), path: name.to_owned() };
     let identity = claims::identity()?;
     let may_read = *identity == Identity::default()
-        || Reader::new(identity, &settings::access()).passes(bucket.as_bytes(), path.as_bytes());
-    if !may_read || !object::exists(bucket, path)? {
+        || Reader::new(identity, &settings::access()).passes(bucket.as_bytes(), name.as_bytes());
+    if !may_read || !object::exists(bucket, name)? {
         return Err(no_object().into());
     }
     if let Some((base_url, secret)) = signer {
         let now = signed_url::now();
-        return Ok(signed_url::signed_url(&base_url, secret.expose(), bucket, path, now, expiry));
+        return Ok(signed_url::signed_url(&base_url, secret.expose(), bucket, name, now, expiry));
     }
     let api = api.ok_or_else(no_object)?;
-    let (bucket, path) = (bucket.to_owned(), path.to_owned());
+    let (bucket, name) = (bucket.to_owned(), name.to_owned());
     service::exchange(move |cancel| {
-        api.sign(&bucket, &path, Duration::from_secs(expiry.into()), cancel)
+        api.sign(&bucket, &name, Duration::from_secs(expiry.into()), cancel)
     })
 }

@@ -88,3 +88,20 @@ fn credentials_travel_by_plain_http_to_a_loopback_address_alone() {
     source.check("https://192.0.2.1:8080/x").unwrap();
     source.check("http://192.0.2.2:8080/x").unwrap();
 }
+
+#[test]
+fn a_name_that_is_sent_credentials_without_https_resolves_to_loopback_addresses_or_to_nothing() {
+    use reqwest::dns::Resolve;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let resolve = |name: &str| {
+        let resolver = transfer::Resolver { addresses: crate::address::Addresses::Loopback };
+        let addresses = runtime.block_on(resolver.resolve(name.parse().unwrap()));
+        addresses.map(|found| found.map(|it| it.ip().to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(resolve("127.0.0.7").unwrap(), ["127.0.0.7"]);
+    assert!(resolve("localhost").is_ok_and(|found| !found.is_empty()));
+    for name in ["192.0.2.1", "10.0.0.1", "0.0.0.0"] {
+        let error = resolve(name).unwrap_err();
+        assert!(error.to_string().contains("without https"), "{error}");
+    }
+}
