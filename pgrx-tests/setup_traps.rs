@@ -383,11 +383,12 @@ fn names_on_the_search_path_of_a_superuser_gain_no_superusers_rights() {
              $$ BEGIN PERFORM traps.spring('function'); RETURN 0; END $$;
          CREATE DOMAIN evil.text AS pg_catalog.text CHECK (traps.pure('type'));
          CREATE DOMAIN evil.regclass AS pg_catalog.regclass CHECK (traps.pure('type'));
-         RESET ROLE;
-         SET search_path = evil, pg_catalog, public"
+         RESET ROLE"
     ));
     for sql in [SETUP, "SELECT * FROM civic.check()", TEARDOWN, SETUP] {
-        session.run(&format!("SELECT count(*) FROM ({}) AS query", sql.replace("count(*)", "*")));
+        session.run("SET search_path = evil, pg_catalog, public");
+        session.run(sql);
+        session.run("RESET search_path");
         unharmed(&mut session, &mallory, sql);
     }
     for fix in fixes(&mut session) {
