@@ -183,6 +183,8 @@ fn no_trap_on_a_table_runs_with_a_superusers_rights() {
         "ALTER TABLE tickets DISABLE TRIGGER ticket_update_notify",
         "ALTER PUBLICATION supabase_realtime DROP TABLE tickets",
         "DROP POLICY \"civic firewall\" ON storage.objects",
+        "DO $$ BEGIN EXECUTE 'DROP TABLE realtime.messages_'
+             || to_char((now() AT TIME ZONE 'UTC') + interval '1 day', 'YYYY_MM_DD'); END $$",
     ] {
         session.run(tampered);
     }
@@ -252,6 +254,42 @@ fn a_trigger_on_deletes_gains_no_superusers_rights_from_teardown() {
     unharmed(&mut session, &mallory, "teardown");
 }
 
+#[test]
+fn a_trigger_that_does_not_end_is_cancelled() {
+    let mut session = Database::supabase().superuser();
+    session.run(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(1000); RETURN NEW; END';
+         CREATE TRIGGER wait BEFORE INSERT ON storage.buckets
+             FOR EACH ROW EXECUTE FUNCTION wait()",
+    );
+    let before = session.traces();
+    let error = session.error(SETUP);
+    assert_eq!(error.code().code(), "57014");
+    assert!(error.message().contains("storage.buckets"), "{}", error.message());
+    assert_eq!(session.traces(), before, "nothing is half done");
+}
+
+#[test]
+fn a_superusers_buckets_with_a_trigger_of_others_are_refused() {
+    let database = Database::supabase();
+    let mut session = database.superuser();
+    let mallory = database.role("mallory", "");
+    session.run(&spring(&mallory));
+    session.run(
+        "ALTER TABLE storage.buckets OWNER TO CURRENT_USER;
+         CREATE TRIGGER bite BEFORE INSERT ON storage.buckets
+             FOR EACH ROW EXECUTE FUNCTION traps.on_row()",
+    );
+    let error = session.error(SETUP);
+    assert_eq!(error.code().code(), "55000");
+    assert!(error.message().contains("traps.on_row()"), "{}", error.message());
+    unharmed(&mut session, &mallory, "refused");
+    session.run("ALTER TABLE storage.buckets OWNER TO supabase_storage_admin");
+    session.run(SETUP);
+    unharmed(&mut session, &mallory, "as the hint says");
+}
+
 /// An enum with an implicit cast, in the place of a column's type.
 fn enum_trap(column: &str) -> String {
     format!(
@@ -273,7 +311,9 @@ fn a_cast_of_an_enum_gains_no_superusers_rights_from_check() {
     for column in [
         "ALTER TABLE storage.buckets ALTER id TYPE storage.bid USING id::storage.bid;",
         "ALTER TABLE storage.objects ALTER bucket_id TYPE storage.bid USING bucket_id::storage.bid;",
-        "ALTER TABLE storage.objects ALTER name TYPE storage.bid USING name::storage.bid;",
+        "DROP INDEX storage.idx_objects_bucket_id_name, storage.idx_objects_bucket_id_name_lower,
+                    storage.name_prefix_search;
+         ALTER TABLE storage.objects ALTER name TYPE storage.bid USING name::storage.bid;",
     ] {
         // The generated column depends on the name.
         let column = format!("ALTER TABLE storage.objects DROP COLUMN path_tokens; {column}");

@@ -164,6 +164,11 @@ fn a_right_that_is_granted_again_is_found_and_mended() {
             "GRANT REFERENCES (bucket_id, name) ON storage.objects TO authenticated",
             "rights on the tables of storage",
         ),
+        // By Storage's own default privileges.
+        (
+            "SET ROLE supabase_storage_admin; CREATE TABLE storage.vectors (id int); RESET ROLE",
+            "rights on the tables of storage",
+        ),
         ("GRANT UPDATE ON realtime.messages TO anon", "rights on the tables of realtime"),
         ("GRANT DELETE ON realtime.messages TO PUBLIC", "rights on the tables of realtime"),
     ] {

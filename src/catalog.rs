@@ -138,7 +138,7 @@ impl Owner {
     }
 
     /// As [`Owner::execute`], for a change of a table's rows, which runs triggers, defaults and
-    /// constraints of others: what takes longer than [`LONGEST`] is cancelled. Nothing is left of a
+    /// constraints of others. What takes longer than [`LONGEST`] is cancelled. Nothing is left of a
     /// change that fails.
     pub fn change(
         self,
@@ -146,21 +146,17 @@ impl Owner {
         sql: &str,
         arguments: &[DatumWithOid<'_>],
     ) -> Result<(), Error> {
-        pg::worker::attempt_within(
-            LONGEST,
-            || define(self.0, || update(sql, arguments)),
-            |sqlstate, message| Error::Refused { table, sqlstate, why: message.to_owned() },
-        )
+        bounded(table, || define(self.0, || update(sql, arguments)))
     }
 
-    /// [`texts`] of data, and not of the catalog.
-    pub fn texts(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
-        role::acting_as(self.0, || texts(sql, arguments))
-    }
-
-    /// [`holds`] of data, and not of the catalog.
-    pub fn holds(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<bool, Error> {
-        role::acting_as(self.0, || holds(sql, arguments))
+    /// [`texts`] of a table's rows. Casts, and expressions of indexes, are code of others here too.
+    pub fn texts(
+        self,
+        table: &'static str,
+        sql: &str,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<Vec<String>, Error> {
+        bounded(table, || role::acting_as(self.0, || texts(sql, arguments)))
     }
 }
 
@@ -194,6 +190,15 @@ pub fn with_own_table<R>(
 /// Errors: 55000 on servers before 17 where there is such an event trigger.
 pub fn execute_as_superuser(sql: &str) -> Result<(), Error> {
     define(role::BOOTSTRAP_SUPERUSER, || update(sql, &[]))
+}
+
+/// Nothing is left of what fails, and what takes too long is cancelled.
+fn bounded<R>(table: &'static str, action: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    pg::worker::attempt_within(LONGEST, action, |sqlstate, message| Error::Refused {
+        table,
+        sqlstate,
+        why: message.to_owned(),
+    })
 }
 
 fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {

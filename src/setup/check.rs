@@ -84,10 +84,14 @@ fn buckets() -> Result<Vec<Finding>, Error> {
             let detail = "hidden from this role: ask as the owner of storage.buckets";
             return Ok((component, false, detail.to_owned(), None));
         }
-        Ok(match reader.is_public(id)?.as_deref() {
-            Some("false") => good(component, "private"),
-            Some(_) => bad(component, "public: anyone who knows a file's address reads it", SETUP),
-            None => bad(component, "absent", SETUP),
+        Ok(match reader.is_public(id) {
+            Err(error @ Error::Refused { .. }) => (component, false, error.message(), None),
+            Err(error) => return Err(error),
+            Ok(None) => bad(component, "absent", SETUP),
+            Ok(Some(is_public)) if is_public == "false" => good(component, "private"),
+            Ok(Some(_)) => {
+                bad(component, "public: anyone who knows a file's address reads it", SETUP)
+            }
         })
     };
     ALL.iter().map(|bucket| finding(bucket.id())).collect()
@@ -114,7 +118,10 @@ fn row_security() -> Result<Vec<Finding>, Error> {
              UNION ALL
              -- Never to a superuser: what is on the table would run with its rights.
              SELECT CASE WHEN r.oid = c.relowner
-                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO supabase_storage_admin;', c.relname)
+                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO %I;', c.relname,
+                                    coalesce((SELECT rolname FROM pg_catalog.pg_roles
+                                              WHERE rolname = 'supabase_storage_admin'),
+                                             pg_catalog.pg_get_userbyid(n.nspowner)))
                          ELSE pg_catalog.format('REVOKE %I FROM %I;', o.rolname, r.rolname) END
              FROM pg_catalog.pg_roles r, pg_catalog.pg_class c, pg_catalog.pg_namespace n,
                   pg_catalog.pg_roles o

@@ -169,7 +169,7 @@ impl Reader {
         let sql = "SELECT coalesce(public, false) FROM storage.buckets
                    WHERE id OPERATOR(pg_catalog.=) $1";
         let found = match self {
-            Reader::Owner(owner) => owner.texts(sql, &[id.into()])?,
+            Reader::Owner(owner) => owner.texts("storage.buckets", sql, &[id.into()])?,
             Reader::Caller => catalog::texts(sql, &[id.into()])?,
             Reader::Nobody => vec![],
         };
@@ -389,13 +389,16 @@ fn tear_down_bucket(bucket: Bucket) -> Result<Step, Error> {
     let id = bucket.id();
     let component = format!("bucket {id}");
     let owner = owner_of("buckets")?;
-    let exists = "SELECT EXISTS (SELECT FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1)";
-    if !owner.holds(exists, &[id.into()])? {
+    let exists = || -> Result<bool, Error> {
+        let sql = "SELECT id FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1";
+        Ok(!owner.texts("storage.buckets", sql, &[id.into()])?.is_empty())
+    };
+    if !exists()? {
         return Ok(step(component, SKIPPED, "there is none"));
     }
     let count = "SELECT pg_catalog.count(*) FROM storage.objects
                  WHERE bucket_id OPERATOR(pg_catalog.=) $1";
-    let objects = owner_of("objects")?.texts(count, &[id.into()])?.concat();
+    let objects = owner_of("objects")?.texts("storage.objects", count, &[id.into()])?.concat();
     if objects != "0" {
         return Ok(step(component, KEPT, format!("it holds objects: {objects}")));
     }
@@ -414,7 +417,7 @@ fn tear_down_bucket(bucket: Bucket) -> Result<Step, Error> {
             step(component, KEPT, format!("it cannot be removed: {why}"))
         }
         Err(error) => return Err(error),
-        Ok(()) if owner.holds(exists, &[id.into()])? => {
+        Ok(()) if exists()? => {
             step(component, KEPT, "a trigger or a rule of storage.buckets prevents its removal")
         }
         Ok(()) => step(component, REMOVED, "it was empty"),
