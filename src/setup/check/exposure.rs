@@ -107,7 +107,7 @@ pub fn triggers_of_others() -> Result<Vec<Finding>, Error> {
         concat!(
             guarded!(),
             "SELECT pg_catalog.format('trigger %s on %I.%I', t.tgname, n.nspname, c.relname),
-                    pg_catalog.format('calls function %s of role %s as whoever changes a row',
+                    pg_catalog.format('calls function %s of role %s with the rights of each role that changes a row',
                                       p.oid::pg_catalog.regprocedure, f.rolname),
                     pg_catalog.format('DROP TRIGGER %I ON %I.%I;', t.tgname, n.nspname, c.relname)
              FROM guarded g
