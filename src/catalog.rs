@@ -205,13 +205,16 @@ pub fn execute_as_superuser(sql: &str) -> Result<(), Error> {
     define(role::BOOTSTRAP_SUPERUSER, || update(sql, &[]))
 }
 
-/// Nothing is left of what fails, and what takes too long is cancelled.
+/// Nothing is left of what fails. What takes longer than [`LONGEST`], or than the session's own
+/// statement_timeout, is cancelled.
 fn bounded<R>(table: &'static str, action: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    pg::worker::attempt_within(LONGEST, action, |sqlstate, message| Error::Refused {
-        table,
-        sqlstate,
-        why: message.to_owned(),
-    })
+    let raised =
+        |sqlstate, message: &str| Error::Refused { table, sqlstate, why: message.to_owned() };
+    // There is one timer: a session's own statement_timeout keeps it.
+    if pg::subtransaction::has_statement_timeout() {
+        return pg::subtransaction::attempt(action, raised);
+    }
+    pg::worker::attempt_within(LONGEST, action, raised)
 }
 
 fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
@@ -303,12 +306,12 @@ mod tests {
     #[test]
     fn each_statement_on_the_rows_of_others_is_listed_here() {
         const LISTED: [(&str, &str); 6] = [
-            ("files.rs", "FROM storage.buckets WHERE id"),
-            ("files.rs", "FROM storage.buckets\n"),
-            ("files.rs", "FROM storage.objects\n"),
-            ("files.rs", "DELETE FROM storage.buckets WHERE"),
-            ("files.rs", "INSERT INTO storage.buckets (id"),
-            ("files.rs", "UPDATE storage.buckets SET"),
+            ("buckets.rs", "FROM storage.buckets WHERE id"),
+            ("buckets.rs", "FROM storage.buckets\n"),
+            ("buckets.rs", "FROM storage.objects\n"),
+            ("buckets.rs", "DELETE FROM storage.buckets WHERE"),
+            ("buckets.rs", "INSERT INTO storage.buckets (id"),
+            ("buckets.rs", "UPDATE storage.buckets SET"),
         ];
         let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup");
         for (name, source) in sources(&setup) {

@@ -6,7 +6,7 @@ mod realtime;
 mod service;
 
 use super::policy::{self, POLICIES, Policy, State};
-use super::{catalog, deadbolt, files, tickets};
+use super::{buckets, catalog, deadbolt, files, tickets};
 use crate::error::Error;
 use crate::pg::shared;
 use crate::settings::{self, SensitiveEvents};
@@ -29,7 +29,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     let mut findings = exposure::event_triggers()?;
     findings.push(version()?);
     if files::has_storage()? {
-        findings.extend(buckets()?);
+        findings.extend(bucket_findings()?);
         findings.extend(row_security()?);
         findings.extend(policies()?);
         findings.push(index()?);
@@ -68,7 +68,7 @@ fn version() -> Result<Finding, Error> {
     })
 }
 
-fn buckets() -> Result<Vec<Finding>, Error> {
+fn bucket_findings() -> Result<Vec<Finding>, Error> {
     let foreign = files::foreign_columns()?;
     if !foreign.is_empty() {
         let detail = format!(
@@ -77,10 +77,10 @@ fn buckets() -> Result<Vec<Finding>, Error> {
         );
         return Ok(vec![("columns of Storage's tables".to_owned(), false, detail, None)]);
     }
-    let reader = files::Reader::find()?;
+    let reader = buckets::Reader::find()?;
     let finding = |id: &str| {
         let component = format!("bucket {id}");
-        if matches!(reader, files::Reader::Nobody) {
+        if matches!(reader, buckets::Reader::Nobody) {
             let detail = "hidden from this role: ask as the owner of storage.buckets";
             return Ok((component, false, detail.to_owned(), None));
         }
