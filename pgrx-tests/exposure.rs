@@ -181,6 +181,15 @@ fn a_trigger_of_others_on_a_guarded_table_is_found_and_mended() {
 }
 
 #[test]
+fn a_superuser_who_owns_a_guarded_table_is_found_and_mended() {
+    let mut session = Database::realtime().superuser();
+    for table in ["storage.buckets", "storage.objects", "realtime.messages"] {
+        let made = format!("ALTER TABLE {table} OWNER TO CURRENT_USER");
+        is_found_and_mended(&mut session, &made, &format!("owner of {table}"));
+    }
+}
+
+#[test]
 fn default_privileges_on_the_partitions_of_tomorrow_are_found_and_mended() {
     let mut session = Database::realtime().superuser();
     for made in [

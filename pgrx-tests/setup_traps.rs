@@ -194,6 +194,15 @@ fn no_trap_on_a_table_runs_with_a_superusers_rights() {
     }
     calls_every_function(&mut session);
     unharmed(&mut session, &mallory, "every function");
+    // Where the owner is held by row security, a superuser does not read in the owner's place.
+    session.run("ALTER TABLE storage.buckets FORCE ROW LEVEL SECURITY");
+    session.run("SELECT * FROM civic.check()");
+    unharmed(&mut session, &mallory, "check() of forced row security");
+    for sql in [SETUP, TEARDOWN] {
+        assert_eq!(session.sqlstate(sql), "42501");
+        unharmed(&mut session, &mallory, sql);
+    }
+    session.run("ALTER TABLE storage.buckets NO FORCE ROW LEVEL SECURITY");
     session.run(TEARDOWN);
     unharmed(&mut session, &mallory, TEARDOWN);
     session.run(SETUP);
@@ -267,6 +276,11 @@ fn a_trigger_that_does_not_end_is_cancelled() {
     let error = session.error(SETUP);
     assert_eq!(error.code().code(), "57014");
     assert!(error.message().contains("storage.buckets"), "{}", error.message());
+    assert_eq!(session.traces(), before, "nothing is half done");
+    session.run("SET statement_timeout = '1s'");
+    let error = session.error(SETUP);
+    assert_eq!(error.message(), "canceling statement due to statement timeout", "the session's own");
+    session.run("RESET statement_timeout");
     assert_eq!(session.traces(), before, "nothing is half done");
 }
 

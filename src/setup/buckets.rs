@@ -26,6 +26,9 @@ impl Reader {
                         pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
                             AND pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT')
                             AND NOT pg_catalog.row_security_active(c.oid)
+                            -- Never with a superuser's rights: a plan runs expressions of indexes.
+                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles s
+                                            WHERE s.rolname = current_user AND s.rolsuper)
                  FROM ",
                 storage_tables!(),
                 " JOIN pg_catalog.pg_roles r ON r.oid = c.relowner

@@ -38,6 +38,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
         let detail = format!("{}, so there are no files to guard", files::NO_STORAGE);
         findings.push(good("storage", detail));
     }
+    findings.extend(exposure::owners()?);
     findings.extend(exposure::triggers_of_others()?);
     findings.extend(exposure::views()?);
     findings.extend(exposure::functions()?);

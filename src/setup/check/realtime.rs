@@ -99,6 +99,10 @@ fn send() -> Result<Finding, Error> {
             return Ok(bad(component, why, fix_of(obstacle)?));
         }
     };
+    // A message that is tried runs what others have put on the table.
+    if exposure::owners()?.iter().any(|(owner, ..)| owner.ends_with("realtime.messages")) {
+        return Ok(good(component, "is there; not tried: a superuser owns realtime.messages"));
+    }
     Ok(match rehearse(&sender) {
         Rehearsal::Stored => good(component, "stores messages"),
         Rehearsal::NotTried(why) => good(component, format!("is there; not tried: {why}")),
