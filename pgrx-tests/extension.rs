@@ -1,8 +1,5 @@
 //! CREATE EXTENSION, DROP EXTENSION, and a database that is dumped and restored.
 
-use std::io::Write;
-use std::process::Stdio;
-
 use super::support::installation::{SETUP, TEARDOWN};
 use super::support::{Database, OTHER_TENANT, Session, TENANT};
 
@@ -218,19 +215,7 @@ fn a_guarded_database_works_after_dump_and_restore() {
     let mut session = database.superuser();
     fill(&mut session);
     session.run(&format!("INSERT INTO tickets (tenant_id) VALUES ('{TENANT}')"));
-    let restored = Database::empty("");
-    let dump = database.program("pg_dump").arg("--format=custom").output().expect("it runs");
-    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-    let mut restore = restored
-        .program("pg_restore")
-        .arg("--exit-on-error")
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
-    restore.stdin.take().expect("piped").write_all(&dump.stdout).expect("it reads");
-    let restore = restore.wait_with_output().expect("it ends");
-    assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
+    let restored = database.restored();
 
     let mut session = restored.superuser();
     assert_eq!(session.wrong(), []);

@@ -12,6 +12,7 @@ mod check;
 mod claims;
 mod differential;
 mod documentation;
+mod exposure;
 mod extension;
 mod firewall;
 mod firewall_attacks;

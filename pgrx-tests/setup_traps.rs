@@ -183,6 +183,8 @@ fn no_trap_on_a_table_runs_with_a_superusers_rights() {
         "ALTER TABLE tickets DISABLE TRIGGER ticket_update_notify",
         "ALTER PUBLICATION supabase_realtime DROP TABLE tickets",
         "DROP POLICY \"civic firewall\" ON storage.objects",
+        "DO $$ BEGIN EXECUTE 'DROP TABLE realtime.messages_'
+             || to_char((now() AT TIME ZONE 'UTC') + interval '1 day', 'YYYY_MM_DD'); END $$",
     ] {
         session.run(tampered);
     }
@@ -192,6 +194,15 @@ fn no_trap_on_a_table_runs_with_a_superusers_rights() {
     }
     calls_every_function(&mut session);
     unharmed(&mut session, &mallory, "every function");
+    // Where the owner is held by row security, a superuser does not read in the owner's place.
+    session.run("ALTER TABLE storage.buckets FORCE ROW LEVEL SECURITY");
+    session.run("SELECT * FROM civic.check()");
+    unharmed(&mut session, &mallory, "check() of forced row security");
+    for sql in [SETUP, TEARDOWN] {
+        assert_eq!(session.sqlstate(sql), "42501");
+        unharmed(&mut session, &mallory, sql);
+    }
+    session.run("ALTER TABLE storage.buckets NO FORCE ROW LEVEL SECURITY");
     session.run(TEARDOWN);
     unharmed(&mut session, &mallory, TEARDOWN);
     session.run(SETUP);
@@ -252,6 +263,51 @@ fn a_trigger_on_deletes_gains_no_superusers_rights_from_teardown() {
     unharmed(&mut session, &mallory, "teardown");
 }
 
+#[test]
+fn a_trigger_that_does_not_end_is_cancelled() {
+    let mut session = Database::supabase().superuser();
+    session.run(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(1000); RETURN NEW; END';
+         CREATE TRIGGER wait BEFORE INSERT ON storage.buckets
+             FOR EACH ROW EXECUTE FUNCTION wait()",
+    );
+    let before = session.traces();
+    let error = session.error(SETUP);
+    assert_eq!(error.code().code(), "57014");
+    assert!(error.message().contains("storage.buckets"), "{}", error.message());
+    assert_eq!(session.traces(), before, "nothing is half done");
+    session.run("SET statement_timeout = '1s'");
+    let error = session.error(SETUP);
+    assert_eq!(
+        error.message(),
+        "canceling statement due to statement timeout",
+        "the session's own"
+    );
+    session.run("RESET statement_timeout");
+    assert_eq!(session.traces(), before, "nothing is half done");
+}
+
+#[test]
+fn a_superusers_buckets_with_a_trigger_of_others_are_refused() {
+    let database = Database::supabase();
+    let mut session = database.superuser();
+    let mallory = database.role("mallory", "");
+    session.run(&spring(&mallory));
+    session.run(
+        "ALTER TABLE storage.buckets OWNER TO CURRENT_USER;
+         CREATE TRIGGER bite BEFORE INSERT ON storage.buckets
+             FOR EACH ROW EXECUTE FUNCTION traps.on_row()",
+    );
+    let error = session.error(SETUP);
+    assert_eq!(error.code().code(), "55000");
+    assert!(error.message().contains("storage.buckets"), "{}", error.message());
+    unharmed(&mut session, &mallory, "refused");
+    session.run("ALTER TABLE storage.buckets OWNER TO supabase_storage_admin");
+    session.run(SETUP);
+    unharmed(&mut session, &mallory, "as the hint says");
+}
+
 /// An enum with an implicit cast, in the place of a column's type.
 fn enum_trap(column: &str) -> String {
     format!(
@@ -273,7 +329,9 @@ fn a_cast_of_an_enum_gains_no_superusers_rights_from_check() {
     for column in [
         "ALTER TABLE storage.buckets ALTER id TYPE storage.bid USING id::storage.bid;",
         "ALTER TABLE storage.objects ALTER bucket_id TYPE storage.bid USING bucket_id::storage.bid;",
-        "ALTER TABLE storage.objects ALTER name TYPE storage.bid USING name::storage.bid;",
+        "DROP INDEX storage.idx_objects_bucket_id_name, storage.idx_objects_bucket_id_name_lower,
+                    storage.name_prefix_search;
+         ALTER TABLE storage.objects ALTER name TYPE storage.bid USING name::storage.bid;",
     ] {
         // The generated column depends on the name.
         let column = format!("ALTER TABLE storage.objects DROP COLUMN path_tokens; {column}");
@@ -383,11 +441,12 @@ fn names_on_the_search_path_of_a_superuser_gain_no_superusers_rights() {
              $$ BEGIN PERFORM traps.spring('function'); RETURN 0; END $$;
          CREATE DOMAIN evil.text AS pg_catalog.text CHECK (traps.pure('type'));
          CREATE DOMAIN evil.regclass AS pg_catalog.regclass CHECK (traps.pure('type'));
-         RESET ROLE;
-         SET search_path = evil, pg_catalog, public"
+         RESET ROLE"
     ));
     for sql in [SETUP, "SELECT * FROM civic.check()", TEARDOWN, SETUP] {
-        session.run(&format!("SELECT count(*) FROM ({}) AS query", sql.replace("count(*)", "*")));
+        session.run("SET search_path = evil, pg_catalog, public");
+        session.run(sql);
+        session.run("RESET search_path");
         unharmed(&mut session, &mallory, sql);
     }
     for fix in fixes(&mut session) {

@@ -54,11 +54,12 @@ GRANT EXECUTE ON FUNCTION
     civic.ticket_payload(text, jsonb)
 TO PUBLIC;
 
--- They do nothing that the caller could not do by hand, and say what he lacks.
+-- They do nothing that the caller could not do by hand, and say what is lacking.
 GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO PUBLIC;
 
 -- An event on a municipality's channel is believed: only the server's side sends one. PUBLIC gets
--- neither publish() nor the trigger function, which does the same for whoever owns a table.
+-- neither publish() nor the trigger function, which does the same for the owner of any table. setup()
+-- grants the trigger function to the owner of the table of tickets, who makes the trigger.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN

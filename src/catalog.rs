@@ -106,6 +106,20 @@ pub fn texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, E
     Ok(rows(&sql, arguments, |row| row.get::<String>(1))?.into_iter().flatten().collect())
 }
 
+/// [`texts`] as the transaction has them now, in a subtransaction too. A plan that may write takes a
+/// snapshot of its own, and this one no transaction id.
+fn fresh_texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
+    let sql = format!("SELECT answer::pg_catalog.text FROM ({sql}) AS query (answer)");
+    Spi::connect_mut(|client| {
+        let types: Vec<_> = arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
+        let plan = client.prepare_mut(sql.as_str(), &types)?;
+        let table = client.select(&plan, None, arguments)?;
+        let answer = |row: &Row<'_, '_>| row.get::<String>(1);
+        let answers = table.into_iter().map(|row| read_row(&row, answer));
+        Ok(answers.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    })
+}
+
 /// A statement that writes, for the doors of this module and for [`with_own_table`]'s actions.
 pub fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
     Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
@@ -168,39 +182,35 @@ impl Owner {
         sql: &str,
         arguments: &[DatumWithOid<'_>],
     ) -> Result<(), Error> {
-        attempt(
-            || {
-                foreign::run(self.0, table, foreign::LIMIT, || {
-                    define(self.0, || update(sql, arguments))
-                })
-            },
-            |sqlstate, message| Error::Refused { table, sqlstate, why: message.to_owned() },
-        )
+        self.bounded(table, || define(self.0, || update(sql, arguments)))
     }
 
-    /// [`texts`] of a table's rows, and not of the catalog, within [`foreign::LIMIT`].
+    /// [`texts`] of a table's rows, within [`foreign::LIMIT`]. Casts, and expressions of indexes, are
+    /// code of others here too.
     pub fn texts(
         self,
         table: &'static str,
         sql: &str,
         arguments: &[DatumWithOid<'_>],
     ) -> Result<Vec<String>, Error> {
-        foreign::run(self.0, table, foreign::LIMIT, || texts(sql, arguments))
+        self.bounded(table, || fresh_texts(sql, arguments))
     }
 
-    /// [`holds`] of a table's rows, and not of the catalog, within [`foreign::LIMIT`].
-    pub fn holds(
+    /// Nothing is left of what fails.
+    fn bounded<R>(
         self,
         table: &'static str,
-        sql: &str,
-        arguments: &[DatumWithOid<'_>],
-    ) -> Result<bool, Error> {
-        foreign::run(self.0, table, foreign::LIMIT, || holds(sql, arguments))
+        action: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        attempt(
+            || foreign::run(self.0, table, foreign::LIMIT, action),
+            |sqlstate, message| Error::Refused { table, sqlstate, why: message.to_owned() },
+        )
     }
 }
 
-/// Reads or writes a table of the extension's own with the rights of its owner: nobody else has any on
-/// it. `None` where there is no such table; one of this name that is not the extension's is not looked
+/// Reads or writes a table of the extension's own with the rights of its owner: no other role has any
+/// on it. `None` where there is no such table; one of this name that is not the extension's is not looked
 /// at. Everything in the action's statements is qualified; values are parameters.
 pub fn with_own_table<R>(
     table: &str,
@@ -222,7 +232,7 @@ pub fn with_own_table<R>(
 }
 
 /// Runs a statement that creates or changes an object of pg_civic itself and needs a superuser: as
-/// the bootstrap superuser, whoever calls. So `sql` is constant but for names that the server has
+/// the bootstrap superuser, for any caller. So `sql` is constant but for names that the server has
 /// quoted, and the caller has decided who may ask for it. No event trigger of others runs with these
 /// rights.
 ///
@@ -248,7 +258,7 @@ fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Resu
 }
 
 /// An event trigger whose function a role that is no superuser can replace, and which runs with the
-/// rights of whoever changes the catalog.
+/// rights of each role that changes the catalog.
 pub struct EventTrigger {
     /// Quoted.
     pub name: String,
@@ -280,4 +290,68 @@ pub fn event_triggers_of_others() -> Result<Vec<EventTrigger>, Error> {
 
 pub fn current_role() -> Result<String, Error> {
     Ok(texts("SELECT current_user", &[])?.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// The files of the code that touches other schemas, with their names under `src/setup`.
+    fn sources(directory: &Path) -> Vec<(String, String)> {
+        let mut found = vec![];
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(sources(&path));
+            } else {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                found.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn setup_and_check_have_no_other_way_to_a_statement_than_this_module() {
+        let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup");
+        let sources = sources(&setup);
+        assert!(sources.len() > 10, "{}", sources.len());
+        for (name, source) in &sources {
+            for way in ["Spi::", "acting_as", "defining_as", "catalog::planned", "catalog::set("] {
+                assert!(!source.contains(way), "{name} has {way}: use catalog::Owner");
+            }
+            // Its callers name the table of the extension's own.
+            let is_ledger = name == "ledger.rs";
+            assert!(is_ledger || !source.contains("catalog::update"), "{name}: use catalog::Owner");
+        }
+    }
+
+    #[test]
+    fn each_statement_on_the_rows_of_others_is_listed_here() {
+        const LISTED: [(&str, &str); 6] = [
+            ("buckets.rs", "FROM storage.buckets WHERE id"),
+            ("buckets.rs", "FROM storage.buckets\n"),
+            ("buckets.rs", "FROM storage.objects\n"),
+            ("buckets.rs", "DELETE FROM storage.buckets WHERE"),
+            ("buckets.rs", "INSERT INTO storage.buckets (id"),
+            ("buckets.rs", "UPDATE storage.buckets SET"),
+        ];
+        let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup");
+        for (name, source) in sources(&setup) {
+            for verb in ["FROM ", "JOIN ", "INTO ", "UPDATE "] {
+                for schema in ["storage.", "realtime.", "public.", "auth."] {
+                    let statement = format!("{verb}{schema}");
+                    for (place, _) in source.match_indices(&statement) {
+                        let start = place.saturating_sub("DELETE ".len());
+                        let around: String = source[start..].chars().take(60).collect();
+                        let is_listed = LISTED
+                            .iter()
+                            .any(|(file, text)| *file == name && around.contains(text));
+                        assert!(is_listed, "{name}: {around}");
+                    }
+                }
+            }
+        }
+    }
 }

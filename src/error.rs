@@ -62,7 +62,7 @@ pub enum Error {
     /// What is about to be done would run a function of a role that is no superuser with a superuser's
     /// rights.
     WouldRunAsSuperuser { what: String, function: String, owner: String, remedy: String },
-    /// A table of others does not take a change.
+    /// A statement on a table of others has failed.
     Refused { table: &'static str, sqlstate: PgSqlErrorCode, why: String },
     /// A column of Storage's tables has another type than Storage gives it.
     StorageColumns { found: Vec<String> },
@@ -214,7 +214,9 @@ impl Error {
                 "{what} would run function {function} of role \"{owner}\" with the rights of a \
                  superuser"
             ),
-            Error::Refused { table, why, .. } => format!("table {table} refuses a change: {why}"),
+            Error::Refused { table, why, .. } => {
+                format!("a statement on table {table} failed: {why}")
+            }
             Error::StorageColumns { found } => {
                 format!("the tables of Storage have columns of other types: {}", found.join("; "))
             }

@@ -2,6 +2,7 @@
 //!
 //! The caller's own rights decide. What he lacks is told before anything is touched.
 
+mod buckets;
 mod check;
 mod files;
 mod firewall;

@@ -226,6 +226,32 @@ fn a_table_without_a_key_is_not_published_since_its_updates_would_fail() {
 }
 
 #[test]
+fn a_publication_and_a_table_of_two_strangers_are_left_to_a_superuser() {
+    let database = Database::uninstalled();
+    let mut session = database.superuser();
+    session.run(REALTIME);
+    session.run("CREATE EXTENSION pg_civic");
+    let (app, publisher) = (database.role("app", ""), database.role("publisher", ""));
+    session.run(&format!(
+        "ALTER TABLE tickets OWNER TO {app};
+         GRANT CREATE ON DATABASE {} TO {publisher};
+         ALTER PUBLICATION supabase_realtime OWNER TO {publisher};
+         {ROW_SECURITY}",
+        database.name()
+    ));
+    let steps = session.steps(SETUP);
+    let step = steps.iter().find(|(component, ..)| component == PUBLISHED).unwrap();
+    assert_eq!(step.1, "skipped");
+    let statement = "ALTER PUBLICATION supabase_realtime ADD TABLE public.tickets";
+    assert!(step.2.contains(statement), "{step:?}");
+    let found = wrong(&mut session);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, PUBLISHED);
+    session.run(found[0].2.as_deref().expect("a fix"));
+    assert_eq!(wrong(&mut session), []);
+}
+
+#[test]
 fn a_publication_of_all_tables_has_the_tickets_already() {
     let mut session = Database::uninstalled().superuser();
     session.run(REALTIME);

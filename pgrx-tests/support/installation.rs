@@ -1,5 +1,7 @@
 //! What an installation has left in the catalogs, and what it says of itself.
 
+use std::io::Write;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::{Database, Session};
@@ -12,6 +14,26 @@ pub type Step = (String, String, String);
 
 /// What a `check()` finds wrong: component, detail, fix.
 pub type Wrong = (String, String, Option<String>);
+
+impl Database {
+    /// A copy of this database by pg_dump and pg_restore.
+    pub fn restored(&self) -> Database {
+        let restored = Database::empty("");
+        let dump = self.program("pg_dump").arg("--format=custom").output().expect("it runs");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let mut restore = restored
+            .program("pg_restore")
+            .arg("--exit-on-error")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        restore.stdin.take().expect("piped").write_all(&dump.stdout).expect("it reads");
+        let restore = restore.wait_with_output().expect("it ends");
+        assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
+        restored
+    }
+}
 
 impl Session {
     /// The steps of `setup` or `teardown`.

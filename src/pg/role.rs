@@ -16,6 +16,12 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser_arg(role) }
 }
 
+/// Whether the current user is a superuser.
+pub fn is_current_superuser() -> bool {
+    // SAFETY: reads this backend's current user.
+    is_superuser(unsafe { pg_sys::GetUserId() })
+}
+
 /// Whether the server can leave event triggers out for one statement (`event_triggers`).
 pub const CAN_DISABLE_EVENT_TRIGGERS: bool =
     cfg!(not(any(feature = "pg14", feature = "pg15", feature = "pg16")));

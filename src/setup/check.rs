@@ -6,7 +6,7 @@ mod realtime;
 mod service;
 
 use super::policy::{self, POLICIES, Policy, State};
-use super::{catalog, files, firewall, tickets};
+use super::{buckets, catalog, files, firewall, tickets};
 use crate::error::Error;
 use crate::pg::shared;
 use crate::settings::{self, SensitiveEvents};
@@ -44,7 +44,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     let mut findings = exposure::event_triggers()?;
     findings.push(version()?);
     if files::has_storage()? {
-        findings.extend(buckets()?);
+        findings.extend(bucket_findings()?);
         findings.extend(readable("row security", row_security())?);
         findings.extend(readable("policies", policies())?);
         findings.push(index()?);
@@ -53,6 +53,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
         let detail = format!("{}, so there are no files to guard", files::NO_STORAGE);
         findings.push(good("storage", detail));
     }
+    findings.extend(readable("owners", exposure::owners())?);
     findings.extend(readable("triggers of others", exposure::triggers_of_others())?);
     findings.extend(readable("views", exposure::views())?);
     findings.extend(readable("functions", exposure::functions())?);
@@ -83,7 +84,7 @@ fn version() -> Result<Finding, Error> {
     })
 }
 
-fn buckets() -> Result<Vec<Finding>, Error> {
+fn bucket_findings() -> Result<Vec<Finding>, Error> {
     let foreign = files::foreign_columns()?;
     if !foreign.is_empty() {
         let detail = format!(
@@ -92,17 +93,21 @@ fn buckets() -> Result<Vec<Finding>, Error> {
         );
         return Ok(vec![("columns of Storage's tables".to_owned(), false, detail, None)]);
     }
-    let reader = files::Reader::find()?;
+    let reader = buckets::Reader::find()?;
     let finding = |id: &str| {
         let component = format!("bucket {id}");
-        if matches!(reader, files::Reader::Nobody) {
+        if matches!(reader, buckets::Reader::Nobody) {
             let detail = "hidden from this role: ask as the owner of storage.buckets";
             return Ok((component, false, detail.to_owned(), None));
         }
-        Ok(match reader.is_public(id)?.as_deref() {
-            Some("false") => good(component, "private"),
-            Some(_) => bad(component, "public: anyone who knows a file's address reads it", SETUP),
-            None => bad(component, "absent", SETUP),
+        Ok(match reader.is_public(id) {
+            Err(error @ Error::Refused { .. }) => (component, false, error.message(), None),
+            Err(error) => return Err(error),
+            Ok(None) => bad(component, "absent", SETUP),
+            Ok(Some(is_public)) if is_public == "false" => good(component, "private"),
+            Ok(Some(_)) => {
+                bad(component, "public: anyone who knows a file's address reads it", SETUP)
+            }
         })
     };
     ALL.iter().map(|bucket| finding(bucket.id())).collect()
@@ -129,7 +134,10 @@ fn row_security() -> Result<Vec<Finding>, Error> {
              UNION ALL
              -- Never to a superuser: what is on the table would run with its rights.
              SELECT CASE WHEN r.oid = c.relowner
-                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO supabase_storage_admin;', c.relname)
+                         THEN pg_catalog.format('ALTER TABLE storage.%I OWNER TO %I;', c.relname,
+                                    coalesce((SELECT rolname FROM pg_catalog.pg_roles
+                                              WHERE rolname = 'supabase_storage_admin'),
+                                             pg_catalog.pg_get_userbyid(n.nspowner)))
                          ELSE pg_catalog.format('REVOKE %I FROM %I;', o.rolname, r.rolname) END
              FROM pg_catalog.pg_roles r, pg_catalog.pg_class c, pg_catalog.pg_namespace n,
                   pg_catalog.pg_roles o

@@ -1,13 +1,10 @@
-//! Storage: buckets, row security, policies, index.
-
-use pgrx::pg_sys;
+//! Storage: row security, policies, index, and the order of all steps.
 
 use super::firewall;
 use super::policy::{self, POLICIES};
-use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, rights, step};
+use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, buckets, catalog, rights, step};
 use crate::catalog::Owner;
 use crate::error::Error;
-use crate::storage::bucket::{ALL, Bucket};
 
 /// The index that setup makes where Storage has none of the kind.
 pub const INDEX: &str = "civic_objects_bucket_id_name";
@@ -23,6 +20,7 @@ macro_rules! storage_tables {
               AND c.relname IN ('buckets', 'objects') AND c.relkind IN ('r', 'p')"
     };
 }
+pub(super) use storage_tables;
 
 pub fn has_storage() -> Result<bool, Error> {
     catalog::holds(concat!("SELECT count(*) = 2 FROM ", storage_tables!()), &[])
@@ -129,109 +127,7 @@ pub fn foreign_columns() -> Result<Vec<String>, Error> {
     )
 }
 
-/// With whose rights the caller sees every row of storage.buckets.
-pub enum Reader {
-    Owner(Owner),
-    Caller,
-    Nobody,
-}
-
-impl Reader {
-    pub fn find() -> Result<Reader, Error> {
-        let found = catalog::rows(
-            concat!(
-                "SELECT c.relowner,
-                        pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
-                            AND (r.rolsuper OR r.rolbypassrls
-                                 OR NOT (c.relrowsecurity AND c.relforcerowsecurity)),
-                        pg_catalog.has_schema_privilege(current_user, n.oid, 'USAGE')
-                            AND pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT')
-                            AND NOT pg_catalog.row_security_active(c.oid)
-                 FROM ",
-                storage_tables!(),
-                " JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
-                 WHERE c.relname = 'buckets'"
-            ),
-            &[],
-            |row| Ok((row.get::<pg_sys::Oid>(1)?, row.get::<bool>(2)?, row.get::<bool>(3)?)),
-        )?;
-        Ok(match found.into_iter().next() {
-            Some((Some(owner), Some(true), _)) => Reader::Owner(Owner::new(owner)?),
-            Some((_, _, Some(true))) => Reader::Caller,
-            _ => Reader::Nobody,
-        })
-    }
-
-    /// Whether a bucket is public: `Some("true")`, `Some("false")`, or `None` where there is none. The
-    /// columns have Storage's types, so with the caller's rights nothing of others runs.
-    pub fn is_public(&self, id: &str) -> Result<Option<String>, Error> {
-        let sql = "SELECT coalesce(public, false) FROM storage.buckets
-                   WHERE id OPERATOR(pg_catalog.=) $1";
-        let found = match self {
-            Reader::Owner(owner) => owner.texts("storage.buckets", sql, &[id.into()])?,
-            Reader::Caller => catalog::texts(sql, &[id.into()])?,
-            Reader::Nobody => vec![],
-        };
-        Ok(found.into_iter().next())
-    }
-}
-
-/// Where a superuser owns storage.buckets, and a trigger, a default or a constraint on it calls a
-/// function of another role, which would get a superuser's rights.
-fn refuse_code_of_others(owner: Owner) -> Result<(), Error> {
-    if !owner.is_superuser() {
-        return Ok(());
-    }
-    let found = catalog::rows(
-        concat!(
-            "SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text, r.rolname::pg_catalog.text
-             FROM ",
-            storage_tables!(),
-            " CROSS JOIN LATERAL (
-                 SELECT t.tgfoid FROM pg_catalog.pg_trigger t
-                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-                 UNION
-                 SELECT d.refobjid FROM pg_catalog.pg_depend d
-                 WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-                   AND (d.classid, d.objid) IN (
-                     SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, x.oid
-                     FROM pg_catalog.pg_attrdef x WHERE x.adrelid = c.oid
-                     UNION ALL
-                     SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, x.oid
-                     FROM pg_catalog.pg_constraint x
-                     WHERE x.conrelid = c.oid
-                        OR x.contypid IN (SELECT a.atttypid FROM pg_catalog.pg_attribute a
-                                          WHERE a.attrelid = c.oid)
-                     UNION ALL
-                     SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, x.oid
-                     FROM pg_catalog.pg_rewrite x WHERE x.ev_class = c.oid
-                     UNION ALL
-                     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, x.indexrelid
-                     FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid)
-             ) f (oid)
-             JOIN pg_catalog.pg_proc p ON p.oid = f.oid
-             JOIN pg_catalog.pg_roles r ON r.oid = p.proowner AND NOT r.rolsuper
-             WHERE c.relname = 'buckets'
-             ORDER BY 1"
-        ),
-        &[],
-        |row| Ok((row.get::<String>(1)?, row.get::<String>(2)?)),
-    )?;
-    match found.into_iter().next() {
-        None => Ok(()),
-        Some((function, role)) => Err(Error::WouldRunAsSuperuser {
-            what: "a change of table storage.buckets".to_owned(),
-            function: function.unwrap_or_default(),
-            owner: role.unwrap_or_default(),
-            remedy:
-                "Give the table to a role that is no superuser, as Supabase Storage does: ALTER \
-                     TABLE storage.buckets OWNER TO supabase_storage_admin;"
-                    .to_owned(),
-        }),
-    }
-}
-
-fn owner_of(table: &str) -> Result<Owner, Error> {
+pub fn owner_of(table: &str) -> Result<Owner, Error> {
     let missing = || Error::Catalog { why: format!("there is no table storage.{table}") };
     Owner::of_table("storage", table)?.ok_or_else(missing)
 }
@@ -244,12 +140,7 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     if !foreign.is_empty() {
         return Err(Error::StorageColumns { found: foreign });
     }
-    let owner = owner_of("buckets")?;
-    refuse_code_of_others(owner)?;
-    let mut steps = vec![];
-    for bucket in ALL {
-        steps.push(set_up_bucket(owner, bucket)?);
-    }
+    let mut steps = buckets::set_up()?;
     for table in ["buckets", "objects"] {
         steps.push(enable_row_security(table)?);
     }
@@ -265,28 +156,6 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     steps.push(set_up_index()?);
     steps.extend(rights::set_up("storage")?);
     Ok(steps)
-}
-
-fn set_up_bucket(owner: Owner, bucket: Bucket) -> Result<Step, Error> {
-    let id = bucket.id();
-    let component = format!("bucket {id}");
-    let reader = Reader::Owner(owner);
-    let (statement, done) = match reader.is_public(id)?.as_deref() {
-        Some("false") => return Ok(step(component, ALREADY, "private")),
-        Some(_) => (
-            "UPDATE storage.buckets SET public = false WHERE id OPERATOR(pg_catalog.=) $1",
-            "was public, made private",
-        ),
-        None => (
-            "INSERT INTO storage.buckets (id, name, public) VALUES ($1, $1, false)",
-            "created, private",
-        ),
-    };
-    owner.change("storage.buckets", statement, &[id.into()])?;
-    Ok(match reader.is_public(id)?.as_deref() {
-        Some("false") => step(component, DONE, done),
-        _ => step(component, SKIPPED, "a trigger or a rule of storage.buckets prevents it"),
-    })
 }
 
 pub fn has_row_security(table: &str) -> Result<bool, Error> {
@@ -378,45 +247,6 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
         owner_of("objects")?.execute(&format!("DROP INDEX storage.{INDEX}"), &[])?;
         steps.push(step(format!("index storage.{INDEX}"), REMOVED, "dropped"));
     }
-    for bucket in ALL {
-        steps.push(tear_down_bucket(bucket)?);
-    }
+    steps.extend(buckets::tear_down()?);
     Ok(steps)
-}
-
-/// Removes a bucket that holds nothing. One that cannot be removed is kept.
-fn tear_down_bucket(bucket: Bucket) -> Result<Step, Error> {
-    let id = bucket.id();
-    let component = format!("bucket {id}");
-    let owner = owner_of("buckets")?;
-    let exists = "SELECT EXISTS (SELECT FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1)";
-    if !owner.holds("storage.buckets", exists, &[id.into()])? {
-        return Ok(step(component, SKIPPED, "there is none"));
-    }
-    let count = "SELECT pg_catalog.count(*) FROM storage.objects
-                 WHERE bucket_id OPERATOR(pg_catalog.=) $1";
-    let objects = owner_of("objects")?.texts("storage.objects", count, &[id.into()])?.concat();
-    if objects != "0" {
-        return Ok(step(component, KEPT, format!("it holds objects: {objects}")));
-    }
-    refuse_code_of_others(owner)?;
-    // Storage's triggers refuse a DELETE in SQL unless this setting stands in an earlier statement.
-    const ALLOW: &str = "storage.allow_delete_query";
-    let set = "SELECT pg_catalog.set_config($1, $2, true)";
-    let before =
-        catalog::texts("SELECT pg_catalog.current_setting($1, true)", &[ALLOW.into()])?.concat();
-    catalog::texts(set, &[ALLOW.into(), "true".into()])?;
-    let delete = "DELETE FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1";
-    let deleted = owner.change("storage.buckets", delete, &[id.into()]);
-    catalog::texts(set, &[ALLOW.into(), before.into()])?;
-    Ok(match deleted {
-        Err(Error::Refused { why, .. }) => {
-            step(component, KEPT, format!("it cannot be removed: {why}"))
-        }
-        Err(error) => return Err(error),
-        Ok(()) if owner.holds("storage.buckets", exists, &[id.into()])? => {
-            step(component, KEPT, "a trigger or a rule of storage.buckets prevents its removal")
-        }
-        Ok(()) => step(component, REMOVED, "it was empty"),
-    })
 }

@@ -3,6 +3,7 @@
 use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
 use super::{ALREADY, DONE, SKIPPED, Step, catalog, firewall, rights, step};
 use crate::error::Error;
+use crate::events::realtime::HAS_PARTITION;
 
 pub const NO_REALTIME: &str = "there is no table realtime.messages";
 
@@ -74,6 +75,55 @@ pub fn has_row_security() -> Result<bool, Error> {
     catalog::holds(concat!("SELECT c.relrowsecurity FROM ", messages!()), &[])
 }
 
+pub const PARTITIONS: &str = "partitions of realtime.messages";
+
+/// In how many days the partitions are missing, of today's and tomorrow's.
+pub fn missing_partitions() -> Result<Vec<i32>, Error> {
+    let mut missing = vec![];
+    for days in [0, 1] {
+        if !catalog::holds(HAS_PARTITION, &[days.into()])? {
+            missing.push(days);
+        }
+    }
+    Ok(missing)
+}
+
+/// Makes them as Realtime's server does, and as the owner of the whole table: the indexes of a new
+/// partition run their expressions.
+fn set_up_partitions() -> Result<Option<Step>, Error> {
+    let missing = missing_partitions()?;
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let may_create = catalog::holds(
+        concat!(
+            "SELECT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE') FROM ",
+            messages!()
+        ),
+        &[],
+    )?;
+    if !may_create {
+        let detail = "the owner of realtime.messages lacks CREATE on schema realtime; start Supabase \
+                      Realtime, which makes them";
+        return Ok(Some(step(PARTITIONS, SKIPPED, detail)));
+    }
+    let statements = catalog::texts(
+        "SELECT pg_catalog.format(
+             'CREATE TABLE realtime.%I PARTITION OF realtime.messages FOR VALUES FROM (%L) TO (%L)',
+             'messages_' || pg_catalog.to_char(d.day, 'YYYY_MM_DD'),
+             pg_catalog.to_char(d.day, 'YYYY-MM-DD'), pg_catalog.to_char(d.day + 1, 'YYYY-MM-DD'))
+         FROM pg_catalog.unnest($1) AS days
+         CROSS JOIN LATERAL (SELECT (pg_catalog.now() AT TIME ZONE 'UTC')::pg_catalog.date + days)
+              d (day)
+         ORDER BY d.day",
+        &[missing.into()],
+    )?;
+    for statement in &statements {
+        policy::as_owner_of("realtime", "messages", statement)?;
+    }
+    Ok(Some(step(PARTITIONS, DONE, format!("created: {}", statements.len()))))
+}
+
 pub fn set_up() -> Result<Vec<Step>, Error> {
     if !exists()? {
         return Ok(vec![step("realtime", SKIPPED, NO_REALTIME)]);
@@ -93,6 +143,8 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     steps.extend(policy::set_up(guards)?);
     steps.extend(policy::set_up(join)?);
     steps.extend(firewall::remove_former("realtime", "messages")?);
+    steps.extend(set_up_partitions()?);
+    // After them: default privileges may have opened what is new.
     steps.extend(rights::set_up("realtime")?);
     Ok(steps)
 }

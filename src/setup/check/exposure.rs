@@ -73,6 +73,27 @@ pub fn uncovered_rights(schema: &str) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
+/// Where a superuser owns a guarded table, what others have put on it runs with a superuser's rights:
+/// statements on the table run as its owner.
+pub fn owners() -> Result<Vec<Finding>, Error> {
+    catalog::rows(
+        concat!(
+            guarded!(),
+            "SELECT pg_catalog.format('owner of %s', t.name),
+                    pg_catalog.format('%s is a superuser: triggers and defaults on the table run with these rights',
+                                      r.rolname),
+                    pg_catalog.format('ALTER TABLE %s OWNER TO %I;', t.name, s.rolname)
+             FROM tables t
+             JOIN pg_catalog.pg_roles r ON r.oid = t.relowner AND r.rolsuper
+             LEFT JOIN pg_catalog.pg_roles s
+                  ON s.rolname = pg_catalog.format('supabase_%s_admin', t.nspname) AND NOT s.rolsuper
+             ORDER BY 1"
+        ),
+        &[],
+        finding,
+    )
+}
+
 /// What the partitions that Realtime makes each day would be granted.
 pub fn default_privileges() -> Result<Vec<Finding>, Error> {
     let fixes = catalog::texts(
@@ -107,7 +128,7 @@ pub fn triggers_of_others() -> Result<Vec<Finding>, Error> {
         concat!(
             guarded!(),
             "SELECT pg_catalog.format('trigger %s on %I.%I', t.tgname, n.nspname, c.relname),
-                    pg_catalog.format('calls function %s of role %s as whoever changes a row',
+                    pg_catalog.format('calls function %s of role %s with the rights of each role that changes a row',
                                       p.oid::pg_catalog.regprocedure, f.rolname),
                     pg_catalog.format('DROP TRIGGER %I ON %I.%I;', t.tgname, n.nspname, c.relname)
              FROM guarded g
