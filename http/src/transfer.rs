@@ -156,6 +156,10 @@ pub(crate) async fn body(
         if body.len() as u64 + chunk.len() as u64 > limit {
             return Err(too_large());
         }
+        // An allocation that fails otherwise ends the process, and with it the whole server.
+        body.try_reserve(chunk.len()).map_err(|_| {
+            Error::new(Kind::Busy, format!("memory does not hold what {host} sends"))
+        })?;
         body.extend_from_slice(&chunk);
     }
     Ok(body)

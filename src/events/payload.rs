@@ -191,7 +191,7 @@ pub fn is_plainly_no(text: &[u8]) -> bool {
     ["false", "f", "0", "no", "n", "off"].iter().any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
 }
 
-/// Writes a JSON string. The database's encoding is UTF-8, so nothing is ever replaced.
+/// Writes a JSON string. Bytes that are not UTF-8, which a row can hold, become U+FFFD.
 ///
 /// Identifiers and codes are printable ASCII without anything to escape: they are copied.
 fn write_string(text: &[u8], out: &mut Vec<u8>) {

@@ -6,6 +6,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether any thread of this process overwrites. Where none does, as in most backends, this is all
+/// that freeing costs more.
+static ANY_OVERWRITES: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// Without a destructor, so that it can be read as long as the thread frees anything.
@@ -15,6 +20,11 @@ thread_local! {
 /// From now on, this thread overwrites what it frees.
 pub fn overwrite_freed() {
     OVERWRITES.set(true);
+    ANY_OVERWRITES.store(true, Ordering::Relaxed);
+}
+
+fn overwrites() -> bool {
+    ANY_OVERWRITES.load(Ordering::Relaxed) && OVERWRITES.get()
 }
 
 struct Allocator;
@@ -38,7 +48,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise: a block of this size, used for the last time here.
         unsafe {
-            if OVERWRITES.get() {
+            if overwrites() {
                 libc::explicit_bzero(block.cast(), layout.size());
             }
             System.dealloc(block, layout);
@@ -49,7 +59,7 @@ unsafe impl GlobalAlloc for Allocator {
         // SAFETY: the caller's promise. Where the block is to be overwritten, it must not be moved by
         // the system, which would leave the old place as it was.
         unsafe {
-            if !OVERWRITES.get() {
+            if !overwrites() {
                 return System.realloc(block, layout, size);
             }
             let moved = System.alloc(Layout::from_size_align_unchecked(size, layout.align()));

@@ -65,17 +65,6 @@ fn run<R, E>(
     }
 }
 
-unsafe extern "C-unwind" {
-    /// Whether a timer runs (utils/timeout.h).
-    fn get_timeout_active(timeout: std::ffi::c_uint) -> bool;
-}
-
-/// Whether the session's own statement_timeout runs.
-pub fn has_statement_timeout() -> bool {
-    // SAFETY: reads this process's timers; 3 is STATEMENT_TIMEOUT in every version.
-    unsafe { get_timeout_active(3) }
-}
-
 /// Whether the server itself has cancelled the query. Any function may raise an error of this
 /// SQLSTATE; only the server does so in the place where it answers interrupts.
 pub(super) fn is_cancellation(report: &pg_sys::panic::ErrorReportWithLevel) -> bool {
