@@ -3,6 +3,7 @@
 mod attacks;
 mod hazards;
 mod join;
+mod locks;
 mod matrix;
 mod setup;
 mod transport;

@@ -5,6 +5,7 @@
 pub mod event_stream;
 mod firewall;
 pub mod latest;
+pub mod lock_budget;
 pub mod notify;
 mod presence;
 pub mod realtime;
@@ -12,6 +13,7 @@ pub mod role;
 pub mod secret;
 pub mod shared;
 pub mod subtransaction;
+pub mod table;
 mod text;
 pub mod transaction;
 pub mod trigger;
@@ -186,6 +188,23 @@ fn define_checked_setting(
             check,
             Some(access_setting_assigned),
             None,
+        );
+    }
+}
+
+/// Gives a setting a value until the nest level of settings ends that the caller has opened.
+fn set_for_now(name: &CStr, value: &CStr) {
+    // SAFETY: a setting that the server knows, and texts that end in NUL.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
         );
     }
 }

@@ -176,6 +176,11 @@ impl Ticket {
         }
     }
 
+    /// Appends the id as an event has it: a JSON string, or null where there is none to read.
+    pub fn write_id(&self, out: &mut Vec<u8>) {
+        self.write_value(Column::Id, out);
+    }
+
     fn write_value(&self, column: Column, out: &mut Vec<u8>) {
         let text = self.text(column);
         match self.kind(column) {
@@ -250,6 +255,22 @@ pub enum Detail {
 pub const IDENTIFYING: [&str; 5] =
     ["type", "ticket_id", "municipality_id", "is_sensitive", "updated_at"];
 
+/// The id of a ticket that has none to read, as an event has it.
+pub const NO_ID: &[u8] = b"null";
+
+/// The keys of an event of a ticket, in their order.
+const KEYS: [&str; 9] = [
+    "type",
+    "ticket_id",
+    "tracking_number",
+    "status",
+    "category",
+    "municipality_id",
+    "ward_id",
+    "is_sensitive",
+    "updated_at",
+];
+
 /// Appends the event of one change to `out`.
 pub fn write(
     out: &mut Vec<u8>,
@@ -258,7 +279,7 @@ pub fn write(
     changed_at: ChangedAt,
     detail: Detail,
 ) {
-    const KEYS: [(&[u8], Column); 7] = [
+    const COLUMNS: [(&[u8], Column); 7] = [
         (b",\"ticket_id\":", Column::Id),
         (b",\"tracking_number\":", Column::TrackingNumber),
         (b",\"status\":", Column::Status),
@@ -270,7 +291,7 @@ pub fn write(
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(operation.name().as_bytes());
     out.push(b'"');
-    for (key, column) in KEYS {
+    for (key, column) in COLUMNS {
         out.extend_from_slice(key);
         if column.is_identifying() || detail == Detail::Whole {
             ticket.write_value(column, out);
@@ -311,6 +332,74 @@ pub fn redact(event: &Map<String, Value>) -> Map<String, Value> {
             (key.clone(), if keep { value.clone() } else { Value::Null })
         })
         .collect()
+}
+
+/// The redacted form of an event that [`write()`] made of an ordinary version, once its ticket is known
+/// to be sensitive: which ticket, and that it is sensitive. `None` for another text.
+pub fn redact_written(event: &[u8]) -> Option<Vec<u8>> {
+    let Ok(Value::Object(event)) = serde_json::from_slice(event) else { return None };
+    let mut out = vec![b'{'];
+    let mut add = |key: &str, value: &Value| {
+        let separator = if out.len() > 1 { "," } else { "" };
+        out.extend_from_slice(format!("{separator}\"{key}\":{value}").as_bytes());
+    };
+    for key in KEYS {
+        match key {
+            "is_sensitive" => add(key, &Value::Bool(true)),
+            _ if IDENTIFYING.contains(&key) => add(key, event.get(key)?),
+            _ => add(key, &Value::Null),
+        }
+    }
+    // Only an event that lacks an identifying value is truncated in its redacted form.
+    if event.contains_key("truncated") && event.get("ticket_id")?.is_null() {
+        add("truncated", &Value::Bool(true));
+    }
+    out.push(b'}');
+    Some(out)
+}
+
+/// The same for an event of the application's own. Where it says whether the ticket is sensitive, it
+/// says yes.
+pub fn redact_published(event: &[u8]) -> Option<Vec<u8>> {
+    let Ok(Value::Object(event)) = serde_json::from_slice(event) else { return None };
+    let mut event = redact(&event);
+    if let Some(is_sensitive) = event.get_mut("is_sensitive") {
+        *is_sensitive = Value::Bool(true);
+    }
+    serde_json::to_vec(&event).ok()
+}
+
+/// The ticket's id in an event that [`write()`] made, as JSON.
+pub fn written_ticket_id(event: &[u8]) -> Option<&[u8]> {
+    const TYPE: &[u8] = b"{\"type\":\"";
+    const ID: &[u8] = b"\",\"ticket_id\":";
+    let event = event.strip_prefix(TYPE)?;
+    let operation = event.iter().position(|byte| *byte == b'"')?;
+    let id = event[operation..].strip_prefix(ID)?;
+    if id.first() != Some(&b'"') {
+        return id.split(|byte| *byte == b',').next();
+    }
+    let mut is_escaped = false;
+    let end = id[1..].iter().position(|byte| {
+        let is_end = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_end
+    })?;
+    id.get(..end + 2)
+}
+
+/// The ticket's id in an event of the application's own, as [`write()`] has it; `None` for an event that
+/// names no ticket.
+pub fn published_ticket_id(event: &[u8]) -> Option<Vec<u8>> {
+    let Ok(Value::Object(mut event)) = serde_json::from_slice(event) else { return None };
+    let text = match event.remove("ticket_id")? {
+        Value::Null => return None,
+        Value::String(text) => text,
+        value => value.to_string(),
+    };
+    let mut id = vec![];
+    write_string(text.as_bytes(), &mut id);
+    Some(id)
 }
 
 #[cfg(test)]
