@@ -60,6 +60,17 @@ fn settled(operation: &str, id: i32) -> [Seen; 2] {
     [shared(operation, id, Value::Null), sensitive(operation, id)]
 }
 
+/// What NOTIFY makes of events: of two whose redacted forms are the same it sends one.
+fn folded(mut events: Vec<Seen>) -> Vec<Seen> {
+    let mut seen: Vec<Seen> = vec![];
+    events.retain(|event| {
+        let is_repeated = event.3.is_null() && seen.contains(event);
+        seen.push(event.clone());
+        !is_repeated
+    });
+    events
+}
+
 /// Each way in which a ticket becomes sensitive after an event of it was made. The ticket is 7 at
 /// the end. The events, in order.
 fn ways() -> Vec<(&'static str, String, Vec<&'static str>)> {
@@ -185,7 +196,7 @@ fn a_ticket_that_becomes_sensitive_in_its_transaction_is_not_published_whole() {
                     _ => vec![shared(operation, 7, json!("gbv"))],
                 })
                 .collect();
-            assert_eq!(seen(&mut session), expected, "{name}, {mode}");
+            assert_eq!(seen(&mut session), folded(expected), "{name}, {mode}");
             assert_eq!(session.warnings().len(), 0, "{name}, {mode}");
         }
     }
@@ -280,7 +291,7 @@ fn a_changed_id_is_the_same_ticket() {
             .zip(ids)
             .flat_map(|(operation, id)| settled(operation, id))
             .collect();
-        assert_eq!(seen(&mut session), expected, "{changes}");
+        assert_eq!(seen(&mut session), folded(expected), "{changes}");
     }
 }
 
@@ -321,7 +332,7 @@ fn a_ticket_that_moves_to_another_partition_is_the_same_ticket() {
     ));
     let expected: Vec<Seen> =
         ["INSERT", "DELETE", "INSERT"].iter().flat_map(|what| settled(what, 7)).collect();
-    assert_eq!(seen(&mut session), expected);
+    assert_eq!(seen(&mut session), folded(expected));
 }
 
 #[test]
@@ -361,7 +372,8 @@ fn without_an_id_each_event_of_the_table_and_municipality_is_redacted() {
     let of = |channel: &str| -> Vec<Value> {
         seen.iter().filter(|seen| seen.0 == channel).map(|seen| seen.3.clone()).collect()
     };
-    assert_eq!(of(SHARED), [Value::Null, Value::Null]);
+    // NOTIFY sends one of two that are the same.
+    assert_eq!(of(SHARED), [Value::Null]);
     assert_eq!(of(SENSITIVE), [json!("gbv"), json!("gbv")]);
     assert_eq!(of(&SHARED.replace("0001", "0002")), [json!("gbv")]);
 }
@@ -393,7 +405,8 @@ fn a_published_event_that_names_the_ticket_is_redacted_with_it() {
         ));
         let events = session.heard();
         let of = |channel: &str| -> Vec<Value> {
-            let own = events.iter().filter(|(at, payload)| at == channel && payload.contains("sla"));
+            let own =
+                events.iter().filter(|(at, payload)| at == channel && payload.contains("sla"));
             own.map(|(_, payload)| serde_json::from_str(payload).expect("JSON")).collect()
         };
         if is_redacted {
@@ -473,7 +486,8 @@ fn realtime_stores_only_what_is_settled() {
              UPDATE tickets SET is_sensitive = true WHERE tracking_number = 'TKT-1'; COMMIT"
         ));
         let stored: Vec<_> = session.told("category");
-        let (shared, sensitive) = (|value| (SHARED.to_owned(), value), (SENSITIVE.to_owned(), json!("gbv")));
+        let (shared, sensitive) =
+            (|value| (SHARED.to_owned(), value), (SENSITIVE.to_owned(), json!("gbv")));
         let expected = match mode {
             "redacted" => vec![
                 shared(Value::Null),
@@ -509,7 +523,10 @@ fn a_trigger_of_realtime_cannot_make_a_ticket_sensitive_that_was_sent_whole() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.listens_to(TENANT);
-    trigger_on_messages(&mut session, "UPDATE public.tickets SET is_sensitive = true WHERE NOT is_sensitive;");
+    trigger_on_messages(
+        &mut session,
+        "UPDATE public.tickets SET is_sensitive = true WHERE NOT is_sensitive;",
+    );
     session.run(INSERT_WATER);
     // The message and what its trigger did are undone together.
     assert_eq!(session.messages(), []);
@@ -527,7 +544,10 @@ fn a_ticket_that_a_trigger_of_realtime_changes_is_published_too() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.listens_to(TENANT);
-    trigger_on_messages(&mut session, "UPDATE public.tickets SET status = 'sent' WHERE status = 'open';");
+    trigger_on_messages(
+        &mut session,
+        "UPDATE public.tickets SET status = 'sent' WHERE status = 'open';",
+    );
     session.run(INSERT_WATER);
     let statuses: Vec<_> = session.told("status").into_iter().map(|(_, status)| status).collect();
     assert_eq!(statuses, ["open", "sent"]);

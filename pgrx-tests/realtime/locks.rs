@@ -54,7 +54,9 @@ fn a_lock_on_any_object_on_the_way_costs_the_timeout_once() {
           AND inhrelid::regclass::text LIKE '%' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD') || '%')";
     for lock in [
         // Today's partition, and so each insert.
-        format!("DO $$ BEGIN EXECUTE 'LOCK TABLE ' || {partition} || ' IN ACCESS EXCLUSIVE MODE'; END $$"),
+        format!(
+            "DO $$ BEGIN EXECUTE 'LOCK TABLE ' || {partition} || ' IN ACCESS EXCLUSIVE MODE'; END $$"
+        ),
         "LOCK TABLE realtime.messages IN SHARE MODE".to_owned(),
         // A table of a trigger's, at each message: the lock is waited for within realtime.send.
         "LOCK TABLE public.counts IN ACCESS EXCLUSIVE MODE".to_owned(),
@@ -75,7 +77,9 @@ fn a_lock_on_any_object_on_the_way_costs_the_timeout_once() {
         session.listens_to(TENANT);
         commits_in_time(
             &mut session,
-            &format!("INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 50)"),
+            &format!(
+                "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 50)"
+            ),
             50,
         );
     }

@@ -14,7 +14,12 @@ const TABLE: &str = "
         FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()";
 
 /// Events on both channels up to the end, as channel, ticket and category.
-fn collect(cluster: &Cluster, database: &str, transaction: &str, relay: &str) -> Vec<(String, String, Value)> {
+fn collect(
+    cluster: &Cluster,
+    database: &str,
+    transaction: &str,
+    relay: &str,
+) -> Vec<(String, String, Value)> {
     let mut listener = cluster.superuser_of(database);
     listener.listens_to("t");
     let mut writer = cluster.superuser_of(database);

@@ -251,7 +251,11 @@ impl Buffer {
     }
 
     /// Puts others in the place of the records from a place on.
-    pub fn replace_from(&mut self, start: usize, records: &Rewritten) -> Result<(), TryReserveError> {
+    pub fn replace_from(
+        &mut self,
+        start: usize,
+        records: &Rewritten,
+    ) -> Result<(), TryReserveError> {
         let missing = records.bytes.len().saturating_sub(self.bytes.len() - start);
         self.bytes.try_reserve(missing)?;
         self.bytes.truncate(start);

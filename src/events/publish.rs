@@ -24,17 +24,18 @@ pub struct Subject {
 ///
 /// Errors: the server's queue has no room, or there is no memory.
 pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Error> {
-    let flags = match settings::access().event_transport {
-        EventTransport::Auto => Flags::NOTIFY.with(Flags::REALTIME).with(Flags::IF_INSTALLED),
-        EventTransport::Listed { notify, realtime } => {
-            let notify = if notify { Flags::NOTIFY } else { Flags::default() };
-            notify.with(if realtime { Flags::REALTIME } else { Flags::default() })
-        }
-    };
-    if flags == Flags::default() {
+    let transport = settings::access().event_transport;
+    let given = [
+        (transport.has_notify(), Flags::NOTIFY),
+        (transport.has_realtime(), Flags::REALTIME),
+        (transport == EventTransport::Auto, Flags::IF_INSTALLED),
+        (!subject.is_sensitive, Flags::ORDINARY),
+    ];
+    if !transport.has_notify() && !transport.has_realtime() {
         return Ok(());
     }
-    let flags = if subject.is_sensitive { flags } else { flags.with(Flags::ORDINARY) };
+    let set = given.into_iter().filter(|(is_given, _)| *is_given);
+    let flags = set.fold(Flags::default(), |flags, (_, flag)| flags.with(flag));
     transaction::keep(flags, subject.table, channel.as_str().as_bytes(), event)
 }
 

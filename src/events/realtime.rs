@@ -109,7 +109,11 @@ impl Broadcast {
     }
 
     /// The events for Realtime, from a place on.
-    fn wanted<'a>(&self, events: &'a Buffer, start: usize) -> impl Iterator<Item = Record<'a>> + use<'a> {
+    fn wanted<'a>(
+        &self,
+        events: &'a Buffer,
+        start: usize,
+    ) -> impl Iterator<Item = Record<'a>> + use<'a> {
         let is_installed = self.is_installed == Some(true);
         let is_wanted = move |flags: Flags| is_installed || !flags.has(Flags::IF_INSTALLED);
         events.events_from(start, Flags::REALTIME).filter(move |event| is_wanted(event.flags))
@@ -125,7 +129,8 @@ impl Broadcast {
         }
         let count = self.wanted(events, start).count();
         self.tried += count;
-        if count == 0 || self.locks.is_spent() || matches!(self.failure, Some(Failure::Obstacle(_))) {
+        if count == 0 || self.locks.is_spent() || matches!(self.failure, Some(Failure::Obstacle(_)))
+        {
             return;
         }
         let together = attempt(
@@ -152,7 +157,8 @@ impl Broadcast {
     ) -> Result<(), Failure> {
         let sender = door::sender().map_err(Failure::Obstacle)?;
         sender.act(Warnings::Silenced, &self.locks, || {
-            if !sender.is_guarded(&self.locks) {
+            sender.lock(&self.locks);
+            if !self.locks.spend(|| sender.is_guarded()) {
                 return Err(Failure::Obstacle(Obstacle::Unguarded));
             }
             for event in events {
@@ -216,7 +222,8 @@ impl Broadcast {
 
     fn explain(&self) -> (String, &'static str) {
         const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
-        const CHANGES: &str = "Look for a trigger on realtime.messages, and let it change no tickets.";
+        const CHANGES: &str =
+            "Look for a trigger on realtime.messages, and let it change no tickets.";
         if self.locks.is_spent() {
             let limit = settings::realtime_lock_timeout().as_millis();
             return (
@@ -231,7 +238,8 @@ impl Broadcast {
                 (why.to_owned(), hint)
             }
             Some(Failure::Overtaken) => (
-                "storing it has made a ticket sensitive that was being sent as an ordinary one".to_owned(),
+                "storing it has made a ticket sensitive that was being sent as an ordinary one"
+                    .to_owned(),
                 CHANGES,
             ),
             _ if self.tried == self.sent => {
@@ -252,7 +260,9 @@ impl Broadcast {
     fn has_partition(&self) -> bool {
         let look = || {
             let sender = door::sender().ok()?;
-            Some(sender.act(Warnings::Silenced, &self.locks, || self.locks.spend(has_partition_now)))
+            Some(
+                sender.act(Warnings::Silenced, &self.locks, || self.locks.spend(has_partition_now)),
+            )
         };
         try_to(look).ok().flatten().unwrap_or(true)
     }

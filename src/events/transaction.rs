@@ -61,9 +61,7 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
 #[cold]
 fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut events = Buffer::default();
-    events
-        .push(1, flags, table, channel, payload)
-        .map_err(|_| Error::NoMemoryForEvents)?;
+    events.push(1, flags, table, channel, payload).map_err(|_| Error::NoMemoryForEvents)?;
     match relay::notify(&events) {
         0 => Ok(()),
         _ => Err(Error::NotificationQueueFull),
@@ -94,11 +92,17 @@ pub fn sensitive_versions() -> Option<usize> {
 /// event is among them.
 pub fn is_overtaken(taken: &Buffer) -> bool {
     // The catalog is read meanwhile, so the buffer is not borrowed.
-    let late = EVENTS.take();
-    let is_overtaken =
-        settle::would_change(taken, &late, settings::sensitive_events(), &pg::table::root);
-    EVENTS.set(late);
-    is_overtaken
+    let late = Late(EVENTS.take());
+    settle::would_change(taken, &late.0, settings::sensitive_events(), &pg::table::root)
+}
+
+/// Events that are put back, also where an error unwinds.
+struct Late(Buffer);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        EVENTS.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// Takes the transaction's events as they may be published, and sends Realtime what is for it. What is

@@ -142,15 +142,22 @@ impl Sender {
         may_act_as(unsafe { pg_sys::GetUserId() }, self.owner)
     }
 
+    /// Takes the lock on the table that each message needs, once for all of them. Call it within
+    /// [`Sender::act`] and with the same budget.
+    pub fn lock(&self, locks: &LockBudget) {
+        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: takes a lock that goes with the transaction, or raises an error.
+        locks.spend(|| unsafe { pg_sys::LockRelationOid(self.table, lock) });
+    }
+
     /// Whether the policy that guards our topics holds: row security is on, and the policy of this
-    /// name is restrictive and for every command. It takes the lock on the table that the messages need,
-    /// so call it within [`Sender::act`] and with the same budget.
-    pub fn is_guarded(&self, locks: &LockBudget) -> bool {
+    /// name is restrictive and for every command. It waits for the table's lock, where that is not held.
+    pub fn is_guarded(&self) -> bool {
         // SAFETY: the table is open while its policies are read, as the server keeps them for it: a
         // list of policies, each with a name that ends in NUL.
         unsafe {
-            let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-            let table = locks.spend(|| pg_sys::relation_open(self.table, lock));
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let table = pg_sys::relation_open(self.table, lock);
             let mut is_guarded = false;
             if (*(*table).rd_rel).relrowsecurity && !(*table).rd_rsdesc.is_null() {
                 let policies = (*(*table).rd_rsdesc).policies;
@@ -163,20 +170,14 @@ impl Sender {
                         && policy.polcmd as u8 == b'*';
                 }
             }
-            // The lock stays: a message must not wait for it once more.
-            pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+            pg_sys::relation_close(table, lock);
             is_guarded
         }
     }
 
     /// Runs an action as the owner of the table, which waits for locks as long as the budget lasts. Where
     /// it raises an error, the subtransaction around it puts everything back.
-    pub fn act<R>(
-        &self,
-        warnings: Warnings,
-        locks: &LockBudget,
-        action: impl FnOnce() -> R,
-    ) -> R {
+    pub fn act<R>(&self, warnings: Warnings, locks: &LockBudget, action: impl FnOnce() -> R) -> R {
         // SAFETY: the frame that the server itself puts around a function with SET clauses and
         // another's rights (fmgr_security_definer): an error unwinds to a subtransaction, whose end
         // puts back user and settings.

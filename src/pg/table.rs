@@ -12,7 +12,8 @@ unsafe extern "C-unwind" {
 pub fn root(table: u32) -> u32 {
     // SAFETY: a look-up in the catalog, which the boundary lets fail; it gives a list of OIDs.
     unsafe {
-        let ancestors = pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table.into()));
+        let ancestors =
+            pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table.into()));
         match ancestors.as_ref() {
             Some(list) if list.length > 0 => {
                 (*list.elements.add(list.length as usize - 1)).oid_value.to_u32()

@@ -85,8 +85,10 @@ fn the_room_that_was_taken_belongs_to_the_shared_form() {
     ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
     buffer.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
     settled(&mut buffer, SensitiveEvents::Redacted);
-    let rooms: Vec<_> =
-        buffer.events_from(0, Flags::NOTIFY).map(|event| event.flags.has(Flags::HAS_ROOM)).collect();
+    let rooms: Vec<_> = buffer
+        .events_from(0, Flags::NOTIFY)
+        .map(|event| event.flags.has(Flags::HAS_ROOM))
+        .collect();
     assert_eq!(rooms, [true, false]);
 }
 
