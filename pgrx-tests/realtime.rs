@@ -5,6 +5,7 @@ mod hazards;
 mod join;
 mod locks;
 mod matrix;
+mod settled;
 mod setup;
 mod transport;
 mod wal;

@@ -4,8 +4,19 @@
 //! sensitive. Until then one log keeps them in order, together with what decides that: which tickets
 //! had a sensitive version, and which changed their id.
 
-use std::collections::TryReserveError;
 use std::ffi::CStr;
+
+use super::payload::NO_ID;
+
+/// There is no memory for a record, or one of its texts is longer than a record holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unrecorded;
+
+impl From<std::collections::TryReserveError> for Unrecorded {
+    fn from(_: std::collections::TryReserveError) -> Unrecorded {
+        Unrecorded
+    }
+}
 
 /// Where an event goes, and what is still open about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -142,9 +153,9 @@ impl Buffer {
         (self.sensitive, self.flags, self.is_blind) = (0, Flags::default(), false);
     }
 
-    /// Adds an event that a subtransaction of this level made. Both texts keep NOTIFY's limits.
+    /// Adds an event that a subtransaction of this level made.
     ///
-    /// Errors: no memory. The log is as it was.
+    /// Errors: the log is as it was.
     pub fn push(
         &mut self,
         level: i32,
@@ -152,7 +163,7 @@ impl Buffer {
         table: u32,
         channel: &[u8],
         payload: &[u8],
-    ) -> Result<(), TryReserveError> {
+    ) -> Result<(), Unrecorded> {
         self.add(level, flags, table, channel, payload)?;
         self.flags = self.flags.with(flags);
         Ok(())
@@ -161,6 +172,8 @@ impl Buffer {
     /// Records that a ticket had a sensitive version. An empty municipality stands for any. Without
     /// memory for the record every ticket of the transaction counts as sensitive.
     pub fn push_sensitive(&mut self, level: i32, table: u32, municipality: &[u8], id: &[u8]) {
+        let is_known = fits(municipality) && fits(id);
+        let (municipality, id) = (if is_known { municipality } else { b"" }, known_id(id));
         match self.add(level, Flags::SENSITIVE, table, municipality, id) {
             Ok(()) => self.sensitive += 1,
             Err(_) => self.is_blind = true,
@@ -169,6 +182,7 @@ impl Buffer {
 
     /// Records that a ticket has another id now.
     pub fn push_renamed(&mut self, level: i32, table: u32, old: &[u8], new: &[u8]) {
+        let (old, new) = (known_id(old), known_id(new));
         self.is_blind |= self.add(level, Flags::RENAMED, table, old, new).is_err();
     }
 
@@ -179,7 +193,10 @@ impl Buffer {
         table: u32,
         first: &[u8],
         second: &[u8],
-    ) -> Result<(), TryReserveError> {
+    ) -> Result<(), Unrecorded> {
+        if !fits(first) || !fits(second) {
+            return Err(Unrecorded);
+        }
         self.bytes.try_reserve(HEADER + first.len() + second.len() + 2)?;
         if self.levels.last().is_none_or(|last| last.number < level) {
             self.levels.try_reserve(1)?;
@@ -209,12 +226,12 @@ impl Buffer {
 
     /// Adds the records of another log behind the own ones, as of the transaction itself.
     ///
-    /// Errors: no memory. The other's events are lost then, and all tickets count as sensitive.
-    pub fn append(&mut self, other: &Buffer) -> Result<(), TryReserveError> {
+    /// Errors: the other's events are lost then, and all tickets count as sensitive.
+    pub fn append(&mut self, other: &Buffer) -> Result<(), Unrecorded> {
         self.is_blind |= other.is_blind;
-        if let Err(error) = self.bytes.try_reserve(other.bytes.len()) {
+        if self.bytes.try_reserve(other.bytes.len()).is_err() {
             self.is_blind = true;
-            return Err(error);
+            return Err(Unrecorded);
         }
         if self.levels.is_empty() {
             self.levels.push(Level { number: 1, start: 0, sensitive: 0 });
@@ -251,11 +268,7 @@ impl Buffer {
     }
 
     /// Puts others in the place of the records from a place on.
-    pub fn replace_from(
-        &mut self,
-        start: usize,
-        records: &Rewritten,
-    ) -> Result<(), TryReserveError> {
+    pub fn replace_from(&mut self, start: usize, records: &Rewritten) -> Result<(), Unrecorded> {
         let missing = records.bytes.len().saturating_sub(self.bytes.len() - start);
         self.bytes.try_reserve(missing)?;
         self.bytes.truncate(start);
@@ -285,7 +298,7 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
-    pub fn copy(&mut self, record: &Record<'_>) -> Result<(), TryReserveError> {
+    pub fn copy(&mut self, record: &Record<'_>) -> Result<(), Unrecorded> {
         self.bytes.try_reserve(record.bytes.len())?;
         self.bytes.extend_from_slice(record.bytes);
         Ok(())
@@ -297,14 +310,27 @@ impl Rewritten {
         table: u32,
         channel: &[u8],
         payload: &[u8],
-    ) -> Result<(), TryReserveError> {
+    ) -> Result<(), Unrecorded> {
+        if !fits(channel) || !fits(payload) {
+            return Err(Unrecorded);
+        }
         self.bytes.try_reserve(HEADER + channel.len() + payload.len() + 2)?;
         append(&mut self.bytes, flags, table, channel, payload);
         Ok(())
     }
 }
 
-/// The caller has reserved the room.
+/// Whether two bytes hold the text's length.
+fn fits(text: &[u8]) -> bool {
+    text.len() <= usize::from(u16::MAX)
+}
+
+/// An id that is too long for a record is as one that cannot be read.
+fn known_id(id: &[u8]) -> &[u8] {
+    if fits(id) { id } else { NO_ID }
+}
+
+/// The caller has reserved the room, and the texts fit.
 fn append(bytes: &mut Vec<u8>, flags: Flags, table: u32, first: &[u8], second: &[u8]) {
     bytes.push(flags.0);
     bytes.extend_from_slice(&table.to_ne_bytes());
@@ -352,102 +378,4 @@ fn first(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn push(buffer: &mut Buffer, level: i32, text: &str) {
-        buffer.push(level, Flags::NOTIFY, 7, b"channel", text.as_bytes()).unwrap();
-    }
-
-    fn texts(buffer: &Buffer) -> Vec<String> {
-        let text = |record: Record<'_>| String::from_utf8(record.payload().to_vec()).unwrap();
-        buffer.records().map(text).collect()
-    }
-
-    #[test]
-    fn records_come_out_as_they_went_in() {
-        let mut buffer = Buffer::default();
-        push(&mut buffer, 1, "a");
-        buffer.push_sensitive(1, 9, b"municipality", b"\"7\"");
-        buffer.push_renamed(2, 9, b"\"7\"", b"\"8\"");
-        push(&mut buffer, 2, "");
-        let records: Vec<_> = buffer.records().collect();
-        assert_eq!(records[0].event(), Some((c"channel", c"a")));
-        assert_eq!((records[0].table, records[1].table), (7, 9));
-        assert_eq!(records[1].sensitive(), Some((&b"municipality"[..], &b"\"7\""[..])));
-        assert_eq!(records[2].renamed(), Some((&b"\"7\""[..], &b"\"8\""[..])));
-        assert_eq!((records[1].event(), records[2].event()), (None, None));
-        assert_eq!(records[3].event(), Some((c"channel", c"")));
-        assert_eq!(buffer.events_from(0, Flags::NOTIFY).count(), 2);
-        assert_eq!(buffer.events_from(0, Flags::REALTIME).count(), 0);
-        assert_eq!(buffer.sensitive_versions(), Some(1));
-    }
-
-    #[test]
-    fn a_text_with_a_nul_is_no_event_and_hides_none() {
-        let mut buffer = Buffer::default();
-        push(&mut buffer, 1, "a\0b");
-        push(&mut buffer, 1, "c");
-        let events: Vec<_> = buffer.records().map(|record| record.event()).collect();
-        assert_eq!(events, [None, Some((c"channel", c"c"))]);
-    }
-
-    #[test]
-    fn what_is_withheld_goes_nowhere() {
-        let mut buffer = Buffer::default();
-        push(&mut buffer, 1, "a");
-        buffer.push(1, Flags::NOTIFY.with(Flags::ORDINARY), 7, b"channel", b"b").unwrap();
-        assert_eq!(buffer.withhold(0, |flags| flags.has(Flags::ORDINARY)), 1);
-        assert_eq!(buffer.events_from(0, Flags::NOTIFY).count(), 1);
-        assert_eq!(texts(&buffer), ["a", "b"]);
-    }
-
-    #[test]
-    fn another_log_comes_behind_the_own_one() {
-        let (mut one, mut other) = (Buffer::default(), Buffer::default());
-        push(&mut other, 1, "b");
-        other.push_sensitive(1, 7, b"t", b"\"7\"");
-        push(&mut one, 1, "a");
-        one.append(&other).unwrap();
-        assert_eq!(texts(&one), ["a", "b", "\"7\""]);
-        assert_eq!(one.sensitive_versions(), Some(1));
-    }
-
-    proptest! {
-        /// Against a model: a stack of lists, one for each level. A text that begins with `s` is a
-        /// sensitive version.
-        #[test]
-        fn it_behaves_as_a_stack_of_levels(steps in prop::collection::vec((0u8..5, "[as][a-c]{0,2}"), 0..60)) {
-            let mut buffer = Buffer::default();
-            let mut model: Vec<Vec<String>> = vec![vec![]];
-            for (what, text) in steps {
-                let level = model.len() as i32;
-                match what {
-                    0 => model.push(vec![]),
-                    1 if level > 1 => {
-                        let records = model.pop().unwrap();
-                        model.last_mut().unwrap().extend(records);
-                        buffer.release(level);
-                    }
-                    2 if level > 1 => {
-                        model.pop();
-                        buffer.roll_back(level);
-                    }
-                    _ => {
-                        model.last_mut().unwrap().push(text.clone());
-                        if text.starts_with('s') {
-                            buffer.push_sensitive(level, 7, b"t", text.as_bytes());
-                        } else {
-                            push(&mut buffer, level, &text);
-                        }
-                    }
-                }
-                let model = model.concat();
-                let sensitive = model.iter().filter(|text| text.starts_with('s')).count();
-                prop_assert_eq!(buffer.sensitive_versions(), Some(sensitive));
-                prop_assert_eq!(texts(&buffer), model);
-            }
-        }
-    }
-}
+mod tests;

@@ -59,10 +59,7 @@ pub fn publish(municipality_id: &str, event: &Value, is_sensitive: bool) -> Resu
     for (channel, (_, detail)) in channels.collect::<Result<Vec<_>, _>>()?.iter().zip(deliveries) {
         match detail {
             Detail::Whole => send(channel, &whole, subject)?,
-            _ => {
-                let redacted = serde_json::to_vec(&payload::redact(event)).unwrap_or_default();
-                send(channel, &redacted, subject)?;
-            }
+            _ => send(channel, &payload::redacted(event), subject)?,
         }
     }
     Ok(())

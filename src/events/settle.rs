@@ -7,11 +7,11 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, TryReserveError};
+use std::collections::{HashMap, HashSet};
 
-use super::buffer::{Buffer, Flags, Record, Rewritten};
+use super::buffer::{Buffer, Flags, Record, Rewritten, Unrecorded};
 use super::channel::{self, CHANNEL_LIMIT};
-use super::payload::{self, NO_ID};
+use super::payload::{self, NO_ID, PAYLOAD_LIMIT};
 use crate::settings::SensitiveEvents;
 
 /// What could not be published of the events that were settled.
@@ -20,6 +20,9 @@ pub struct Unpublished {
     /// Whole events whose channel would be longer than NOTIFY takes, and one of these channels.
     pub unaddressed: usize,
     pub channel: Option<String>,
+    /// Bytes of the longest redacted form that NOTIFY would refuse, and how many there are.
+    pub too_long: usize,
+    pub bytes: usize,
     /// Events that were withheld because there was no memory to settle them.
     pub withheld: usize,
 }
@@ -78,7 +81,7 @@ fn rewrite(
     mode: SensitiveEvents,
     root_of: &dyn Fn(u32) -> u32,
     unpublished: &mut Unpublished,
-) -> Result<Rewritten, TryReserveError> {
+) -> Result<Rewritten, Unrecorded> {
     let tickets = SensitiveTickets::of(&[buffer], root_of)?;
     let mut records = Rewritten::default();
     for record in buffer.records_from(start) {
@@ -90,7 +93,12 @@ fn rewrite(
         if mode == SensitiveEvents::Redacted
             && let Some(redacted) = redacted(&record)
         {
-            records.push(flags, record.table, record.channel(), &redacted)?;
+            if redacted.len() <= PAYLOAD_LIMIT {
+                records.push(flags, record.table, record.channel(), &redacted)?;
+            } else {
+                unpublished.too_long += 1;
+                unpublished.bytes = unpublished.bytes.max(redacted.len());
+            }
         }
         let channel = [record.channel(), channel::SENSITIVE_SUFFIX.as_bytes()].concat();
         if channel.len() <= CHANNEL_LIMIT {
@@ -140,7 +148,7 @@ impl<'a> SensitiveTickets<'a> {
     fn of(
         buffers: &[&'a Buffer],
         root_of: &'a dyn Fn(u32) -> u32,
-    ) -> Result<SensitiveTickets<'a>, TryReserveError> {
+    ) -> Result<SensitiveTickets<'a>, Unrecorded> {
         let mut tickets = SensitiveTickets {
             roots: Roots { root_of, known: RefCell::default() },
             ids: HashSet::new(),
@@ -164,12 +172,7 @@ impl<'a> SensitiveTickets<'a> {
         Ok(tickets)
     }
 
-    fn add(
-        &mut self,
-        root: u32,
-        municipality: &'a [u8],
-        id: &'a [u8],
-    ) -> Result<(), TryReserveError> {
+    fn add(&mut self, root: u32, municipality: &'a [u8], id: &'a [u8]) -> Result<(), Unrecorded> {
         for table in [root, ANY_TABLE] {
             add(&mut self.municipalities, (table, municipality))?;
             if id == NO_ID && municipality.is_empty() {
@@ -181,7 +184,7 @@ impl<'a> SensitiveTickets<'a> {
         if id == NO_ID { Ok(()) } else { self.add_id(root, id) }
     }
 
-    fn add_id(&mut self, root: u32, id: &'a [u8]) -> Result<(), TryReserveError> {
+    fn add_id(&mut self, root: u32, id: &'a [u8]) -> Result<(), Unrecorded> {
         add(&mut self.ids, (root, id))?;
         // An event of civic.publish names a ticket and no table.
         add(&mut self.ids, (ANY_TABLE, id))
@@ -203,7 +206,7 @@ impl<'a> SensitiveTickets<'a> {
     }
 }
 
-fn add<T: Eq + std::hash::Hash>(set: &mut HashSet<T>, item: T) -> Result<(), TryReserveError> {
+fn add<T: Eq + std::hash::Hash>(set: &mut HashSet<T>, item: T) -> Result<(), Unrecorded> {
     set.try_reserve(1)?;
     set.insert(item);
     Ok(())
@@ -237,14 +240,14 @@ struct Classes<'a> {
 }
 
 impl<'a> Classes<'a> {
-    fn join(&mut self, one: Key<'a>, other: Key<'a>) -> Result<(), TryReserveError> {
+    fn join(&mut self, one: Key<'a>, other: Key<'a>) -> Result<(), Unrecorded> {
         let (one, other) = (self.place(one)?, self.place(other)?);
         let (one, other) = (self.find(one), self.find(other));
         self.parents[one] = other;
         Ok(())
     }
 
-    fn place(&mut self, key: Key<'a>) -> Result<usize, TryReserveError> {
+    fn place(&mut self, key: Key<'a>) -> Result<usize, Unrecorded> {
         self.places.try_reserve(1)?;
         self.parents.try_reserve(1)?;
         match self.places.entry(key) {
@@ -266,7 +269,7 @@ impl<'a> Classes<'a> {
     }
 
     /// Every id of the classes that hold one of these.
-    fn that_have(mut self, ids: &HashSet<Key<'a>>) -> Result<Vec<Key<'a>>, TryReserveError> {
+    fn that_have(mut self, ids: &HashSet<Key<'a>>) -> Result<Vec<Key<'a>>, Unrecorded> {
         let mut members = Vec::new();
         members.try_reserve(self.places.len())?;
         members.extend(self.places.iter().map(|(key, place)| (*key, *place)));

@@ -128,17 +128,21 @@ fn take_settled() -> Buffer {
         settle(&mut events, sent);
     }
     broadcast.finish(&events, sent);
+    // What came late decides about the earlier events too.
+    settle(&mut events, 0);
     events
 }
 
 fn settle(events: &mut Buffer, start: usize) {
     let mode = settings::sensitive_events();
-    let Unpublished { unaddressed, channel, withheld } =
+    let Unpublished { unaddressed, channel, too_long, bytes, withheld } =
         settle::settle(events, start, mode, &pg::table::root);
     if let Some(channel) = channel {
         let limit = super::channel::CHANNEL_LIMIT;
         warn_of_lost(unaddressed, &Error::ChannelTooLong { channel, limit });
     }
+    let limit = super::payload::PAYLOAD_LIMIT;
+    warn_of_lost(too_long, &Error::PayloadTooLong { bytes, limit });
     warn_of_lost(withheld, &Error::NoMemoryForEvents);
 }
 
