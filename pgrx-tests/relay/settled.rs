@@ -77,3 +77,104 @@ fn every_way_around_and_through_the_relay_publishes_what_is_settled() {
     admin.run(&super::insert(1, "u", "end"));
     assert_eq!(listener.hears("end"), ["end"]);
 }
+
+/// Numbers that are the same for the same seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ bits >> 31) % limit
+    }
+}
+
+/// A change of a ticket: its id, whether it makes the ticket sensitive, and the status, which no other
+/// change has.
+type Change = (u64, bool, String);
+
+/// One random transaction with savepoints. Gives its statements, and the changes that it commits.
+fn transaction(random: &mut Random, name: &str) -> (String, Vec<Change>) {
+    let mut statements = vec!["BEGIN".to_owned()];
+    let mut levels: Vec<Vec<Change>> = vec![vec![]];
+    for step in 0..1 + random.below(12) {
+        match random.below(8) {
+            0 => {
+                statements.push(format!("SAVEPOINT s{}", levels.len()));
+                levels.push(vec![]);
+            }
+            1 | 2 if levels.len() > 1 => {
+                let changes = levels.pop().expect("there is one");
+                let is_kept = random.below(2) == 0;
+                let command = if is_kept { "RELEASE" } else { "ROLLBACK TO" };
+                statements.push(format!("{command} s{}", levels.len()));
+                if is_kept {
+                    levels.last_mut().expect("there is one").extend(changes);
+                } else {
+                    // The savepoint itself stays: what follows is below it.
+                    levels.push(vec![]);
+                }
+            }
+            _ => {
+                let (id, is_sensitive) = (1 + random.below(4), random.below(4) == 0);
+                let status = format!("{name}.{step}");
+                statements.push(format!(
+                    "UPDATE reports SET is_sensitive = {is_sensitive}, category = '{status}' WHERE id = {id}"
+                ));
+                levels.last_mut().expect("there is one").push((id, is_sensitive, status));
+            }
+        }
+    }
+    let is_committed = random.below(6) > 0;
+    statements.push(if is_committed { "COMMIT" } else { "ROLLBACK" }.to_owned());
+    (statements.join("; "), if is_committed { levels.concat() } else { vec![] })
+}
+
+#[test]
+fn random_transactions_publish_whole_exactly_what_is_never_sensitive_in_them() {
+    const SEED: u64 = 0x5e77_1ed0;
+    let cluster = relayed(&[TINY]);
+    let mut writer = cluster.superuser();
+    writer.run(TABLE);
+    writer.run("INSERT INTO reports SELECT i, 't', 'start', false FROM generate_series(1, 4) i");
+    let mut listener = cluster.superuser();
+    listener.listens_to("t");
+    let mut random = Random(SEED);
+    let (mut shared, mut sensitive, mut redacted) = (vec![], vec![], 0);
+    for number in 0..400 {
+        let relay = if random.below(3) == 0 { "off" } else { "on" };
+        let (statements, changes) = transaction(&mut random, &number.to_string());
+        writer.run(&format!("SET civic.relay = {relay}"));
+        writer.run(&statements);
+        for (id, _, status) in &changes {
+            let is_sensitive = changes.iter().any(|(other, is, _)| other == id && *is);
+            if is_sensitive { &mut sensitive } else { &mut shared }.push(status.clone());
+            redacted += usize::from(is_sensitive);
+        }
+    }
+    writer.run("SET civic.relay = on; SELECT civic.publish('t', '{\"type\": \"end\"}')");
+    let (mut heard_shared, mut heard_sensitive, mut nulls, mut is_over) =
+        (vec![], vec![], 0, false);
+    wait_until("the end is heard", || {
+        for (channel, payload) in listener.heard() {
+            let event: Value = serde_json::from_str(&payload).expect("JSON");
+            match event["category"].as_str() {
+                Some("start") => {}
+                Some(status) if channel.ends_with(":sensitive") => {
+                    heard_sensitive.push(status.to_owned())
+                }
+                Some(status) => heard_shared.push(status.to_owned()),
+                None => nulls += 1,
+            }
+            is_over |= event["type"] == "end";
+        }
+        is_over
+    });
+    assert_eq!(heard_shared, shared, "seed {SEED}");
+    assert_eq!(heard_sensitive, sensitive, "seed {SEED}");
+    // The updates of one transaction have the same time: NOTIFY sends one redacted form of a ticket.
+    assert!(nulls > 1 && nulls <= redacted + 1, "{nulls} of {redacted}");
+    assert!(shared.len() > 300 && sensitive.len() > 100, "{} {}", shared.len(), sensitive.len());
+}

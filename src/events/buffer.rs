@@ -29,7 +29,7 @@ impl Flags {
     pub const HAS_ROOM: Flags = Flags(2);
     /// To Supabase Realtime.
     pub const REALTIME: Flags = Flags(4);
-    /// To Supabase Realtime only where that is installed.
+    /// To Supabase Realtime where that is installed.
     pub const IF_INSTALLED: Flags = Flags(8);
     /// It describes an ordinary version: it is settled as sensitive where its ticket is.
     pub const ORDINARY: Flags = Flags(16);

@@ -25,10 +25,11 @@ pub struct Subject {
 /// Errors: the server's queue has no room, or there is no memory.
 pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Error> {
     let transport = settings::access().event_transport;
+    let is_auto = transport == EventTransport::Auto;
     let given = [
         (transport.has_notify(), Flags::NOTIFY),
-        (transport.has_realtime(), Flags::REALTIME),
-        (transport == EventTransport::Auto, Flags::IF_INSTALLED),
+        (transport.has_realtime() && !is_auto, Flags::REALTIME),
+        (is_auto, Flags::IF_INSTALLED),
         (!subject.is_sensitive, Flags::ORDINARY),
     ];
     if !transport.has_notify() && !transport.has_realtime() {

@@ -90,7 +90,7 @@ fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
 /// The sending of one transaction's events.
 pub struct Broadcast {
     locks: LockBudget,
-    is_installed: Option<bool>,
+    is_installed: bool,
     tried: usize,
     sent: usize,
     /// What the first failure was.
@@ -98,14 +98,19 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    pub fn begin() -> Broadcast {
-        Broadcast {
+    /// `None` where nothing is for Realtime.
+    pub fn begin(events: &Buffer) -> Option<Broadcast> {
+        if !events.may_have(Flags::REALTIME.with(Flags::IF_INSTALLED)) {
+            return None;
+        }
+        let is_installed = door::is_installed();
+        (is_installed || events.may_have(Flags::REALTIME)).then(|| Broadcast {
             locks: LockBudget::new(settings::realtime_lock_timeout()),
-            is_installed: None,
+            is_installed,
             tried: 0,
             sent: 0,
             failure: None,
-        }
+        })
     }
 
     /// The events for Realtime, from a place on.
@@ -114,19 +119,15 @@ impl Broadcast {
         events: &'a Buffer,
         start: usize,
     ) -> impl Iterator<Item = Record<'a>> + use<'a> {
-        let is_installed = self.is_installed == Some(true);
-        let is_wanted = move |flags: Flags| is_installed || !flags.has(Flags::IF_INSTALLED);
-        events.events_from(start, Flags::REALTIME).filter(move |event| is_wanted(event.flags))
+        let is_installed = self.is_installed;
+        let is_wanted = move |flags: Flags| {
+            flags.has(Flags::REALTIME) || is_installed && flags.has(Flags::IF_INSTALLED)
+        };
+        events.records_from(start).filter(move |record| is_wanted(record.flags))
     }
 
     /// Sends what it can of the events from a place on. Other people's code runs meanwhile.
     pub fn send(&mut self, events: &Buffer, start: usize) {
-        if !events.may_have(Flags::REALTIME) {
-            return;
-        }
-        if self.is_installed.is_none() {
-            self.is_installed = Some(door::is_installed());
-        }
         let count = self.wanted(events, start).count();
         self.tried += count;
         if count == 0 || self.locks.is_spent() || matches!(self.failure, Some(Failure::Obstacle(_)))

@@ -113,8 +113,8 @@ fn take_settled() -> Buffer {
         return events;
     }
     settle(&mut events, 0);
-    let mut broadcast = Broadcast::begin();
-    let mut sent = 0;
+    let Some(mut broadcast) = Broadcast::begin(&events) else { return events };
+    let (mut sent, mut has_late) = (0, false);
     for _ in 0..ROUNDS {
         broadcast.send(&events, sent);
         sent = events.len();
@@ -122,14 +122,17 @@ fn take_settled() -> Buffer {
         if late.is_empty() {
             break;
         }
+        has_late = true;
         if events.append(&late).is_err() {
             warn_of_lost(late.events_from(0, Flags::default()).count(), &Error::NoMemoryForEvents);
         }
         settle(&mut events, sent);
     }
     broadcast.finish(&events, sent);
-    // What came late decides about the earlier events too.
-    settle(&mut events, 0);
+    if has_late {
+        // What came late decides about the earlier events too.
+        settle(&mut events, 0);
+    }
     events
 }
 
