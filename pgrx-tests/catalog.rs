@@ -169,7 +169,7 @@ const WITH_A_SEARCH_PATH: [&str; 9] = [
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 15] = [
     ("civic.claims_setting", "request.jwt.claims"),
     ("civic.event_listeners", "manager, admin, ward_councillor, saps_liaison"),
     ("civic.event_transport", "auto"),
@@ -178,6 +178,7 @@ const SETTINGS: [(&str, &str); 14] = [
     ("civic.media_max_size", "51200"),
     ("civic.media_table", "public.media_attachments"),
     ("civic.pdf_max_size", "5120"),
+    ("civic.realtime_lock_timeout", "200"),
     ("civic.relay", "on"),
     ("civic.role_claim", "app_metadata.role"),
     ("civic.sensitive_events", "redacted"),

@@ -28,6 +28,7 @@ mod realtime;
 mod relay;
 mod sensitive;
 mod service;
+mod settled;
 mod setup;
 mod setup_attacks;
 mod setup_rights;

@@ -106,6 +106,29 @@ fn the_longest_event_and_the_longest_channel_pass() {
     }
 }
 
+/// A null is longer than a digit. NOTIFY would refuse the redacted form, at the commit.
+#[test]
+fn an_event_that_grows_when_it_is_redacted_is_cut_to_what_identifies() {
+    let many = (0..800).map(|key| format!("\"k{key}\": 1")).collect::<Vec<_>>().join(", ");
+    let event = format!("'{{\"type\": \"x\", \"ticket_id\": \"7\", {many}}}'");
+    for statements in [
+        format!("SELECT civic.publish('a', {event}, true)"),
+        format!(
+            "BEGIN; SELECT civic.publish('a', {event});
+             INSERT INTO ticket VALUES (7, 'a', true); COMMIT"
+        ),
+    ] {
+        let mut session = session();
+        session.makes_ticket_table("id int, tenant_id text, is_sensitive boolean");
+        session.run(&statements);
+        let heard = session.heard();
+        let redacted = "{\"ticket_id\":\"7\",\"type\":\"x\"}";
+        assert_eq!(heard[0], ("ticket_updates:a".to_owned(), redacted.to_owned()));
+        assert_eq!(heard[1].0, "ticket_updates:a:sensitive");
+        assert!(heard[1].1.contains("\"k799\":1"));
+    }
+}
+
 #[test]
 fn numbers_keep_their_digits() {
     let mut session = session();

@@ -3,7 +3,9 @@
 mod attacks;
 mod hazards;
 mod join;
+mod locks;
 mod matrix;
+mod settled;
 mod setup;
 mod transport;
 mod wal;

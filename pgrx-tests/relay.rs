@@ -6,6 +6,7 @@ mod fuzz;
 mod order;
 mod reservation;
 mod server_queue;
+mod settled;
 mod standby;
 mod unserved;
 mod worker;

@@ -45,6 +45,8 @@ pub enum Error {
     NoDashboard,
     /// The server's notification queue is nearly full.
     NotificationQueueFull,
+    /// There is no memory to keep the events of the transaction.
+    NoMemoryForEvents,
     /// The trigger function was called as a plain function.
     NotATrigger { function: &'static str },
     /// `setup` was given the OID of nothing.
@@ -137,6 +139,7 @@ impl Error {
             | Error::NotificationQueueFull => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Error::InvalidText(_) => ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
             Error::OutOfMemory { .. } => ERRCODE_OUT_OF_MEMORY,
+            Error::NoMemoryForEvents => ERRCODE_OUT_OF_MEMORY,
             Error::NotATrigger { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             Error::NoRelation { .. } => ERRCODE_UNDEFINED_TABLE,
             Error::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
@@ -196,6 +199,9 @@ impl Error {
             }
             Error::NotificationQueueFull => {
                 "the server's notification queue is nearly full".to_owned()
+            }
+            Error::NoMemoryForEvents => {
+                "there is no memory for the events of the transaction".to_owned()
             }
             Error::NotATrigger { function } => {
                 format!("function {function} can only be called as a trigger")
@@ -273,6 +279,10 @@ impl Error {
             Error::NotificationQueueFull => {
                 "A session that listens has been in a transaction for long: the server's log names \
                  it. End it, and see pg_notification_queue_usage()."
+                    .to_owned()
+            }
+            Error::NoMemoryForEvents => {
+                "They are kept until the transaction ends: change fewer tickets in one transaction."
                     .to_owned()
             }
             Error::NoRelation { .. } | Error::NotATable { .. } => {

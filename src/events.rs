@@ -1,11 +1,14 @@
 //! What is heard: the SQL functions over the rules in this folder.
 
+pub mod buffer;
 pub mod channel;
 pub mod payload;
 pub mod publish;
 pub mod realtime;
+mod settle;
 pub mod sse;
 pub mod ticket;
+pub mod transaction;
 
 use pgrx::datum::ToIsoString;
 use pgrx::datum::datetime_support::clock_timestamp;
@@ -19,11 +22,10 @@ use crate::pg::trigger::{TriggerCall, TriggerRow};
 use crate::{claims, pg, settings};
 use channel::Audience;
 
-/// Watches the ends of this process's transactions. Call it behind [`crate::relay::initialize`]: of
-/// several observers the last is told first, and what the relay's queue has reserved must not wait
-/// for Realtime.
+/// Observes the ends of this process's transactions. Call it after [`crate::relay::initialize`]: the
+/// observer that is registered last is called first, and gives its events to the relay.
 pub fn initialize() {
-    pg::transaction::observe::<realtime::Broadcast>();
+    pg::transaction::observe::<transaction::Settled>();
 }
 
 #[pg_schema]

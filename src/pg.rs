@@ -7,6 +7,7 @@ pub mod event_stream;
 mod firewall;
 pub mod foreign;
 pub mod latest;
+pub mod lock_budget;
 pub mod mailbox;
 mod memory;
 pub mod notify;
@@ -17,6 +18,7 @@ mod row;
 pub mod secret;
 pub mod shared;
 pub mod subtransaction;
+pub mod table;
 mod text;
 pub mod transaction;
 pub mod trigger;
@@ -206,6 +208,23 @@ fn define_checked_setting(
             check,
             Some(access_setting_assigned),
             None,
+        );
+    }
+}
+
+/// Gives a setting a value until the nest level of settings ends that the caller has opened.
+fn set_for_now(name: &CStr, value: &CStr) {
+    // SAFETY: a setting that the server knows, and texts that end in NUL.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
         );
     }
 }

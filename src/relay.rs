@@ -1,7 +1,7 @@
 //! NOTIFY without the commit lock (DESIGN, decision 6): a transaction hands its events to a
 //! background worker through shared memory, and the worker notifies in batches.
 
-pub mod pending;
+pub mod frame;
 pub mod transaction;
 pub mod worker;
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
+use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -32,6 +33,8 @@ static SENSITIVE_EVENTS: GucSetting<SensitiveEvents> =
 /// How events travel.
 static EVENT_TRANSPORT: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"auto"));
+/// How long a transaction waits for locks on the way to Supabase Realtime, in milliseconds.
+static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
@@ -141,6 +144,10 @@ pub fn sensitive_events() -> SensitiveEvents {
     SENSITIVE_EVENTS.get()
 }
 
+pub fn realtime_lock_timeout() -> Duration {
+    Duration::from_millis(REALTIME_LOCK_TIMEOUT.get().unsigned_abs().into())
+}
+
 pub fn relay() -> bool {
     RELAY.get()
 }
@@ -231,6 +238,16 @@ pub fn define() {
         c"How events travel.",
         c"auto: by NOTIFY, and to Supabase Realtime where it is installed. Or none, or a list of notify, realtime.",
         &EVENT_TRANSPORT,
+    );
+    GucRegistry::define_int_guc(
+        c"civic.realtime_lock_timeout",
+        c"How long a transaction waits for locks on the way to Supabase Realtime.",
+        c"All of its waits together. What is not stored by then is not sent to Realtime.",
+        &REALTIME_LOCK_TIMEOUT,
+        1,
+        60_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_bool_guc(
         c"civic.relay",

@@ -10,7 +10,7 @@ use crate::settings::Access;
 pub const CHANNEL_LIMIT: usize = 63;
 
 pub const PREFIX: &str = "ticket_updates:";
-const SENSITIVE_SUFFIX: &str = ":sensitive";
+pub const SENSITIVE_SUFFIX: &str = ":sensitive";
 
 /// Who listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,10 +2,16 @@
 
 use std::ops::Range;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::channel::Audience;
 use crate::settings::SensitiveEvents;
+
+mod redact;
+
+pub use redact::{
+    published_ticket_id, redact_published, redact_written, redacted, written_ticket_id,
+};
 
 /// Longest payload that NOTIFY takes, in bytes.
 pub const PAYLOAD_LIMIT: usize = 7999;
@@ -176,6 +182,11 @@ impl Ticket {
         }
     }
 
+    /// Appends the id as an event has it: a JSON string, or null where there is none to read.
+    pub fn write_id(&self, out: &mut Vec<u8>) {
+        self.write_value(Column::Id, out);
+    }
+
     fn write_value(&self, column: Column, out: &mut Vec<u8>) {
         let text = self.text(column);
         match self.kind(column) {
@@ -250,6 +261,22 @@ pub enum Detail {
 pub const IDENTIFYING: [&str; 5] =
     ["type", "ticket_id", "municipality_id", "is_sensitive", "updated_at"];
 
+/// The id of a ticket that has none to read, as an event has it.
+pub const NO_ID: &[u8] = b"null";
+
+/// The keys of an event of a ticket, in their order.
+const KEYS: [&str; 9] = [
+    "type",
+    "ticket_id",
+    "tracking_number",
+    "status",
+    "category",
+    "municipality_id",
+    "ward_id",
+    "is_sensitive",
+    "updated_at",
+];
+
 /// Appends the event of one change to `out`.
 pub fn write(
     out: &mut Vec<u8>,
@@ -258,7 +285,7 @@ pub fn write(
     changed_at: ChangedAt,
     detail: Detail,
 ) {
-    const KEYS: [(&[u8], Column); 7] = [
+    const COLUMNS: [(&[u8], Column); 7] = [
         (b",\"ticket_id\":", Column::Id),
         (b",\"tracking_number\":", Column::TrackingNumber),
         (b",\"status\":", Column::Status),
@@ -270,7 +297,7 @@ pub fn write(
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(operation.name().as_bytes());
     out.push(b'"');
-    for (key, column) in KEYS {
+    for (key, column) in COLUMNS {
         out.extend_from_slice(key);
         if column.is_identifying() || detail == Detail::Whole {
             ticket.write_value(column, out);
@@ -298,19 +325,6 @@ pub fn deliveries(is_sensitive: bool, mode: SensitiveEvents) -> &'static [(Audie
         }
         (true, SensitiveEvents::Restricted) => &[(Audience::Sensitive, Detail::Whole)],
     }
-}
-
-/// An event of the application's own, as the shared channel may hear it when it is sensitive: the
-/// keys that only identify keep their value, unless something is nested in it; the others are null.
-pub fn redact(event: &Map<String, Value>) -> Map<String, Value> {
-    event
-        .iter()
-        .map(|(key, value)| {
-            let keep =
-                IDENTIFYING.contains(&key.as_str()) && !value.is_object() && !value.is_array();
-            (key.clone(), if keep { value.clone() } else { Value::Null })
-        })
-        .collect()
 }
 
 #[cfg(test)]

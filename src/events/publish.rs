@@ -1,35 +1,43 @@
 //! The one door through which events leave.
 
-use std::ffi::CStr;
-
 use serde_json::{Map, Value};
 
+use super::buffer::Flags;
 use super::channel::{Channel, channel};
 use super::payload::{self, Detail, PAYLOAD_LIMIT};
-use super::realtime;
+use super::transaction;
 use crate::error::Error;
-use crate::relay::transaction as relay;
-use crate::{pg, settings};
+use crate::settings::{self, EventTransport};
 
-/// Sends an event on a channel when the transaction commits, as `civic.event_transport` says: by the
-/// relay or by NOTIFY, and to Supabase Realtime. The buffer is left as it was.
+/// What an event is about, as far as its settling at the end of the transaction needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    /// OID of the ticket's table; 0 for an event of the application's own.
+    pub table: u32,
+    /// Whether the event describes a sensitive version, and is written as one.
+    pub is_sensitive: bool,
+}
+
+/// Publishes an event on a channel when the transaction commits, as `civic.event_transport` says: by the
+/// relay or by NOTIFY, and to Supabase Realtime. Where its ticket is sensitive by then, it is published
+/// as an event of a sensitive ticket.
 ///
-/// Errors: the server's queue has no room.
-pub fn send(channel: &Channel, event: &mut Vec<u8>) -> Result<(), Error> {
-    event.push(0);
-    // Neither holds a NUL: a channel is made of text, and JSON escapes it.
-    let sent = match (channel.as_c_str(), CStr::from_bytes_with_nul(event)) {
-        (Some(channel), Ok(event)) => {
-            let transport = settings::access().event_transport;
-            realtime::accept(transport, channel, event);
-            !transport.has_notify()
-                || relay::accept(channel, event)
-                || pg::notify::notify_if_room(channel, event)
-        }
-        _ => true,
-    };
-    event.pop();
-    if sent { Ok(()) } else { Err(Error::NotificationQueueFull) }
+/// Errors: the server's queue has no room, or there is no memory.
+pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Error> {
+    let transport = settings::access().event_transport;
+    let is_auto = transport == EventTransport::Auto;
+    let given = [
+        (transport.has_notify(), Flags::NOTIFY),
+        (transport.has_realtime() && !is_auto, Flags::REALTIME),
+        (is_auto, Flags::IF_INSTALLED),
+        (!subject.is_sensitive, Flags::ORDINARY),
+    ];
+    if !transport.has_notify() && !transport.has_realtime() {
+        return Ok(());
+    }
+    let set = given.into_iter().filter(|(is_given, _)| *is_given);
+    let flags = set.fold(Flags::default(), |flags, (_, flag)| flags.with(flag));
+    transaction::keep(flags, subject.table, channel.as_str().as_bytes(), event)
 }
 
 /// An event of the application's own goes to its municipality. A sensitive one goes where
@@ -47,13 +55,13 @@ pub fn publish(municipality_id: &str, event: &Value, is_sensitive: bool) -> Resu
         return Err(Error::PayloadTooLong { bytes: whole.len(), limit: PAYLOAD_LIMIT });
     }
     let deliveries = payload::deliveries(is_sensitive, settings::sensitive_events());
+    let subject = Subject { table: 0, is_sensitive };
     let channels = deliveries.iter().map(|(audience, _)| channel(municipality_id, *audience));
     for (channel, (_, detail)) in channels.collect::<Result<Vec<_>, _>>()?.iter().zip(deliveries) {
-        let mut text = match detail {
-            Detail::Whole => whole.clone(),
-            _ => serde_json::to_vec(&payload::redact(event)).unwrap_or_default(),
-        };
-        send(channel, &mut text)?;
+        match detail {
+            Detail::Whole => send(channel, &whole, subject)?,
+            _ => send(channel, &payload::redacted(event), subject)?,
+        }
     }
     Ok(())
 }

@@ -1,60 +1,49 @@
 //! The transport to browsers: events become private broadcasts of Supabase Realtime.
 //!
-//! A transaction's events are kept and sent when it commits, all in one subtransaction. Sent row by
-//! row each would cost one of its own, hold its place in the table of messages for the rest of the
-//! transaction, and change the setting `realtime.topic` under the statements that follow. Kept, they
-//! come in the order of the changes, a savepoint that is rolled back takes its own along, and what
-//! cannot be sent costs one WARNING and never the ticket.
+//! A transaction's events are sent when it commits, all in one subtransaction. Sent row by row each would
+//! cost one of its own, hold its place in the table of messages for the rest of the transaction, and
+//! change the setting `realtime.topic` under the statements that follow. What cannot be sent costs one
+//! WARNING and never the ticket.
 
-use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::buffer::{Buffer, Flags, Record};
+use super::transaction;
+use crate::pg::lock_budget::LockBudget;
 use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
-use crate::pg::subtransaction::{self, try_to};
-use crate::pg::{self, transaction::Observer};
-use crate::relay::pending::Pending;
-use crate::settings::EventTransport;
+use crate::pg::subtransaction::{self, attempt, try_to};
+use crate::{pg, settings};
 
 /// After so many events in a row that are refused the rest is not tried: it would be refused too.
 const REFUSED_IN_A_ROW: usize = 10;
-/// Nor after so long without one that is stored: each may have waited for the same lock.
+/// Nor after so long without one that is stored.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-struct State {
-    /// Whether Realtime is installed, once the transaction has asked.
-    is_installed: Option<bool>,
-    pending: Pending,
-}
-
 thread_local! {
-    static STATE: RefCell<State> = RefCell::default();
     /// The level at which `realtime.send` is being called, and whether a subtransaction of its own
     /// was rolled back since. Those within are other code's, and may be as it means them to be.
     static SENDING: Cell<(i32, bool)> = const { Cell::new((0, false)) };
 }
 
-/// Keeps an event for the commit, where the transport says so. Neither text holds a NUL, and both
-/// keep NOTIFY's limits.
-pub fn accept(transport: EventTransport, topic: &CStr, payload: &CStr) {
-    let is_wanted = match transport {
-        EventTransport::Listed { realtime, .. } => realtime,
-        // Nothing is borrowed meanwhile: to ask may be to wait, and there the session may be ended.
-        EventTransport::Auto => {
-            let known = STATE.with_borrow(|state| state.is_installed);
-            let is_installed = known.unwrap_or_else(door::is_installed);
-            STATE.with_borrow_mut(|state| state.is_installed = Some(is_installed));
-            is_installed
-        }
-    };
-    if is_wanted {
-        STATE.with_borrow_mut(|state| state.pending.push(pg::transaction::level(), topic, payload));
-    }
+/// Notes that a subtransaction was rolled back.
+pub fn subtransaction_aborted(level: i32) {
+    let (sending, is_rolled_back) = SENDING.get();
+    SENDING.set((sending, is_rolled_back || sending > 0 && level == sending + 1));
+}
+
+/// Why events were not stored.
+#[derive(Debug)]
+enum Failure {
+    Obstacle(Obstacle),
+    /// An error that `realtime.send` did not catch.
+    Raised(String),
+    /// Storing a message has made a ticket sensitive of which an ordinary event is sent.
+    Overtaken,
 }
 
 /// How the sending of some events went.
@@ -64,124 +53,219 @@ struct Tally {
     refused_in_a_row: usize,
     /// When the last event was stored, or the sending began.
     stored: Instant,
-    /// What the first error said, where it was not `realtime.send` that caught it.
-    error: Option<String>,
 }
 
 impl Tally {
     fn begin() -> Tally {
-        Tally { sent: 0, refused_in_a_row: 0, stored: Instant::now(), error: None }
+        Tally { sent: 0, refused_in_a_row: 0, stored: Instant::now() }
     }
 
-    fn count(&mut self, sent: Result<bool, String>) {
-        match sent {
-            Ok(true) => {
-                self.sent += 1;
-                self.refused_in_a_row = 0;
-                self.stored = Instant::now();
-                return;
-            }
-            Ok(false) => {}
-            Err(error) => self.error = self.error.take().or(Some(error)),
+    fn count(&mut self, is_stored: bool) {
+        if is_stored {
+            self.sent += 1;
+            self.refused_in_a_row = 0;
+            self.stored = Instant::now();
+        } else {
+            self.refused_in_a_row += 1;
         }
-        self.refused_in_a_row += 1;
     }
 
-    fn is_hopeless(&self) -> bool {
-        self.refused_in_a_row >= REFUSED_IN_A_ROW
+    fn is_hopeless(&self, locks: &LockBudget) -> bool {
+        locks.is_spent()
+            || self.refused_in_a_row >= REFUSED_IN_A_ROW
             || self.refused_in_a_row > 0 && self.stored.elapsed() >= PATIENCE
     }
 }
 
 /// Sends one event, and says whether it was stored. `realtime.send` returns normally then too, with a
 /// warning: that its own subtransaction was rolled back tells of the error that it caught.
-fn send(sender: &Sender, topic: &CStr, payload: &CStr) -> bool {
+fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
+    let Some((topic, payload)) = event.event() else { return false };
     SENDING.set((pg::transaction::level(), false));
-    sender.send(topic, payload);
+    sender.send(locks, topic, payload);
     let (_, is_rolled_back) = SENDING.take();
     !is_rolled_back
 }
 
-/// Sends events as the owner of the table, where that is guarded.
-fn send_each<'a>(
-    events: impl Iterator<Item = (&'a CStr, &'a CStr)>,
-    mut count: impl FnMut(bool) -> bool,
-) -> Result<(), Obstacle> {
-    let sender = door::sender()?;
-    sender.act(Warnings::Silenced, || {
-        if !sender.is_guarded() {
-            return Err(Obstacle::Unguarded);
+/// The sending of one transaction's events.
+pub struct Broadcast {
+    locks: LockBudget,
+    is_installed: bool,
+    tried: usize,
+    sent: usize,
+    /// What the first failure was.
+    failure: Option<Failure>,
+}
+
+impl Broadcast {
+    /// `None` where nothing is for Realtime.
+    pub fn begin(events: &Buffer) -> Option<Broadcast> {
+        if !events.may_have(Flags::REALTIME.with(Flags::IF_INSTALLED)) {
+            return None;
         }
-        for (topic, payload) in events {
-            if !count(send(&sender, topic, payload)) {
+        let is_installed = door::is_installed();
+        (is_installed || events.may_have(Flags::REALTIME)).then(|| Broadcast {
+            locks: LockBudget::new(settings::realtime_lock_timeout()),
+            is_installed,
+            tried: 0,
+            sent: 0,
+            failure: None,
+        })
+    }
+
+    /// The events for Realtime, from a place on.
+    fn wanted<'a>(
+        &self,
+        events: &'a Buffer,
+        start: usize,
+    ) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let is_installed = self.is_installed;
+        let is_wanted = move |flags: Flags| {
+            flags.has(Flags::REALTIME) || is_installed && flags.has(Flags::IF_INSTALLED)
+        };
+        events.records_from(start).filter(move |record| is_wanted(record.flags))
+    }
+
+    /// Sends what it can of the events from a place on. Other people's code runs meanwhile.
+    pub fn send(&mut self, events: &Buffer, start: usize) {
+        let count = self.wanted(events, start).count();
+        self.tried += count;
+        if count == 0 || self.locks.is_spent() || matches!(self.failure, Some(Failure::Obstacle(_)))
+        {
+            return;
+        }
+        let together = attempt(
+            || {
+                let mut tally = Tally::begin();
+                self.send_each(events, self.wanted(events, start), &mut tally)?;
+                Ok(tally)
+            },
+            |_, message| Failure::Raised(message.to_owned()),
+        );
+        match together {
+            Ok(tally) => self.sent += tally.sent,
+            Err(Failure::Obstacle(obstacle)) => self.failure = Some(Failure::Obstacle(obstacle)),
+            Err(_) => self.send_alone(events, start),
+        }
+    }
+
+    /// Sends events as the owner of the table, where that is guarded.
+    fn send_each<'a>(
+        &self,
+        all: &Buffer,
+        events: impl Iterator<Item = Record<'a>>,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let sender = door::sender().map_err(Failure::Obstacle)?;
+        sender.act(Warnings::Silenced, &self.locks, || {
+            sender.lock(&self.locks);
+            if !self.locks.spend(|| sender.is_guarded()) {
+                return Err(Failure::Obstacle(Obstacle::Unguarded));
+            }
+            for event in events {
+                let before = transaction::sensitive_versions();
+                tally.count(send(&sender, &self.locks, &event));
+                if transaction::sensitive_versions() != before && transaction::is_overtaken(all) {
+                    return Err(Failure::Overtaken);
+                }
+                if tally.is_hopeless(&self.locks) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// An event that raises an error must not cost the others, so each one alone.
+    fn send_alone(&mut self, events: &Buffer, start: usize) {
+        let mut tally = Tally::begin();
+        for event in self.wanted(events, start) {
+            if tally.is_hopeless(&self.locks) {
                 break;
             }
+            let sent = attempt(
+                || {
+                    let mut own = Tally::begin();
+                    self.send_each(events, std::iter::once(event), &mut own)?;
+                    Ok(own.sent > 0)
+                },
+                |_, message| Failure::Raised(message.to_owned()),
+            );
+            match sent {
+                Ok(is_stored) => tally.count(is_stored),
+                Err(failure) => {
+                    tally.count(false);
+                    let is_obstacle = matches!(failure, Failure::Obstacle(_));
+                    self.failure.get_or_insert(failure);
+                    if is_obstacle {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(())
-    })
-}
+        self.sent += tally.sent;
+    }
 
-/// Sends what it can.
-fn send_all(pending: &Pending) -> Result<Tally, Obstacle> {
-    let together = try_to(|| {
-        let mut tally = Tally::begin();
-        send_each(pending.events(), |is_stored| {
-            tally.count(Ok(is_stored));
-            !tally.is_hopeless()
-        })
-        .map(|()| tally)
-    });
-    if let Ok(result) = together {
-        return result;
-    }
-    // An event that raises an error must not cost the others, so now each one alone.
-    let mut tally = Tally::begin();
-    for event in pending.events() {
-        let mut is_stored = false;
-        let sent = try_to(|| {
-            send_each(std::iter::once(event), |stored| {
-                is_stored = stored;
-                true
-            })
-        });
-        match sent {
-            Ok(Ok(())) => tally.count(Ok(is_stored)),
-            Ok(Err(obstacle)) => return Err(obstacle),
-            Err(error) => tally.count(Err(error)),
+    /// Warns of what was not stored, and of the events from a place on, which were not tried.
+    pub fn finish(self, events: &Buffer, untried: usize) {
+        let untried = self.wanted(events, untried).count();
+        let lost = self.tried - self.sent + untried;
+        if lost == 0 {
+            return;
         }
-        if tally.is_hopeless() {
-            break;
-        }
-    }
-    Ok(tally)
-}
-
-/// Sends the transaction's events. Nothing is borrowed meanwhile: it runs other people's code.
-fn flush() {
-    let State { pending, .. } = STATE.take();
-    if pending.is_empty() {
-        return;
-    }
-    let count = pending.events().count();
-    let lost = match send_all(&pending) {
-        Err(obstacle) => {
-            let (why, hint) = explain(obstacle);
-            Some((count, why.to_owned(), hint))
-        }
-        Ok(tally) => {
-            let lost = count - tally.sent;
-            (lost > 0).then(|| {
-                let (why, hint) = explain_refusal(tally.error);
-                (lost, why, hint)
-            })
-        }
-    };
-    if let Some((lost, why, hint)) = lost {
         let events = if lost == 1 { "event was" } else { "events were" };
+        let (why, hint) = self.explain();
         let message = format!("{lost} {events} not sent to Supabase Realtime: {why}");
         ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_civic")
             .set_hint(hint)
             .report(PgLogLevel::WARNING);
+    }
+
+    fn explain(&self) -> (String, &'static str) {
+        const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
+        const CHANGES: &str =
+            "Look for a trigger on realtime.messages, and let it change no tickets.";
+        if self.locks.is_spent() {
+            let limit = settings::realtime_lock_timeout().as_millis();
+            return (
+                format!("a lock was not available within civic.realtime_lock_timeout ({limit} ms)"),
+                "Another session holds a lock on realtime.messages, its partition of today, or what a \
+                 trigger there needs: see pg_locks and pg_blocking_pids().",
+            );
+        }
+        match &self.failure {
+            Some(Failure::Obstacle(obstacle)) => {
+                let (why, hint) = explain(*obstacle);
+                (why.to_owned(), hint)
+            }
+            Some(Failure::Overtaken) => (
+                "storing it has made a ticket sensitive that was being sent as an ordinary one"
+                    .to_owned(),
+                CHANGES,
+            ),
+            _ if self.tried == self.sent => {
+                ("each message that is stored changes a ticket again".to_owned(), CHANGES)
+            }
+            // As the table's owner too: under a search_path that is not the caller's.
+            Some(Failure::Raised(_)) | None if !self.has_partition() => (
+                "realtime.messages has no partition for today".to_owned(),
+                "Supabase Realtime makes them while it runs: start it, or see civic.check() for the \
+                 statement.",
+            ),
+            Some(Failure::Raised(error)) => (format!("realtime.send raised: {error}"), CHECK),
+            None => ("realtime.send did not store them".to_owned(), CHECK),
+        }
+    }
+
+    /// True where it cannot be found out.
+    fn has_partition(&self) -> bool {
+        let look = || {
+            let sender = door::sender().ok()?;
+            Some(
+                sender.act(Warnings::Silenced, &self.locks, || self.locks.spend(has_partition_now)),
+            )
+        };
+        try_to(look).ok().flatten().unwrap_or(true)
     }
 }
 
@@ -201,9 +285,15 @@ pub fn rehearse(sender: &Sender) -> Rehearsal {
     if !sender.is_callers() {
         return Rehearsal::NotTried("this role is not a member of the owner of realtime.messages");
     }
-    let payload = c"{\"type\": \"check\"}";
+    let mut check = Buffer::default();
+    let payload = b"{\"type\": \"check\"}";
+    if check.push(1, Flags::REALTIME, 0, b"ticket_updates:", payload).is_err() {
+        return Rehearsal::NotTried("there is no memory for a message");
+    }
+    let locks = LockBudget::new(settings::realtime_lock_timeout());
     let stored = subtransaction::rehearse(|| {
-        sender.act(Warnings::Told, || send(sender, c"ticket_updates:", payload))
+        let send = |event: Record<'_>| send(sender, &locks, &event);
+        sender.act(Warnings::Told, &locks, || check.records().all(send))
     });
     match stored {
         Ok(true) => Rehearsal::Stored,
@@ -236,24 +326,6 @@ pub fn explain(obstacle: Obstacle) -> (&'static str, &'static str) {
     }
 }
 
-/// The same, where the function was called and did not store the message.
-fn explain_refusal(error: Option<String>) -> (String, &'static str) {
-    const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
-    // As the table's owner too: under a search_path that is not the caller's.
-    let has_partition =
-        try_to(|| door::sender().map(|sender| sender.act(Warnings::Silenced, has_partition_now)));
-    let has_partition = has_partition.ok().and_then(Result::ok).unwrap_or(true);
-    match error {
-        Some(error) => (format!("realtime.send raised: {error}"), CHECK),
-        None if !has_partition => (
-            "realtime.messages has no partition for today".to_owned(),
-            "Supabase Realtime makes them while it runs: start it, or see civic.check() for the \
-             statement.",
-        ),
-        None => ("realtime.send did not store them".to_owned(), CHECK),
-    }
-}
-
 /// Whether a message of this moment finds a partition of `realtime.messages`, `$1` days ahead.
 pub const HAS_PARTITION: &str = "
     SELECT c.relkind <> 'p' OR EXISTS (
@@ -276,34 +348,4 @@ pub const HAS_PARTITION: &str = "
 
 fn has_partition_now() -> bool {
     Spi::get_one_with_args::<bool>(HAS_PARTITION, &[0.into()]).ok().flatten().unwrap_or(false)
-}
-
-pub struct Broadcast;
-
-impl Observer for Broadcast {
-    fn before_commit() {
-        flush();
-    }
-
-    fn before_prepare() {
-        flush();
-    }
-
-    fn committed() {
-        STATE.take();
-    }
-
-    fn aborted() {
-        STATE.take();
-    }
-
-    fn subtransaction_committed(level: i32) {
-        STATE.with_borrow_mut(|state| state.pending.release(level));
-    }
-
-    fn subtransaction_aborted(level: i32) {
-        let (sending, is_rolled_back) = SENDING.get();
-        SENDING.set((sending, is_rolled_back || sending > 0 && level == sending + 1));
-        STATE.with_borrow_mut(|state| state.pending.roll_back(level));
-    }
 }

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::channel::channel;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
-use super::publish;
+use super::publish::{self, Subject};
+use super::transaction;
 use crate::error::Error;
-use crate::pg::trigger::{Fired, Form, Row, Tables, TriggerCall};
+use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
 use crate::{pg, settings};
 
 thread_local! {
@@ -33,18 +34,30 @@ pub fn notify(call: &TriggerCall<'_>) {
     };
     let columns = TABLES.with(|tables| call.columns(tables));
     let row = call.row(&columns);
+    let table = call.table();
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
-        read_row(&row, ticket);
+        read_row(&row, ticket, &Column::ALL);
         let changed_at = changed_at(ticket, |column| row.micros(column as usize));
+        let is_sensitive = ticket.is_sensitive(columns.has(Column::IsSensitive as usize));
         let municipality_id = ticket.municipality_id().map(|id| {
             let is_padded = columns.is_padded(Column::TenantId as usize);
             if is_padded { id.trim_end_matches(' ') } else { id }
         });
+        let is_id_known = note_changed_id(call, &columns, ticket);
+        if is_sensitive {
+            buffer.clear();
+            ticket.write_id(buffer);
+            if operation == Operation::Update && (!is_id_known || buffer == payload::NO_ID) {
+                // Before the change it may have been any ticket, of any municipality.
+                transaction::note_sensitive(table, "", payload::NO_ID);
+            }
+            transaction::note_sensitive(table, municipality_id.unwrap_or_default(), buffer);
+        }
         let Some(municipality_id) = municipality_id.filter(|id| !id.is_empty()) else {
             let hint = "Give every ticket its municipality in the column tenant_id.";
             return warn(call, "a ticket has no municipality", hint);
         };
-        let is_sensitive = ticket.is_sensitive(columns.has(Column::IsSensitive as usize));
+        let subject = Subject { table, is_sensitive };
         for (audience, detail) in payload::deliveries(is_sensitive, settings::sensitive_events()) {
             let channel = match channel(municipality_id, *audience) {
                 Ok(channel) => channel,
@@ -54,7 +67,7 @@ pub fn notify(call: &TriggerCall<'_>) {
                 }
             };
             let sent = match write_fitting(buffer, operation, ticket, changed_at, *detail) {
-                Ok(()) => publish::send(&channel, buffer),
+                Ok(()) => publish::send(&channel, buffer, subject),
                 Err(error) => Err(error),
             };
             if let Err(error) = sent {
@@ -62,6 +75,24 @@ pub fn notify(call: &TriggerCall<'_>) {
             }
         }
     });
+}
+
+/// Records an id that this UPDATE changes: the events under the old one are about the same ticket.
+/// Gives whether the old id can be read.
+fn note_changed_id(
+    call: &TriggerCall<'_>,
+    columns: &Columns<{ Column::ALL.len() }>,
+    ticket: &Ticket,
+) -> bool {
+    let Some(old_row) = call.replaced(columns, Column::Id as usize) else { return true };
+    let (mut old, mut before, mut now) = (Ticket::default(), vec![], vec![]);
+    read_row(&old_row, &mut old, &[Column::Id]);
+    old.write_id(&mut before);
+    ticket.write_id(&mut now);
+    if before != now {
+        transaction::note_renamed(call.table(), &before, &now);
+    }
+    before != payload::NO_ID
 }
 
 /// Writes the event, in its truncated form where NOTIFY would refuse the whole one.
@@ -89,9 +120,9 @@ fn write_fitting(
     Ok(())
 }
 
-fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket) {
+fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Column]) {
     ticket.clear();
-    for column in Column::ALL {
+    for &column in wanted {
         let is_time = matches!(column, Column::UpdatedAt | Column::CreatedAt);
         if is_time && row.micros(column as usize).is_some() {
             continue;

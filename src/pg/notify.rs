@@ -77,7 +77,7 @@ thread_local! {
 
 /// Queues a notification where the server's queue has room for it; else gives `false`.
 pub fn notify_if_room(channel: &CStr, payload: &CStr) -> bool {
-    let has_room = take_room(channel.count_bytes() + payload.count_bytes() + ENTRY_OVERHEAD);
+    let has_room = take_room(channel.count_bytes() + payload.count_bytes());
     if has_room {
         notify(channel, payload);
     }
@@ -97,10 +97,12 @@ pub fn is_too_much(bytes: usize) -> bool {
     bytes > LEAST_QUEUE_SIZE / 4 && bytes > queue_size() / 4
 }
 
-fn take_room(size: usize) -> bool {
+/// Takes room in the server's queue for an event whose texts have so many bytes, where there is any. The
+/// current transaction notifies it later, or not at all.
+pub fn take_room(size: usize) -> bool {
     // An event that does not fit what is left of a page starts the next one: it may take its size
     // twice.
-    let size = 2 * size;
+    let size = 2 * (size + ENTRY_OVERHEAD);
     ROOM.with_borrow_mut(|room| {
         let now = super::transaction_start();
         let mut is_stale =

@@ -10,13 +10,11 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{PgMemoryContexts, direct_function_call};
 
+use super::lock_budget::LockBudget;
+use super::set_for_now as set;
+
 /// The restrictive policy that guards our topics.
 pub const GUARD: &CStr = c"civic channels";
-
-/// How long a message waits for a lock, at most. Somebody's long transaction may hold off the drop of
-/// a partition, and that holds off every message; a ticket does not wait for it.
-const LOCK_PATIENCE: &CStr = c"1s";
-const LOCK_PATIENCE_MS: u32 = 1000;
 
 /// Why no event can be handed to Realtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +142,16 @@ impl Sender {
         may_act_as(unsafe { pg_sys::GetUserId() }, self.owner)
     }
 
+    /// Takes the lock on the table that each message needs, once for all of them. Call it within
+    /// [`Sender::act`] and with the same budget.
+    pub fn lock(&self, locks: &LockBudget) {
+        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: takes a lock that goes with the transaction, or raises an error.
+        locks.spend(|| unsafe { pg_sys::LockRelationOid(self.table, lock) });
+    }
+
     /// Whether the policy that guards our topics holds: row security is on, and the policy of this
-    /// name is restrictive and for every command. It waits for the table's lock, so call it within
-    /// [`Sender::act`], which waits a second at most.
+    /// name is restrictive and for every command. It waits for the table's lock, where that is not held.
     pub fn is_guarded(&self) -> bool {
         // SAFETY: the table is open while its policies are read, as the server keeps them for it: a
         // list of policies, each with a name that ends in NUL.
@@ -170,9 +175,9 @@ impl Sender {
         }
     }
 
-    /// Runs an action as the owner of the table. Where it raises an error, the subtransaction around
-    /// it puts everything back.
-    pub fn act<R>(&self, warnings: Warnings, action: impl FnOnce() -> R) -> R {
+    /// Runs an action as the owner of the table, which waits for locks as long as the budget lasts. Where
+    /// it raises an error, the subtransaction around it puts everything back.
+    pub fn act<R>(&self, warnings: Warnings, locks: &LockBudget, action: impl FnOnce() -> R) -> R {
         // SAFETY: the frame that the server itself puts around a function with SET clauses and
         // another's rights (fmgr_security_definer): an error unwinds to a subtransaction, whose end
         // puts back user and settings.
@@ -189,9 +194,7 @@ impl Sender {
             if warnings == Warnings::Silenced {
                 set(c"client_min_messages", c"error");
             }
-            if !waits_less() {
-                set(c"lock_timeout", LOCK_PATIENCE);
-            }
+            locks.begin();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             let result = action();
             pg_sys::PopActiveSnapshot();
@@ -202,8 +205,9 @@ impl Sender {
         }
     }
 
-    /// Calls `realtime.send(payload, type of the event, topic, true)`. Call it within [`Sender::act`].
-    pub fn send(&self, topic: &CStr, payload: &CStr) {
+    /// Calls `realtime.send(payload, type of the event, topic, true)`. Call it within [`Sender::act`] and
+    /// with the same budget.
+    pub fn send(&self, locks: &LockBudget, topic: &CStr, payload: &CStr) {
         // SAFETY: functions of the catalog and the one that was looked up, each with arguments of
         // its types; what they allocate goes with the context, of which nothing is handed on.
         unsafe {
@@ -218,39 +222,17 @@ impl Sender {
                 let topic = pg_sys::cstring_to_text(topic.as_ptr()).into();
                 let private = true.into();
                 let function = self.function;
-                pg_sys::OidFunctionCall4Coll(
-                    function,
-                    pg_sys::InvalidOid,
-                    payload,
-                    event,
-                    topic,
-                    private,
-                );
+                locks.spend(|| {
+                    pg_sys::OidFunctionCall4Coll(
+                        function,
+                        pg_sys::InvalidOid,
+                        payload,
+                        event,
+                        topic,
+                        private,
+                    )
+                });
             });
         }
     }
-}
-
-fn set(name: &CStr, value: &CStr) {
-    // SAFETY: a setting that the server knows, in the nest level that the caller has opened.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
-}
-
-/// Whether the session waits less for a lock by its own setting.
-fn waits_less() -> bool {
-    super::with_setting(c"lock_timeout", |value| {
-        let milliseconds = value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        (1..LOCK_PATIENCE_MS).contains(&milliseconds.unwrap_or(0))
-    })
 }

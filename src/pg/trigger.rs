@@ -118,6 +118,12 @@ impl<'a> TriggerCall<'a> {
         name.to_string_lossy().into_owned()
     }
 
+    /// OID of the table, which of a partitioned one is the partition.
+    pub fn table(&self) -> u32 {
+        // SAFETY: the server keeps the relation open during the call.
+        unsafe { (*self.data.tg_relation).rd_id.to_u32() }
+    }
+
     /// Where this table has the columns that `tables` is about.
     pub fn columns<const N: usize>(&self, tables: &Tables<N>) -> Rc<Columns<N>> {
         let is_before = pgrx::trigger_support::trigger_fired_before(self.data.tg_event);
@@ -138,6 +144,39 @@ impl<'a> TriggerCall<'a> {
                 pg_sys::slot_getsomeattrs(slot, columns.last);
             }
             Row { slot: &*slot, columns }
+        }
+    }
+}
+
+impl<'a> TriggerCall<'a> {
+    /// The old row of an UPDATE, unless this column plainly has the same value in both rows. Of the row
+    /// that column alone may be read.
+    pub fn replaced<'b, const N: usize>(
+        &'b self,
+        columns: &'b Columns<N>,
+        column: usize,
+    ) -> Option<Row<'b, N>> {
+        if self.fired() != Some(Fired::Update) {
+            return None;
+        }
+        let source = columns.sources[column].filter(|source| !source.is_uncomputed)?;
+        let (old, new) = (self.data.tg_trigslot, self.data.tg_newslot);
+        // SAFETY: for an UPDATE the server fills both slots with rows of this table; the column is
+        // deformed before it is read.
+        unsafe {
+            let value = |slot: *mut pg_sys::TupleTableSlot| {
+                if i32::from((*slot).tts_nvalid) <= source.index as i32 {
+                    pg_sys::slot_getsomeattrs(slot, source.index as i32 + 1);
+                }
+                let is_null = *(*slot).tts_isnull.add(source.index);
+                (!is_null).then(|| *(*slot).tts_values.add(source.index))
+            };
+            let is_same = match (value(old), value(new)) {
+                (Some(old), Some(new)) => source.is_plainly_same(old, new),
+                (None, None) => true,
+                _ => false,
+            };
+            (!is_same).then(|| Row { slot: &*old, columns })
         }
     }
 }

@@ -1,20 +1,16 @@
-//! What a backend does: it keeps its transaction's events, and hands them over at the commit.
+//! What a backend does: at the commit it hands its transaction's events to the relay.
 //!
 //! Nothing here may fail a write. Where the relay cannot take a transaction, all of its events go
 //! out by ordinary NOTIFY, after what is queued: a fallback must not overtake.
 
 use std::cell::RefCell;
-use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use civic_queue::Reservation;
-use pgrx::PgLogLevel;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
 
-use super::pending::Pending;
-use crate::error::Error;
+use super::frame;
+use crate::events::buffer::{Buffer, Flags};
 use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
 use crate::{pg, settings};
@@ -28,25 +24,19 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Where the current transaction's events go.
 #[derive(Default)]
 enum Route {
-    /// It has sent none.
+    /// It has notified nothing yet.
     #[default]
     Open,
-    /// They are kept for the queue.
-    Kept,
-    /// They have gone, and go, to NOTIFY.
+    /// To the relay's queue.
+    Queue,
+    /// To NOTIFY, for this reason.
     Direct(FellBack),
     /// They are in the queue, the transaction being about to end; so many.
     Reserved(Reservation, u64),
 }
 
-#[derive(Default)]
-struct State {
-    route: Route,
-    pending: Pending,
-}
-
 thread_local! {
-    static STATE: RefCell<State> = RefCell::default();
+    static ROUTE: RefCell<Route> = RefCell::default();
 }
 
 /// Why the relay takes no events of this backend now, if it does not.
@@ -62,35 +52,23 @@ fn refusal(shared: &Shared) -> Option<FellBack> {
     }
 }
 
-/// Takes an event for the queue. `false` where it has to go to NOTIFY, at once.
-pub fn accept(channel: &CStr, payload: &CStr) -> bool {
+/// Whether the relay is to take one more event of this transaction, which has kept so many bytes of
+/// events. `false` where the event goes to NOTIFY at the commit: then it needs room in the server's queue.
+/// Decided at the first event, and changed once the events are more than the relay's queue holds.
+pub fn takes(kept: usize) -> bool {
     let Some(shared) = shared::shared() else { return false };
-    let mut moves_over = Pending::default();
-    let accepted = STATE.with_borrow_mut(|State { route, pending }| {
+    ROUTE.with_borrow_mut(|route| {
         match route {
-            Route::Direct(_) | Route::Reserved(..) => return false,
-            Route::Kept => {}
-            Route::Open => match refusal(shared) {
-                None => *route = Route::Kept,
-                Some(reason) => {
-                    *route = Route::Direct(reason);
-                    return false;
-                }
-            },
+            Route::Open => {
+                *route = refusal(shared).map_or(Route::Queue, Route::Direct);
+            }
+            Route::Queue if kept > shared.queue().longest() => {
+                *route = Route::Direct(FellBack::TooLarge);
+            }
+            Route::Queue | Route::Direct(_) | Route::Reserved(..) => {}
         }
-        let level = pg::transaction::level();
-        // Past what the queue holds nothing is gained by keeping more. NOTIFY undoes with a
-        // savepoint what was sent in it, so what is kept can move over when it is all of this one.
-        if pending.len() > shared.queue().longest() && pending.is_all_of(level) {
-            moves_over = std::mem::take(pending);
-            *route = Route::Direct(FellBack::TooLarge);
-            return false;
-        }
-        pending.push(level, channel, payload);
-        true
-    });
-    notify(&mut moves_over);
-    accepted
+        matches!(route, Route::Queue)
+    })
 }
 
 /// Waits, within bounds, until the relay has told all that was queued before now. Where another has
@@ -115,66 +93,76 @@ fn wait_for_queue(shared: &'static Shared) {
     }
 }
 
-fn fall_back(shared: &'static Shared, reason: FellBack, pending: &mut Pending) -> Route {
-    shared.fell_back[reason as usize].fetch_add(1, Ordering::Relaxed);
-    wait_for_queue(shared);
-    notify(pending);
-    Route::Open
-}
-
-/// Puts what is kept into the queue, or else hands it to NOTIFY.
-fn hand_over(shared: &'static Shared, pending: &mut Pending) -> Route {
+/// Puts the events into the queue, or says why it cannot.
+fn hand_over(shared: &'static Shared, events: &Buffer) -> Result<Route, FellBack> {
     if let Some(reason) = refusal(shared) {
-        return fall_back(shared, reason, pending);
+        return Err(reason);
     }
     let queue = shared.queue();
-    let events = pending.folded();
-    if events.len() > queue.longest() || pg::notify::is_too_much(events.len()) {
-        return fall_back(shared, FellBack::TooLarge, pending);
+    let frame = frame::folded(events).map_err(|_| FellBack::TooLarge)?;
+    if frame.len() > queue.longest() || pg::notify::is_too_much(frame.len()) {
+        return Err(FellBack::TooLarge);
     }
-    let count = super::pending::events(&events).count() as u64;
-    match queue.reserve(&events, pg::transaction::now() as u64) {
-        Some(reservation) => Route::Reserved(reservation, count),
-        None => fall_back(shared, FellBack::QueueFull, pending),
+    let count = frame::events(&frame).count() as u64;
+    let reservation = queue.reserve(&frame, pg::transaction::now() as u64);
+    Ok(Route::Reserved(reservation.ok_or(FellBack::QueueFull)?, count))
+}
+
+/// Hands the transaction's events to the relay, or to NOTIFY: the transaction is about to commit. Gives
+/// how many are lost, because the server's own queue has no room.
+///
+/// To fall back is to wait, and there the session may be ended, which comes back as `aborted`: nothing
+/// stays borrowed.
+pub fn deliver(events: &Buffer) -> usize {
+    let Some(shared) = shared::shared() else { return notify(events) };
+    let route = ROUTE.take();
+    if events.events_from(0, Flags::NOTIFY).next().is_none() {
+        return 0;
+    }
+    let handed_over = match route {
+        Route::Direct(reason) => Err(reason),
+        Route::Open | Route::Queue | Route::Reserved(..) => hand_over(shared, events),
+    };
+    match handed_over {
+        Ok(route) => {
+            ROUTE.set(route);
+            0
+        }
+        Err(reason) => {
+            shared.fell_back[reason as usize].fetch_add(1, Ordering::Relaxed);
+            wait_for_queue(shared);
+            notify(events)
+        }
     }
 }
 
-/// Hands what is kept to NOTIFY. Where the server's own queue has no room it is lost, and told.
-/// What it calls may be interrupted: nothing is borrowed meanwhile.
-fn notify(pending: &mut Pending) {
-    let events = pending.events();
-    let lost = events.filter(|(channel, payload)| !pg::notify::notify_if_room(channel, payload));
-    let lost = lost.count();
-    pending.clear();
-    if lost > 0 {
-        let error = Error::NotificationQueueFull;
-        let message = format!("{lost} events were not notified: {}", error.message());
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_civic")
-            .set_hint(error.hint().unwrap_or_default())
-            .report(PgLogLevel::WARNING);
+/// Hands events to NOTIFY. Gives how many the server's own queue has no room for. What it calls may be
+/// interrupted: nothing is borrowed meanwhile.
+pub fn notify(events: &Buffer) -> usize {
+    let mut lost = 0;
+    for record in events.events_from(0, Flags::NOTIFY) {
+        let Some((channel, payload)) = record.event() else { continue };
+        if record.flags.has(Flags::HAS_ROOM) {
+            pg::notify::notify(channel, payload);
+        } else if !pg::notify::notify_if_room(channel, payload) {
+            lost += 1;
+        }
     }
+    lost
 }
 
+/// The transaction ends without giving its events to the relay.
+pub fn forget() {
+    end(|shared, reservation, _| shared.queue().cancel(reservation));
+}
+
+/// Settles what the transaction has reserved in the queue.
 pub struct Relayed;
 
 impl Observer for Relayed {
-    fn before_commit() {
-        let Some(shared) = shared::shared() else { return };
-        // To fall back is to wait and perhaps to warn, and there the session may be ended, which
-        // comes back as `aborted`: nothing stays borrowed.
-        let State { route, mut pending } = STATE.take();
-        let route = match route {
-            Route::Kept if !pending.is_empty() => hand_over(shared, &mut pending),
-            Route::Direct(reason) => fall_back(shared, reason, &mut pending),
-            Route::Open | Route::Kept | Route::Reserved(..) => Route::Open,
-        };
-        STATE.set(State { route, pending });
-    }
+    fn before_commit() {}
 
-    /// NOTIFY itself refuses a transaction that is prepared, in its own words.
-    fn before_prepare() {
-        notify(&mut STATE.take().pending);
-    }
+    fn before_prepare() {}
 
     fn committed() {
         end(|shared, reservation, count| {
@@ -184,26 +172,17 @@ impl Observer for Relayed {
     }
 
     fn aborted() {
-        end(|shared, reservation, _| shared.queue().cancel(reservation));
+        forget();
     }
 
-    fn subtransaction_committed(level: i32) {
-        STATE.with_borrow_mut(|state| state.pending.release(level));
-    }
+    fn subtransaction_committed(_level: i32) {}
 
-    fn subtransaction_aborted(level: i32) {
-        STATE.with_borrow_mut(|state| state.pending.roll_back(level));
-    }
+    fn subtransaction_aborted(_level: i32) {}
 }
 
 fn end(settle: impl FnOnce(&'static Shared, Reservation, u64)) {
-    STATE.with_borrow_mut(|State { route, pending }| {
-        pending.clear();
-        if let (Route::Reserved(reservation, count), Some(shared)) =
-            (std::mem::take(route), shared::shared())
-        {
-            settle(shared, reservation, count);
-            shared.relay.wake();
-        }
-    });
+    if let (Route::Reserved(reservation, count), Some(shared)) = (ROUTE.take(), shared::shared()) {
+        settle(shared, reservation, count);
+        shared.relay.wake();
+    }
 }

@@ -8,7 +8,7 @@ use civic_queue::Next;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::prelude::*;
 
-use super::pending::events;
+use super::frame::events;
 use crate::pg::shared::{self, Shared};
 use crate::{pg, settings};
 

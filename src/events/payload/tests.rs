@@ -97,7 +97,7 @@ fn the_shared_channel_hears_nothing_of_a_sensitive_ticket_but_that_it_changed() 
 fn a_redacted_event_hides_what_is_nested_in_an_identifying_key() {
     let event = json!({"type": "sla_breach", "ticket_id": {"name": "Jane"}, "data": {"a": 1},
                        "ward_id": 5, "municipality_id": "t"});
-    let redacted = Value::Object(redact(event.as_object().unwrap()));
+    let redacted: Value = serde_json::from_slice(&redacted(event.as_object().unwrap())).unwrap();
     assert_eq!(
         redacted,
         json!({"type": "sla_breach", "ticket_id": null, "data": null, "ward_id": null,
@@ -141,4 +141,51 @@ proptest! {
             serde_json::from_str(&written(json!({"status": status}), Detail::Whole)).unwrap();
         prop_assert_eq!(event["status"].as_str(), Some(status.as_str()));
     }
+}
+
+#[test]
+fn an_event_is_redacted_as_if_it_had_been_written_so() {
+    for id in [json!("a"), json!(7), json!("\"\\,é\u{1}"), Value::Null] {
+        for detail in [Detail::Whole, Detail::Truncated] {
+            let mut event = example();
+            event["id"] = id.clone();
+            let whole = written(event.clone(), detail);
+            let redacted = String::from_utf8(redact_written(whole.as_bytes()).unwrap()).unwrap();
+            let is_truncated = detail == Detail::Truncated && id.is_null();
+            let detail = if is_truncated { Detail::Truncated } else { Detail::Identifying };
+            assert_eq!(redacted, written(event, detail), "{id} {detail:?}");
+        }
+    }
+}
+
+#[test]
+fn an_event_of_an_ordinary_version_is_redacted_as_one_of_a_sensitive_ticket() {
+    let mut event = example();
+    event["is_sensitive"] = json!(0);
+    let redacted = redact_written(written(event, Detail::Whole).as_bytes()).unwrap();
+    let redacted: Value = serde_json::from_slice(&redacted).unwrap();
+    assert_eq!(redacted["is_sensitive"], json!(true));
+}
+
+proptest! {
+    /// The trigger and an application's own event name a ticket in the same way.
+    #[test]
+    fn the_id_of_an_event_is_found_whatever_it_holds(id in "[a\"\\\\,:é\\x01]{0,8}") {
+        let whole = written(json!({"id": id, "status": "\",\"ticket_id\":\"x\""}), Detail::Whole);
+        let expected = Some(serde_json::to_vec(&json!(id)).unwrap());
+        prop_assert_eq!(written_ticket_id(whole.as_bytes()).map(<[u8]>::to_vec), expected.clone());
+        let published = serde_json::to_vec(&json!({"type": "x", "ticket_id": id})).unwrap();
+        prop_assert_eq!(published_ticket_id(&published), expected);
+    }
+}
+
+#[test]
+fn an_id_may_be_a_number_or_missing() {
+    assert_eq!(published_ticket_id(br#"{"ticket_id": 7}"#).as_deref(), Some(&b"\"7\""[..]));
+    for event in [&br#"{"ticket_id": null}"#[..], b"{}", b"[]", b""] {
+        assert_eq!(published_ticket_id(event), None);
+    }
+    let missing = written(json!({}), Detail::Whole);
+    assert_eq!(written_ticket_id(missing.as_bytes()), Some(NO_ID));
+    assert_eq!(written_ticket_id(b"{}"), None);
 }

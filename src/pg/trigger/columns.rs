@@ -36,6 +36,9 @@ pub(super) struct Source {
     pub(super) output: pg_sys::Oid,
     /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
     pub(super) limit: Option<usize>,
+    /// Bytes of a value; -1 for a varlena. And whether the datum is the value itself.
+    pub(super) length: i16,
+    pub(super) is_by_value: bool,
     /// A generated column whose value the row does not hold yet, or never.
     pub(super) is_uncomputed: bool,
 }
@@ -73,7 +76,7 @@ impl<const N: usize> Columns<N> {
                     STORED => is_before,
                     _ => true,
                 };
-                let source = Source::of(index, attribute.atttypid);
+                let source = Source::of(index, attribute);
                 sources[wanted] = Some(Source { is_uncomputed, ..source });
             }
         }
@@ -92,9 +95,9 @@ impl<const N: usize> Columns<N> {
 }
 
 impl Source {
-    fn of(index: usize, declared_type: pg_sys::Oid) -> Source {
+    fn of(index: usize, attribute: &pg_sys::FormData_pg_attribute) -> Source {
         // SAFETY: catalog look-ups of a type that a column of an open table has.
-        let type_oid = unsafe { pg_sys::getBaseType(declared_type) };
+        let type_oid = unsafe { pg_sys::getBaseType(attribute.atttypid) };
         let mut output = pg_sys::InvalidOid;
         let mut is_varlena = false;
         let (kind, element);
@@ -125,7 +128,33 @@ impl Source {
             _ => PACKED_LIMIT,
         };
         let limit = is_varlena.then_some(limit);
-        Source { index, type_oid, reader, output, limit, is_uncomputed: false }
+        let (length, is_by_value) = (attribute.attlen, attribute.attbyval);
+        let is_uncomputed = false;
+        Source { index, type_oid, reader, output, limit, length, is_by_value, is_uncomputed }
+    }
+
+    /// Whether two values are the same, as far as their bytes in the rows say: one that is compressed or
+    /// stored elsewhere may be the same as another that is not.
+    ///
+    /// # Safety
+    ///
+    /// Both are values of this column.
+    pub(super) unsafe fn is_plainly_same(&self, one: pg_sys::Datum, other: pg_sys::Datum) -> bool {
+        if self.is_by_value {
+            return one == other;
+        }
+        // SAFETY: the caller's promise: a pointer to as many bytes as the type has, or to a varlena,
+        // whose header says how many.
+        unsafe {
+            let bytes = |datum: pg_sys::Datum| {
+                let length = match self.length {
+                    -1 => pgrx::varsize_any(datum.cast_mut_ptr()),
+                    length => usize::try_from(length).ok()?,
+                };
+                Some(std::slice::from_raw_parts(datum.cast_mut_ptr::<u8>().cast_const(), length))
+            };
+            matches!((bytes(one), bytes(other)), (Some(one), Some(other)) if one == other)
+        }
     }
 }
 

@@ -1,0 +1,381 @@
+//! The events of the current transaction, without PostgreSQL.
+//!
+//! Events leave at the end of the transaction, because only then is it known which tickets are
+//! sensitive. Until then one log keeps them in order, together with what decides that: which tickets
+//! had a sensitive version, and which changed their id.
+
+use std::ffi::CStr;
+
+use super::payload::NO_ID;
+
+/// There is no memory for a record, or one of its texts is longer than a record holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unrecorded;
+
+impl From<std::collections::TryReserveError> for Unrecorded {
+    fn from(_: std::collections::TryReserveError) -> Unrecorded {
+        Unrecorded
+    }
+}
+
+/// Where an event goes, and what is still open about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// By NOTIFY, through the relay or directly.
+    pub const NOTIFY: Flags = Flags(1);
+    /// Room for it in the server's notification queue is taken already.
+    pub const HAS_ROOM: Flags = Flags(2);
+    /// To Supabase Realtime.
+    pub const REALTIME: Flags = Flags(4);
+    /// To Supabase Realtime where that is installed.
+    pub const IF_INSTALLED: Flags = Flags(8);
+    /// It describes an ordinary version: it is settled as sensitive where its ticket is.
+    pub const ORDINARY: Flags = Flags(16);
+    /// Not an event: a sensitive version of a ticket. The texts are municipality and id.
+    const SENSITIVE: Flags = Flags(32);
+    /// Not an event: a changed id. The texts are the old and the new one.
+    const RENAMED: Flags = Flags(64);
+
+    pub fn has(self, flags: Flags) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    pub fn with(self, flags: Flags) -> Flags {
+        Flags(self.0 | flags.0)
+    }
+
+    pub fn without(self, flags: Flags) -> Flags {
+        Flags(self.0 & !flags.0)
+    }
+
+    pub fn is_event(self) -> bool {
+        self.0 & (Flags::SENSITIVE.0 | Flags::RENAMED.0) == 0
+    }
+}
+
+/// One entry of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    pub flags: Flags,
+    /// OID of the ticket's table; 0 for an event of `civic.publish`.
+    pub table: u32,
+    /// Lengths and texts, each with a NUL behind it: the form in which the relay's queue has events.
+    pub frame: &'a [u8],
+    bytes: &'a [u8],
+    first: &'a [u8],
+    second: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Channel and payload. `None` for what is not an event, or holds a NUL.
+    pub fn event(&self) -> Option<(&'a CStr, &'a CStr)> {
+        if !self.flags.is_event() {
+            return None;
+        }
+        let channel = CStr::from_bytes_with_nul(self.first).ok()?;
+        Some((channel, CStr::from_bytes_with_nul(self.second).ok()?))
+    }
+
+    pub fn channel(&self) -> &'a [u8] {
+        without_nul(self.first)
+    }
+
+    pub fn payload(&self) -> &'a [u8] {
+        without_nul(self.second)
+    }
+
+    /// Municipality and id of a sensitive version.
+    pub fn sensitive(&self) -> Option<(&'a [u8], &'a [u8])> {
+        self.texts_of(Flags::SENSITIVE)
+    }
+
+    /// Old and new id.
+    pub fn renamed(&self) -> Option<(&'a [u8], &'a [u8])> {
+        self.texts_of(Flags::RENAMED)
+    }
+
+    fn texts_of(&self, kind: Flags) -> Option<(&'a [u8], &'a [u8])> {
+        self.flags.has(kind).then(|| (without_nul(self.first), without_nul(self.second)))
+    }
+}
+
+fn without_nul(text: &[u8]) -> &[u8] {
+    text.split_last().map_or(text, |(_, text)| text)
+}
+
+/// Flags, table, and the lengths of both texts without the NUL behind each.
+const HEADER: usize = 1 + 4 + LENGTHS;
+pub const LENGTHS: usize = 4;
+
+/// What a transaction that is over may leave allocated for the next one.
+const KEPT: usize = 64 * 1024;
+
+/// The log. A savepoint that is rolled back takes its records along.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    /// The subtransaction levels that have records, in rising order.
+    levels: Vec<Level>,
+    /// How many sensitive versions are recorded.
+    sensitive: usize,
+    /// The flags of all events that were ever added.
+    flags: Flags,
+    /// A sensitive version could not be recorded: any ticket may be sensitive.
+    is_blind: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    number: i32,
+    /// Where its records begin.
+    start: usize,
+    /// How many sensitive versions were recorded before.
+    sensitive: usize,
+}
+
+impl Buffer {
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.is_blind
+    }
+
+    /// Size in bytes, which is also the place behind the last record.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        // A transaction of many events must not hold its memory for the rest of the session.
+        self.bytes.shrink_to(KEPT);
+        self.levels.clear();
+        (self.sensitive, self.flags, self.is_blind) = (0, Flags::default(), false);
+    }
+
+    /// Adds an event that a subtransaction of this level made.
+    ///
+    /// Errors: the log is as it was.
+    pub fn push(
+        &mut self,
+        level: i32,
+        flags: Flags,
+        table: u32,
+        channel: &[u8],
+        payload: &[u8],
+    ) -> Result<(), Unrecorded> {
+        self.add(level, flags, table, channel, payload)?;
+        self.flags = self.flags.with(flags);
+        Ok(())
+    }
+
+    /// Records that a ticket had a sensitive version. An empty municipality stands for any. Without
+    /// memory for the record every ticket of the transaction counts as sensitive.
+    pub fn push_sensitive(&mut self, level: i32, table: u32, municipality: &[u8], id: &[u8]) {
+        let is_known = fits(municipality) && fits(id);
+        let (municipality, id) = (if is_known { municipality } else { b"" }, known_id(id));
+        match self.add(level, Flags::SENSITIVE, table, municipality, id) {
+            Ok(()) => self.sensitive += 1,
+            Err(_) => self.is_blind = true,
+        }
+    }
+
+    /// Records that a ticket has another id now.
+    pub fn push_renamed(&mut self, level: i32, table: u32, old: &[u8], new: &[u8]) {
+        let (old, new) = (known_id(old), known_id(new));
+        self.is_blind |= self.add(level, Flags::RENAMED, table, old, new).is_err();
+    }
+
+    fn add(
+        &mut self,
+        level: i32,
+        flags: Flags,
+        table: u32,
+        first: &[u8],
+        second: &[u8],
+    ) -> Result<(), Unrecorded> {
+        if !fits(first) || !fits(second) {
+            return Err(Unrecorded);
+        }
+        self.bytes.try_reserve(HEADER + first.len() + second.len() + 2)?;
+        if self.levels.last().is_none_or(|last| last.number < level) {
+            self.levels.try_reserve(1)?;
+            let (start, sensitive) = (self.bytes.len(), self.sensitive);
+            self.levels.push(Level { number: level, start, sensitive });
+        }
+        append(&mut self.bytes, flags, table, first, second);
+        Ok(())
+    }
+
+    /// A subtransaction was rolled back, with all below it.
+    pub fn roll_back(&mut self, level: i32) {
+        while let Some(last) = self.levels.pop_if(|last| last.number >= level) {
+            self.bytes.truncate(last.start);
+            self.sensitive = last.sensitive;
+        }
+    }
+
+    /// A subtransaction has ended well: its records are its parent's.
+    pub fn release(&mut self, level: i32) {
+        let Some(last) = self.levels.pop() else { return };
+        let number = if last.number >= level { level - 1 } else { last.number };
+        if self.levels.last().is_none_or(|parent| parent.number < number) {
+            self.levels.push(Level { number, ..last });
+        }
+    }
+
+    /// Adds the records of another log behind the own ones, as of the transaction itself.
+    ///
+    /// Errors: the other's events are lost then, and all tickets count as sensitive.
+    pub fn append(&mut self, other: &Buffer) -> Result<(), Unrecorded> {
+        self.is_blind |= other.is_blind;
+        if self.bytes.try_reserve(other.bytes.len()).is_err() {
+            self.is_blind = true;
+            return Err(Unrecorded);
+        }
+        if self.levels.is_empty() {
+            self.levels.push(Level { number: 1, start: 0, sensitive: 0 });
+        }
+        self.bytes.extend_from_slice(&other.bytes);
+        self.sensitive += other.sensitive;
+        self.flags = self.flags.with(other.flags);
+        Ok(())
+    }
+
+    /// Sensitive versions that are recorded; `None` where any ticket may be sensitive.
+    pub fn sensitive_versions(&self) -> Option<usize> {
+        (!self.is_blind).then_some(self.sensitive)
+    }
+
+    /// Whether there may be an event with one of these flags. Cheap: events that were rolled back count.
+    pub fn may_have(&self, flags: Flags) -> bool {
+        self.flags.0 & flags.0 != 0
+    }
+
+    /// The records from a place on.
+    pub fn records_from(&self, start: usize) -> Records<'_> {
+        Records { bytes: self.bytes.get(start..).unwrap_or_default() }
+    }
+
+    pub fn records(&self) -> Records<'_> {
+        self.records_from(0)
+    }
+
+    /// The events with this flag, from a place on.
+    pub fn events_from(&self, start: usize, flag: Flags) -> impl Iterator<Item = Record<'_>> {
+        let is_wanted = move |flags: Flags| flags.is_event() && flags.has(flag);
+        self.records_from(start).filter(move |record| is_wanted(record.flags))
+    }
+
+    /// Puts others in the place of the records from a place on.
+    pub fn replace_from(&mut self, start: usize, records: &Rewritten) -> Result<(), Unrecorded> {
+        let missing = records.bytes.len().saturating_sub(self.bytes.len() - start);
+        self.bytes.try_reserve(missing)?;
+        self.bytes.truncate(start);
+        self.bytes.extend_from_slice(&records.bytes);
+        Ok(())
+    }
+
+    /// Takes every destination from the events that `is_withheld` picks.
+    pub fn withhold(&mut self, start: usize, is_withheld: impl Fn(Flags) -> bool) -> usize {
+        let (mut place, mut count) = (start, 0);
+        while let Some((record, size)) = first(self.bytes.get(place..).unwrap_or_default()) {
+            let flags = record.flags;
+            if flags.is_event() && flags != Flags::default() && is_withheld(flags) {
+                count += 1;
+                self.bytes[place] = Flags::default().0;
+            }
+            place += size;
+        }
+        count
+    }
+}
+
+/// Records that take the place of others.
+#[derive(Debug, Default)]
+pub struct Rewritten {
+    bytes: Vec<u8>,
+}
+
+impl Rewritten {
+    pub fn copy(&mut self, record: &Record<'_>) -> Result<(), Unrecorded> {
+        self.bytes.try_reserve(record.bytes.len())?;
+        self.bytes.extend_from_slice(record.bytes);
+        Ok(())
+    }
+
+    pub fn push(
+        &mut self,
+        flags: Flags,
+        table: u32,
+        channel: &[u8],
+        payload: &[u8],
+    ) -> Result<(), Unrecorded> {
+        if !fits(channel) || !fits(payload) {
+            return Err(Unrecorded);
+        }
+        self.bytes.try_reserve(HEADER + channel.len() + payload.len() + 2)?;
+        append(&mut self.bytes, flags, table, channel, payload);
+        Ok(())
+    }
+}
+
+/// Whether two bytes hold the text's length.
+fn fits(text: &[u8]) -> bool {
+    text.len() <= usize::from(u16::MAX)
+}
+
+/// An id that is too long for a record is as one that cannot be read.
+fn known_id(id: &[u8]) -> &[u8] {
+    if fits(id) { id } else { NO_ID }
+}
+
+/// The caller has reserved the room, and the texts fit.
+fn append(bytes: &mut Vec<u8>, flags: Flags, table: u32, first: &[u8], second: &[u8]) {
+    bytes.push(flags.0);
+    bytes.extend_from_slice(&table.to_ne_bytes());
+    for text in [first, second] {
+        bytes.extend_from_slice(&(text.len() as u16).to_ne_bytes());
+    }
+    for text in [first, second] {
+        bytes.extend_from_slice(text);
+        bytes.push(0);
+    }
+}
+
+pub struct Records<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (record, size) = first(self.bytes)?;
+        self.bytes = &self.bytes[size..];
+        Some(record)
+    }
+}
+
+/// The first record, and its size.
+fn first(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
+    let length = |at: usize| {
+        let length = bytes.get(at..at + 2)?.try_into().ok()?;
+        Some(usize::from(u16::from_ne_bytes(length)))
+    };
+    let table = u32::from_ne_bytes(bytes.get(1..5)?.try_into().ok()?);
+    let second = HEADER + length(5)? + 1;
+    let size = second + length(7)? + 1;
+    let record = Record {
+        flags: Flags(*bytes.first()?),
+        table,
+        frame: bytes.get(HEADER - LENGTHS..size)?,
+        bytes: bytes.get(..size)?,
+        first: bytes.get(HEADER..second)?,
+        second: bytes.get(second..size)?,
+    };
+    Some((record, size))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! The log, by example and against a model.
+
+use super::*;
+use proptest::prelude::*;
+
+fn push(buffer: &mut Buffer, level: i32, text: &str) {
+    buffer.push(level, Flags::NOTIFY, 7, b"channel", text.as_bytes()).unwrap();
+}
+
+fn texts(buffer: &Buffer) -> Vec<String> {
+    let text = |record: Record<'_>| String::from_utf8(record.payload().to_vec()).unwrap();
+    buffer.records().map(text).collect()
+}
+
+#[test]
+fn records_come_out_as_they_went_in() {
+    let mut buffer = Buffer::default();
+    push(&mut buffer, 1, "a");
+    buffer.push_sensitive(1, 9, b"municipality", b"\"7\"");
+    buffer.push_renamed(2, 9, b"\"7\"", b"\"8\"");
+    push(&mut buffer, 2, "");
+    let records: Vec<_> = buffer.records().collect();
+    assert_eq!(records[0].event(), Some((c"channel", c"a")));
+    assert_eq!((records[0].table, records[1].table), (7, 9));
+    assert_eq!(records[1].sensitive(), Some((&b"municipality"[..], &b"\"7\""[..])));
+    assert_eq!(records[2].renamed(), Some((&b"\"7\""[..], &b"\"8\""[..])));
+    assert_eq!((records[1].event(), records[2].event()), (None, None));
+    assert_eq!(records[3].event(), Some((c"channel", c"")));
+    assert_eq!(buffer.events_from(0, Flags::NOTIFY).count(), 2);
+    assert_eq!(buffer.events_from(0, Flags::REALTIME).count(), 0);
+    assert_eq!(buffer.sensitive_versions(), Some(1));
+}
+
+#[test]
+fn a_text_with_a_nul_is_no_event_and_hides_none() {
+    let mut buffer = Buffer::default();
+    push(&mut buffer, 1, "a\0b");
+    push(&mut buffer, 1, "c");
+    let events: Vec<_> = buffer.records().map(|record| record.event()).collect();
+    assert_eq!(events, [None, Some((c"channel", c"c"))]);
+}
+
+#[test]
+fn what_is_withheld_goes_nowhere() {
+    let mut buffer = Buffer::default();
+    push(&mut buffer, 1, "a");
+    buffer.push(1, Flags::NOTIFY.with(Flags::ORDINARY), 7, b"channel", b"b").unwrap();
+    assert_eq!(buffer.withhold(0, |flags| flags.has(Flags::ORDINARY)), 1);
+    assert_eq!(buffer.events_from(0, Flags::NOTIFY).count(), 1);
+    assert_eq!(texts(&buffer), ["a", "b"]);
+}
+
+#[test]
+fn another_log_comes_behind_the_own_one() {
+    let (mut one, mut other) = (Buffer::default(), Buffer::default());
+    push(&mut other, 1, "b");
+    other.push_sensitive(1, 7, b"t", b"\"7\"");
+    push(&mut one, 1, "a");
+    one.append(&other).unwrap();
+    assert_eq!(texts(&one), ["a", "b", "\"7\""]);
+    assert_eq!(one.sensitive_versions(), Some(1));
+}
+
+proptest! {
+    /// Against a model: a stack of lists, one for each level. A text that begins with `s` is a
+    /// sensitive version.
+    #[test]
+    fn it_behaves_as_a_stack_of_levels(steps in prop::collection::vec((0u8..5, "[as][a-c]{0,2}"), 0..60)) {
+        let mut buffer = Buffer::default();
+        let mut model: Vec<Vec<String>> = vec![vec![]];
+        for (what, text) in steps {
+            let level = model.len() as i32;
+            match what {
+                0 => model.push(vec![]),
+                1 if level > 1 => {
+                    let records = model.pop().unwrap();
+                    model.last_mut().unwrap().extend(records);
+                    buffer.release(level);
+                }
+                2 if level > 1 => {
+                    model.pop();
+                    buffer.roll_back(level);
+                }
+                _ => {
+                    model.last_mut().unwrap().push(text.clone());
+                    if text.starts_with('s') {
+                        buffer.push_sensitive(level, 7, b"t", text.as_bytes());
+                    } else {
+                        push(&mut buffer, level, &text);
+                    }
+                }
+            }
+            let model = model.concat();
+            let sensitive = model.iter().filter(|text| text.starts_with('s')).count();
+            prop_assert_eq!(buffer.sensitive_versions(), Some(sensitive));
+            prop_assert_eq!(texts(&buffer), model);
+        }
+    }
+}
+
+#[test]
+fn texts_longer_than_a_record_holds_count_as_unknown() {
+    let mut buffer = Buffer::default();
+    let long = vec![b'x'; 70_000];
+    buffer.push_sensitive(1, 7, &long, &long);
+    buffer.push_sensitive(1, 7, &long, b"\"7\"");
+    buffer.push_renamed(1, 7, &long, b"\"7\"");
+    push(&mut buffer, 1, "a");
+    assert!(buffer.push(1, Flags::NOTIFY, 7, b"channel", &long).is_err());
+    let records: Vec<_> = buffer.records().collect();
+    assert_eq!(records[0].sensitive(), Some((&b""[..], NO_ID)));
+    assert_eq!(records[1].sensitive(), Some((&b""[..], &b"\"7\""[..])));
+    assert_eq!(records[2].renamed(), Some((NO_ID, &b"\"7\""[..])));
+    assert_eq!(records[3].event(), Some((c"channel", c"a")));
+    assert_eq!(records.len(), 4);
+}

@@ -1,0 +1,288 @@
+//! What is published of a transaction's tickets, decided at its end, without PostgreSQL.
+//!
+//! A ticket with a sensitive version in the transaction is sensitive in all of it: an event that
+//! describes an ordinary version of it is published as `civic.sensitive_events` says of sensitive
+//! ones. Where a ticket cannot be told from others, all that it could be are settled.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use super::buffer::{Buffer, Flags, Record, Rewritten, Unrecorded};
+use super::channel::{self, CHANNEL_LIMIT};
+use super::payload::{self, NO_ID, PAYLOAD_LIMIT};
+use crate::settings::SensitiveEvents;
+
+/// What could not be published of the events that were settled.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unpublished {
+    /// Whole events whose channel would be longer than NOTIFY takes, and one of these channels.
+    pub unaddressed: usize,
+    pub channel: Option<String>,
+    /// Bytes of the longest redacted form that NOTIFY would refuse, and how many there are.
+    pub too_long: usize,
+    pub bytes: usize,
+    /// Events that were withheld because there was no memory to settle them.
+    pub withheld: usize,
+}
+
+/// A ticket's table, or 0 for any, and its id as JSON.
+type Key<'a> = (u32, &'a [u8]);
+
+const ANY_TABLE: u32 = 0;
+
+/// Settles the events from a place on, by all that the buffer records. `root_of` gives the topmost
+/// parent of a partition: a ticket may have moved between two.
+pub fn settle(
+    buffer: &mut Buffer,
+    start: usize,
+    mode: SensitiveEvents,
+    root_of: &dyn Fn(u32) -> u32,
+) -> Unpublished {
+    if !is_needed(buffer, mode) {
+        return Unpublished::default();
+    }
+    let mut unpublished = Unpublished::default();
+    let settled = rewrite(buffer, start, mode, root_of, &mut unpublished);
+    let is_replaced = settled.and_then(|records| buffer.replace_from(start, &records));
+    if is_replaced.is_err() {
+        // Fail closed: what may be about a sensitive ticket is not published.
+        let withheld = buffer.withhold(start, |flags| flags.has(Flags::ORDINARY));
+        return Unpublished { withheld, ..Unpublished::default() };
+    }
+    unpublished
+}
+
+fn is_needed(buffer: &Buffer, mode: SensitiveEvents) -> bool {
+    mode != SensitiveEvents::Full
+        && buffer.may_have(Flags::ORDINARY)
+        && buffer.sensitive_versions() != Some(0)
+}
+
+/// Whether what `late` records makes a ticket sensitive of which `sent` has an ordinary event. Without
+/// memory to find out it does.
+pub fn would_change(
+    sent: &Buffer,
+    late: &Buffer,
+    mode: SensitiveEvents,
+    root_of: &dyn Fn(u32) -> u32,
+) -> bool {
+    if mode == SensitiveEvents::Full {
+        return false;
+    }
+    let Ok(tickets) = SensitiveTickets::of(&[sent, late], root_of) else { return true };
+    sent.events_from(0, Flags::ORDINARY).any(|event| tickets.have(&event))
+}
+
+fn rewrite(
+    buffer: &Buffer,
+    start: usize,
+    mode: SensitiveEvents,
+    root_of: &dyn Fn(u32) -> u32,
+    unpublished: &mut Unpublished,
+) -> Result<Rewritten, Unrecorded> {
+    let tickets = SensitiveTickets::of(&[buffer], root_of)?;
+    let mut records = Rewritten::default();
+    for record in buffer.records_from(start) {
+        if !record.flags.has(Flags::ORDINARY) || !tickets.have(&record) {
+            records.copy(&record)?;
+            continue;
+        }
+        let flags = record.flags.without(Flags::ORDINARY);
+        if mode == SensitiveEvents::Redacted
+            && let Some(redacted) = redacted(&record)
+        {
+            if redacted.len() <= PAYLOAD_LIMIT {
+                records.push(flags, record.table, record.channel(), &redacted)?;
+            } else {
+                unpublished.too_long += 1;
+                unpublished.bytes = unpublished.bytes.max(redacted.len());
+            }
+        }
+        let channel = [record.channel(), channel::SENSITIVE_SUFFIX.as_bytes()].concat();
+        if channel.len() <= CHANNEL_LIMIT {
+            // Only the shared form, which is no longer, has the room that was taken.
+            let flags = flags.without(Flags::HAS_ROOM);
+            records.push(flags, record.table, &channel, record.payload())?;
+        } else {
+            unpublished.unaddressed += 1;
+            let text = || String::from_utf8_lossy(&channel).into_owned();
+            unpublished.channel.get_or_insert_with(text);
+        }
+    }
+    Ok(records)
+}
+
+fn redacted(event: &Record<'_>) -> Option<Vec<u8>> {
+    if event.table == ANY_TABLE {
+        payload::redact_published(event.payload())
+    } else {
+        payload::redact_written(event.payload())
+    }
+}
+
+/// The id of the ticket that an event is about, as the trigger writes it; `None` for no ticket.
+fn ticket_id<'a>(event: &Record<'a>) -> Option<Cow<'a, [u8]>> {
+    if event.table == ANY_TABLE {
+        payload::published_ticket_id(event.payload()).map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(payload::written_ticket_id(event.payload()).unwrap_or(NO_ID)))
+    }
+}
+
+/// The tickets that have a sensitive version.
+struct SensitiveTickets<'a> {
+    roots: Roots<'a>,
+    ids: HashSet<Key<'a>>,
+    /// Tables and municipalities with a sensitive version.
+    municipalities: HashSet<Key<'a>>,
+    /// The same for versions without a readable id: they may be of any ticket there.
+    without_id: HashSet<Key<'a>>,
+    /// Tables where a ticket without a readable id may have come from another municipality.
+    tables: HashSet<u32>,
+    are_all: bool,
+}
+
+impl<'a> SensitiveTickets<'a> {
+    fn of(
+        buffers: &[&'a Buffer],
+        root_of: &'a dyn Fn(u32) -> u32,
+    ) -> Result<SensitiveTickets<'a>, Unrecorded> {
+        let mut tickets = SensitiveTickets {
+            roots: Roots { root_of, known: RefCell::default() },
+            ids: HashSet::new(),
+            municipalities: HashSet::new(),
+            without_id: HashSet::new(),
+            tables: HashSet::new(),
+            are_all: buffers.iter().any(|buffer| buffer.sensitive_versions().is_none()),
+        };
+        let mut classes = Classes::default();
+        for record in buffers.iter().flat_map(|buffer| buffer.records()) {
+            if let Some((municipality, id)) = record.sensitive() {
+                tickets.add(tickets.roots.root(record.table), municipality, id)?;
+            } else if let Some((old, new)) = record.renamed() {
+                let root = tickets.roots.root(record.table);
+                classes.join((root, old), (root, new))?;
+            }
+        }
+        for (root, id) in classes.that_have(&tickets.ids)? {
+            tickets.add_id(root, id)?;
+        }
+        Ok(tickets)
+    }
+
+    fn add(&mut self, root: u32, municipality: &'a [u8], id: &'a [u8]) -> Result<(), Unrecorded> {
+        for table in [root, ANY_TABLE] {
+            add(&mut self.municipalities, (table, municipality))?;
+            if id == NO_ID && municipality.is_empty() {
+                add(&mut self.tables, table)?;
+            } else if id == NO_ID {
+                add(&mut self.without_id, (table, municipality))?;
+            }
+        }
+        if id == NO_ID { Ok(()) } else { self.add_id(root, id) }
+    }
+
+    fn add_id(&mut self, root: u32, id: &'a [u8]) -> Result<(), Unrecorded> {
+        add(&mut self.ids, (root, id))?;
+        // An event of civic.publish names a ticket and no table.
+        add(&mut self.ids, (ANY_TABLE, id))
+    }
+
+    fn have(&self, event: &Record<'_>) -> bool {
+        let Some(id) = ticket_id(event) else { return false };
+        let root = self.roots.root(event.table);
+        let municipality = event.channel().strip_prefix(channel::PREFIX.as_bytes());
+        let municipality = (root, municipality.unwrap_or_default());
+        self.are_all
+            || self.tables.contains(&root)
+            || self.without_id.contains(&municipality)
+            || if *id == *NO_ID {
+                self.municipalities.contains(&municipality)
+            } else {
+                self.ids.contains(&(root, &*id))
+            }
+    }
+}
+
+fn add<T: Eq + std::hash::Hash>(set: &mut HashSet<T>, item: T) -> Result<(), Unrecorded> {
+    set.try_reserve(1)?;
+    set.insert(item);
+    Ok(())
+}
+
+/// The topmost parent of each table, looked up once.
+struct Roots<'a> {
+    root_of: &'a dyn Fn(u32) -> u32,
+    known: RefCell<HashMap<u32, u32>>,
+}
+
+impl Roots<'_> {
+    fn root(&self, table: u32) -> u32 {
+        if table == ANY_TABLE {
+            return ANY_TABLE;
+        }
+        let known = self.known.borrow().get(&table).copied();
+        known.unwrap_or_else(|| {
+            let root = (self.root_of)(table);
+            self.known.borrow_mut().insert(table, root);
+            root
+        })
+    }
+}
+
+/// Ids that are of one ticket, because it was changed from one to the other: a union-find.
+#[derive(Default)]
+struct Classes<'a> {
+    places: HashMap<Key<'a>, usize>,
+    parents: Vec<usize>,
+}
+
+impl<'a> Classes<'a> {
+    fn join(&mut self, one: Key<'a>, other: Key<'a>) -> Result<(), Unrecorded> {
+        let (one, other) = (self.place(one)?, self.place(other)?);
+        let (one, other) = (self.find(one), self.find(other));
+        self.parents[one] = other;
+        Ok(())
+    }
+
+    fn place(&mut self, key: Key<'a>) -> Result<usize, Unrecorded> {
+        self.places.try_reserve(1)?;
+        self.parents.try_reserve(1)?;
+        match self.places.entry(key) {
+            Entry::Occupied(entry) => Ok(*entry.get()),
+            Entry::Vacant(entry) => {
+                let place = *entry.insert(self.parents.len());
+                self.parents.push(place);
+                Ok(place)
+            }
+        }
+    }
+
+    fn find(&mut self, mut place: usize) -> usize {
+        while self.parents[place] != place {
+            self.parents[place] = self.parents[self.parents[place]];
+            place = self.parents[place];
+        }
+        place
+    }
+
+    /// Every id of the classes that hold one of these.
+    fn that_have(mut self, ids: &HashSet<Key<'a>>) -> Result<Vec<Key<'a>>, Unrecorded> {
+        let mut members = Vec::new();
+        members.try_reserve(self.places.len())?;
+        members.extend(self.places.iter().map(|(key, place)| (*key, *place)));
+        let mut chosen = HashSet::new();
+        for (key, place) in &members {
+            if ids.contains(key) {
+                add(&mut chosen, self.find(*place))?;
+            }
+        }
+        let is_chosen = |(key, place)| chosen.contains(&self.find(place)).then_some(key);
+        Ok(members.into_iter().filter_map(is_chosen).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! Settling, by example and against a simple model.
+
+use super::*;
+use crate::events::payload::{self, ChangedAt, Column, Detail, Operation, Ticket};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const TABLE: u32 = 7;
+
+/// The event of an UPDATE as the trigger writes it.
+fn written(id: &Value, status: &str) -> Vec<u8> {
+    let mut ticket = Ticket::default();
+    ticket.set_json(Column::Id, id, Value::to_string);
+    ticket.set_json(Column::TenantId, &json!("a"), Value::to_string);
+    ticket.set_json(Column::Status, &json!(status), Value::to_string);
+    ticket.set_json(Column::IsSensitive, &json!(false), Value::to_string);
+    let mut out = vec![];
+    payload::write(&mut out, Operation::Update, &ticket, ChangedAt::Micros(1), Detail::Whole);
+    out
+}
+
+fn token(id: &Value) -> Vec<u8> {
+    payload::written_ticket_id(&written(id, "")).unwrap().to_vec()
+}
+
+fn ordinary(buffer: &mut Buffer, table: u32, municipality: &str, id: &Value, status: &str) {
+    let flags = Flags::NOTIFY.with(Flags::ORDINARY).with(Flags::HAS_ROOM);
+    let channel = format!("ticket_updates:{municipality}");
+    buffer.push(1, flags, table, channel.as_bytes(), &written(id, status)).unwrap();
+}
+
+fn itself(table: u32) -> u32 {
+    table
+}
+
+fn settled(buffer: &mut Buffer, mode: SensitiveEvents) -> Unpublished {
+    settle(buffer, 0, mode, &itself)
+}
+
+/// Channel, status and whether the event is said to be of a sensitive ticket.
+fn published(buffer: &Buffer) -> Vec<(String, Value, Value)> {
+    buffer
+        .events_from(0, Flags::NOTIFY)
+        .map(|event| {
+            let channel = String::from_utf8(event.channel().to_vec()).unwrap();
+            let mut event: Value = serde_json::from_slice(event.payload()).unwrap();
+            (channel, event["status"].take(), event["is_sensitive"].take())
+        })
+        .collect()
+}
+
+fn shared(status: Value, is_sensitive: bool) -> (String, Value, Value) {
+    ("ticket_updates:a".to_owned(), status, json!(is_sensitive))
+}
+
+fn sensitive(status: &str) -> (String, Value, Value) {
+    ("ticket_updates:a:sensitive".to_owned(), json!(status), json!(false))
+}
+
+#[test]
+fn each_mode_settles_as_it_publishes_sensitive_tickets() {
+    for (mode, expected) in [
+        (SensitiveEvents::Redacted, vec![shared(Value::Null, true), sensitive("open")]),
+        (SensitiveEvents::Restricted, vec![sensitive("open")]),
+        (SensitiveEvents::Full, vec![shared(json!("open"), false)]),
+    ] {
+        let mut buffer = Buffer::default();
+        ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
+        buffer.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
+        ordinary(&mut buffer, TABLE, "a", &json!(2), "closed");
+        assert_eq!(settled(&mut buffer, mode), Unpublished::default());
+        let expected = [expected, vec![shared(json!("closed"), false)]].concat();
+        assert_eq!(published(&buffer), expected);
+        // Once more, and from behind the end, nothing changes.
+        let end = buffer.len();
+        settled(&mut buffer, mode);
+        settle(&mut buffer, end, mode, &itself);
+        assert_eq!(published(&buffer), expected);
+    }
+}
+
+#[test]
+fn the_room_that_was_taken_belongs_to_the_shared_form() {
+    let mut buffer = Buffer::default();
+    ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
+    buffer.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
+    settled(&mut buffer, SensitiveEvents::Redacted);
+    let rooms: Vec<_> = buffer
+        .events_from(0, Flags::NOTIFY)
+        .map(|event| event.flags.has(Flags::HAS_ROOM))
+        .collect();
+    assert_eq!(rooms, [true, false]);
+}
+
+#[test]
+fn partitions_of_one_table_are_one_table() {
+    let mut buffer = Buffer::default();
+    ordinary(&mut buffer, 1, "a", &json!(1), "open");
+    ordinary(&mut buffer, 3, "a", &json!(1), "other");
+    buffer.push_sensitive(1, 2, b"a", &token(&json!(1)));
+    let root_of = |table| if table < 3 { 9 } else { table };
+    settle(&mut buffer, 0, SensitiveEvents::Restricted, &root_of);
+    assert_eq!(published(&buffer), [sensitive("open"), shared(json!("other"), false)]);
+}
+
+#[test]
+fn a_chain_of_changed_ids_is_one_ticket_however_long() {
+    let mut buffer = Buffer::default();
+    for id in 1..=50_000 {
+        buffer.push_renamed(1, TABLE, &token(&json!(id)), &token(&json!(id + 1)));
+    }
+    ordinary(&mut buffer, TABLE, "a", &json!(1), "first");
+    ordinary(&mut buffer, TABLE, "a", &json!(0), "other");
+    buffer.push_sensitive(1, TABLE, b"a", &token(&json!(50_001)));
+    settled(&mut buffer, SensitiveEvents::Restricted);
+    assert_eq!(published(&buffer), [sensitive("first"), shared(json!("other"), false)]);
+}
+
+#[test]
+fn a_version_without_an_id_may_be_of_any_ticket_there() {
+    for (municipality, others) in [("a", false), ("", true)] {
+        let mut buffer = Buffer::default();
+        ordinary(&mut buffer, TABLE, "a", &json!(1), "own");
+        ordinary(&mut buffer, TABLE, "b", &json!(2), "other");
+        ordinary(&mut buffer, 8, "a", &json!(3), "table");
+        buffer.push_sensitive(1, TABLE, municipality.as_bytes(), NO_ID);
+        settled(&mut buffer, SensitiveEvents::Restricted);
+        let channels: Vec<_> = published(&buffer).into_iter().map(|event| event.0).collect();
+        let other = if others { "ticket_updates:b:sensitive" } else { "ticket_updates:b" };
+        assert_eq!(channels, ["ticket_updates:a:sensitive", other, "ticket_updates:a"]);
+    }
+}
+
+#[test]
+fn an_event_without_an_id_may_be_of_any_sensitive_ticket_there() {
+    let mut buffer = Buffer::default();
+    for municipality in ["a", "b"] {
+        ordinary(&mut buffer, TABLE, municipality, &Value::Null, "x");
+    }
+    buffer.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
+    settled(&mut buffer, SensitiveEvents::Restricted);
+    let channels: Vec<_> = published(&buffer).into_iter().map(|event| event.0).collect();
+    assert_eq!(channels, ["ticket_updates:a:sensitive", "ticket_updates:b"]);
+}
+
+#[test]
+fn without_memory_to_settle_nothing_ordinary_is_published() {
+    let mut buffer = Buffer::default();
+    ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
+    buffer.push(1, Flags::NOTIFY, TABLE, b"ticket_updates:a:sensitive", b"{}").unwrap();
+    assert_eq!(buffer.withhold(0, |flags| flags.has(Flags::ORDINARY)), 1);
+    assert_eq!(published(&buffer).len(), 1);
+}
+
+#[test]
+fn a_channel_that_becomes_too_long_costs_the_whole_event_alone() {
+    let mut buffer = Buffer::default();
+    ordinary(&mut buffer, TABLE, &"x".repeat(40), &json!(1), "open");
+    buffer.push_sensitive(1, TABLE, b"", &token(&json!(1)));
+    let unpublished = settled(&mut buffer, SensitiveEvents::Redacted);
+    assert_eq!(unpublished.unaddressed, 1);
+    assert!(unpublished.channel.unwrap().ends_with("x:sensitive"));
+    assert_eq!(published(&buffer).len(), 1);
+    assert_eq!(published(&buffer)[0].1, Value::Null);
+}
+
+#[test]
+fn a_late_sensitive_version_of_a_sent_ticket_is_noticed() {
+    for (id, mode, expected) in [
+        (1, SensitiveEvents::Redacted, true),
+        (2, SensitiveEvents::Redacted, false),
+        (1, SensitiveEvents::Full, false),
+    ] {
+        let (mut sent, mut late) = (Buffer::default(), Buffer::default());
+        ordinary(&mut sent, TABLE, "a", &json!(1), "open");
+        late.push_sensitive(3, TABLE, b"a", &token(&json!(id)));
+        assert_eq!(would_change(&sent, &late, mode, &itself), expected);
+        // What is settled already is not sent whole.
+        sent.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
+        settled(&mut sent, mode);
+        assert!(!would_change(&sent, &late, mode, &itself));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ordinary(u8, u8),
+    Sensitive(u8, u8),
+    Renamed(u8, u8),
+    Begin,
+    Release,
+    RollBack,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u8..4, 0u8..5).prop_map(|(table, id)| Step::Ordinary(table, id)),
+        2 => (0u8..4, 0u8..5).prop_map(|(table, id)| Step::Sensitive(table, id)),
+        1 => (0u8..5, 0u8..5).prop_map(|(old, new)| Step::Renamed(old, new)),
+        1 => Just(Step::Begin),
+        1 => Just(Step::Release),
+        1 => Just(Step::RollBack),
+    ]
+}
+
+/// Whether the ticket has a sensitive version, by the simplest rule: follow each change of the id
+/// both ways until nothing is added.
+fn is_sensitive(steps: &[Step], table: u8, id: u8) -> bool {
+    // Two partitions and a table that has none.
+    let root = |table: u8| table / 2;
+    let mut same = vec![id];
+    for _ in 0..steps.len() {
+        for step in steps {
+            // The model's changes of ids are all in the first partition.
+            if let Step::Renamed(old, new) = step
+                && root(table) == 0
+            {
+                for (one, other) in [(old, new), (new, old)] {
+                    if same.contains(one) && !same.contains(other) {
+                        same.push(*other);
+                    }
+                }
+            }
+        }
+    }
+    steps.iter().any(|step| {
+        matches!(step, Step::Sensitive(of, id) if root(*of) == root(table) && same.contains(id))
+    })
+}
+
+proptest! {
+    #[test]
+    fn exactly_the_events_of_tickets_with_a_sensitive_version_are_settled(
+        steps in prop::collection::vec(step(), 0..40)
+    ) {
+        let mut buffer = Buffer::default();
+        let mut model: Vec<Vec<Step>> = vec![vec![]];
+        for (number, step) in steps.into_iter().enumerate() {
+            let level = model.len() as i32;
+            let last = model.last_mut().unwrap();
+            match step {
+                Step::Begin => model.push(vec![]),
+                Step::Release | Step::RollBack if level == 1 => {}
+                Step::Release => {
+                    buffer.release(level);
+                    let steps = model.pop().unwrap();
+                    model.last_mut().unwrap().extend(steps);
+                }
+                Step::RollBack => {
+                    buffer.roll_back(level);
+                    model.pop();
+                }
+                Step::Ordinary(table, id) => {
+                    last.push(Step::Ordinary(table, id));
+                    let flags = Flags::NOTIFY.with(Flags::ORDINARY);
+                    let payload = written(&json!(id), &number.to_string());
+                    buffer.push(level, flags, 1 + u32::from(table), b"ticket_updates:a", &payload).unwrap();
+                }
+                Step::Sensitive(table, id) => {
+                    last.push(Step::Sensitive(table, id));
+                    buffer.push_sensitive(level, 1 + u32::from(table), b"a", &token(&json!(id)));
+                }
+                Step::Renamed(old, new) => {
+                    last.push(Step::Renamed(old, new));
+                    buffer.push_renamed(level, 1, &token(&json!(old)), &token(&json!(new)));
+                }
+            }
+        }
+        let steps = model.concat();
+        let root_of = |table: u32| 101 + (table - 1) / 2;
+        settle(&mut buffer, 0, SensitiveEvents::Restricted, &root_of);
+        let published: Vec<_> = published(&buffer).into_iter().map(|event| event.0).collect();
+        let expected: Vec<_> = steps.iter().filter_map(|step| match step {
+            Step::Ordinary(table, id) if is_sensitive(&steps, *table, *id) => Some("ticket_updates:a:sensitive"),
+            Step::Ordinary(..) => Some("ticket_updates:a"),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(published, expected);
+    }
+}

@@ -1,0 +1,85 @@
+//! How long a piece of work waits for locks, all of its waits together.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    /// When a timer of this process was last started, whether or not it still runs (utils/timeout.h).
+    fn get_timeout_start_time(timer: i32) -> pg_sys::TimestampTz;
+}
+
+/// The timer that the server starts at each wait for a lock, and not before (storage/lmgr/proc.c):
+/// DEADLOCK_TIMEOUT, the same number in PostgreSQL 14 to 18.
+const DEADLOCK_TIMER: i32 = 1;
+
+/// When this process last began to wait for a lock.
+fn last_wait() -> pg_sys::TimestampTz {
+    // SAFETY: reads a variable of this process.
+    unsafe { get_timeout_start_time(DEADLOCK_TIMER) }
+}
+
+/// The time that is left to wait for locks. PostgreSQL's own `lock_timeout` bounds each wait, and starts
+/// anew at the next lock.
+pub struct LockBudget {
+    left: Cell<Duration>,
+    /// The session's own `lock_timeout` in milliseconds, where it has one.
+    own: Option<u32>,
+    /// The `lock_timeout` that is set now.
+    applied: Cell<u32>,
+}
+
+impl LockBudget {
+    pub fn new(total: Duration) -> LockBudget {
+        let own = super::with_setting(c"lock_timeout", |value| {
+            std::str::from_utf8(value?).ok()?.parse().ok().filter(|milliseconds| *milliseconds > 0)
+        });
+        LockBudget { left: Cell::new(total), own, applied: Cell::new(0) }
+    }
+
+    pub fn is_spent(&self) -> bool {
+        self.left.get().is_zero()
+    }
+
+    /// Sets `lock_timeout` to what is left, or to the session's own where that is shorter. Call it where
+    /// settings are put back afterwards.
+    pub fn begin(&self) {
+        self.applied.set(0);
+        self.apply();
+    }
+
+    fn apply(&self) {
+        let left = u32::try_from(self.left.get().as_millis()).unwrap_or(i32::MAX as u32).max(1);
+        let limit = self.own.map_or(left, |own| own.min(left));
+        if self.applied.replace(limit) != limit
+            && let Ok(value) = CString::new(limit.to_string())
+        {
+            super::set_for_now(c"lock_timeout", &value);
+        }
+    }
+
+    /// Does something that may wait for locks. Where it did, its whole time counts, and so it does where
+    /// it raises an error. Call it behind [`LockBudget::begin`].
+    pub fn spend<R>(&self, action: impl FnOnce() -> R) -> R {
+        self.apply();
+        let _spending = Spending { budget: self, start: Instant::now(), last_wait: last_wait() };
+        action()
+    }
+}
+
+struct Spending<'a> {
+    budget: &'a LockBudget,
+    start: Instant,
+    last_wait: pg_sys::TimestampTz,
+}
+
+impl Drop for Spending<'_> {
+    fn drop(&mut self) {
+        if last_wait() != self.last_wait {
+            let left = self.budget.left.get().saturating_sub(self.start.elapsed());
+            self.budget.left.set(left);
+        }
+    }
+}
