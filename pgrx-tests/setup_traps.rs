@@ -279,7 +279,11 @@ fn a_trigger_that_does_not_end_is_cancelled() {
     assert_eq!(session.traces(), before, "nothing is half done");
     session.run("SET statement_timeout = '1s'");
     let error = session.error(SETUP);
-    assert_eq!(error.message(), "canceling statement due to statement timeout", "the session's own");
+    assert_eq!(
+        error.message(),
+        "canceling statement due to statement timeout",
+        "the session's own"
+    );
     session.run("RESET statement_timeout");
     assert_eq!(session.traces(), before, "nothing is half done");
 }
