@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
 use super::support::cluster::Cluster;
-use super::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
+use super::support::{APPLICATION, Database, REALTIME, SUPABASE, Session, TENANT};
 
 /// Bytes that are not UTF-8: a sequence cut short, a lone byte, an overlong form, half a surrogate
 /// pair, and a code point behind the last one.
@@ -271,6 +271,45 @@ fn claims_that_memory_does_not_hold_allow_nothing_and_end_no_server() {
         assert!(errors.starts_with("ERROR:  54000: "), "{kilobytes}: {errors}");
     }
     assert_stands(&cluster, &before, "huge claims");
+}
+
+/// A document of a few kilobytes can be written in gigabytes, or be nested without end.
+#[test]
+fn a_document_that_is_larger_than_it_looks_is_refused() {
+    let mut session = Database::plain().superuser();
+    let nested = |depth| format!("{}1{}", r#"{"id": "#.repeat(depth), "}".repeat(depth));
+    let sql = |ticket: &str| format!("SELECT civic.ticket_payload('INSERT', {ticket})");
+    session.text(&sql(&format!("'{}'::jsonb", nested(100))));
+    for (ticket, message) in [
+        (
+            format!("'{}'::jsonb", nested(200)),
+            "argument \"ticket\" is nested deeper than 127 levels",
+        ),
+        (
+            "jsonb_build_object('id', (SELECT array_agg(1e100000) FROM generate_series(1, 100)))"
+                .to_owned(),
+            "argument \"ticket\" of 10000",
+        ),
+        (
+            "jsonb_build_object('id', (SELECT array_agg(1e100000) FROM generate_series(1, 20000)))"
+                .to_owned(),
+            "",
+        ),
+    ] {
+        let error = session.error(&sql(&ticket));
+        assert_eq!(error.code().code(), "54000", "{error:?}");
+        assert!(error.message().starts_with(message), "{error:?}");
+    }
+    // In a ticket such a value costs the value and not the write.
+    session.makes_ticket_table("id jsonb, tenant_id text, is_sensitive boolean");
+    session.listens_to("t");
+    session.run(
+        "INSERT INTO ticket SELECT jsonb_build_object('a', array_agg(1e100000)), 't', false
+         FROM generate_series(1, 10000)",
+    );
+    let events = session.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["truncated"], true, "{events:?}");
 }
 
 /// The trigger reads whatever a row holds, and a ticket is never lost by it.
