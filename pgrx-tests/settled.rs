@@ -184,7 +184,7 @@ fn a_ticket_that_becomes_sensitive_in_its_transaction_is_not_published_whole() {
     for (name, statements, operations) in ways() {
         for mode in ["redacted", "restricted", "full"] {
             let mut session = session(mode);
-            // What stands before the mark is a message of its own: a message is a transaction.
+            // Each message is a transaction.
             for message in statements.split("/* then */") {
                 session.run(message);
             }
@@ -343,7 +343,7 @@ fn a_ticket_that_moves_to_another_municipality_is_redacted_in_the_old_one() {
         "BEGIN; {} UPDATE ticket SET tenant_id = '{OTHER_TENANT}', is_sensitive = true; COMMIT",
         insert(7, false)
     ));
-    // Even one that no municipality hears of.
+    // Even where no municipality receives the sensitive version.
     session.run(&format!(
         "BEGIN; {} UPDATE ticket SET tenant_id = NULL, is_sensitive = true WHERE id = 8; COMMIT",
         insert(8, false)

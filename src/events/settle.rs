@@ -2,7 +2,8 @@
 //!
 //! A ticket with a sensitive version in the transaction is sensitive in all of it: an event that
 //! describes an ordinary version of it is published as `civic.sensitive_events` says of sensitive
-//! ones. Where a ticket cannot be told from others, all that it could be are settled.
+//! ones. Where the ticket cannot be identified, the events of all tickets that it
+//! could be are settled.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
