@@ -2,7 +2,8 @@
 //!
 //! A ticket with a sensitive version in the transaction is sensitive in all of it: an event that
 //! describes an ordinary version of it is published as `civic.sensitive_events` says of sensitive
-//! ones. Where a ticket cannot be told from others, all that it could be are settled.
+//! ones. Where the ticket cannot be identified, the events of all tickets that it
+//! could be are settled.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -45,8 +46,11 @@ pub fn settle(
     }
     let mut unpublished = Unpublished::default();
     let settled = rewrite(buffer, start, mode, root_of, &mut unpublished);
-    let is_replaced = settled.and_then(|records| buffer.replace_from(start, &records));
-    if is_replaced.is_err() {
+    let is_settled = settled.and_then(|records| match records {
+        Some(records) => buffer.replace_from(start, &records),
+        None => Ok(()),
+    });
+    if is_settled.is_err() {
         // Fail closed: what may be about a sensitive ticket is not published.
         let withheld = buffer.withhold(start, |flags| flags.has(Flags::ORDINARY));
         return Unpublished { withheld, ..Unpublished::default() };
@@ -75,14 +79,18 @@ pub fn would_change(
     sent.events_from(0, Flags::ORDINARY).any(|event| tickets.have(&event))
 }
 
+/// The records from a place on as they are published, or `None` where they stay as they are.
 fn rewrite(
     buffer: &Buffer,
     start: usize,
     mode: SensitiveEvents,
     root_of: &dyn Fn(u32) -> u32,
     unpublished: &mut Unpublished,
-) -> Result<Rewritten, Unrecorded> {
+) -> Result<Option<Rewritten>, Unrecorded> {
     let tickets = SensitiveTickets::of(&[buffer], root_of)?;
+    if !buffer.events_from(start, Flags::ORDINARY).any(|event| tickets.have(&event)) {
+        return Ok(None);
+    }
     let mut records = Rewritten::default();
     for record in buffer.records_from(start) {
         if !record.flags.has(Flags::ORDINARY) || !tickets.have(&record) {
@@ -111,7 +119,7 @@ fn rewrite(
             unpublished.channel.get_or_insert_with(text);
         }
     }
-    Ok(records)
+    Ok(Some(records))
 }
 
 fn redacted(event: &Record<'_>) -> Option<Vec<u8>> {
