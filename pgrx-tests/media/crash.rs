@@ -74,7 +74,7 @@ fn a_worker_that_is_killed_in_any_phase_of_a_job_loses_and_doubles_nothing() {
     wait_until_blocked(&mut town, "the record");
     assert_eq!(town.job(&id, "state"), "running");
     let path = town.job(&id, "path");
-    assert!(town.storage.object("evidence", &path).is_some());
+    wait_until("it is stored", || town.storage.object("evidence", &path).is_some());
     town.kill_worker();
     town.is_done_once(&id, "killed in its record");
     assert_eq!(town.job(&id, "attempts"), "2");
