@@ -184,3 +184,50 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
     town.session.run("DELETE FROM public.armed");
     assert_eq!(town.wait_for_end(&stuck), "done", "{}", town.job(&stuck, "last_error"));
 }
+
+#[test]
+fn without_the_process_for_tables_jobs_wait_and_check_says_so() {
+    // One slot is the server's own, one the relay's, one the worker's.
+    let cluster = super::media_cluster(&["max_worker_processes=3"]);
+    let mut session = cluster.superuser();
+    for (setting, value) in [
+        ("civic.supabase_url", "http://127.0.0.1:1"),
+        ("civic.service_key", "key"),
+        ("civic.twilio_account_sid", "AC1"),
+        ("civic.twilio_auth_token", "token"),
+        ("civic.media_hosts", "127.0.0.1:1"),
+    ] {
+        session.run(&format!("ALTER SYSTEM SET {setting} = '{value}'"));
+    }
+    session.run("SELECT pg_reload_conf()");
+    let enqueue = format!(
+        "SELECT civic.enqueue_media('http://127.0.0.1:1/x', 'image/jpeg', '{TICKET}', '{TENANT}')"
+    );
+    wait_until("the settings are taken", || session.client().batch_execute(&enqueue).is_ok());
+    let detail = "SELECT detail FROM civic.check() WHERE component = 'media worker' AND NOT ok";
+    wait_until("check() says so", || {
+        let said = session.column(detail).concat();
+        said.contains("\"pg_civic media tables\" is not running") && said.contains("jobs wait")
+    });
+    let waits = "SELECT DISTINCT state || ' ' || attempts FROM civic.media_jobs";
+    assert_eq!(session.column(waits), ["queued 0"]);
+}
+
+#[test]
+fn a_process_for_tables_that_is_ended_by_a_person_costs_one_try_and_comes_back() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    let helper = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_civic media tables'";
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let mut holder = town.cluster.superuser();
+    holder.run("BEGIN; LOCK TABLE public.media_attachments IN ACCESS EXCLUSIVE MODE");
+    let id = town.enqueue(&url);
+    let blocked = format!("SELECT pid FROM pg_locks WHERE NOT granted AND pid IN ({helper})");
+    wait_until("it waits for the lock", || !town.session.column(&blocked).is_empty());
+    town.session.run(&format!("SELECT pg_terminate_backend(pid) FROM ({helper}) h"));
+    wait_until("the job says why", || town.job(&id, "last_error IS NOT NULL") == "t");
+    let error = town.job(&id, "last_error");
+    assert!(error.contains("public.media_attachments") && error.contains("ended"), "{error}");
+    holder.run("ROLLBACK");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.session.column(helper).len(), 1);
+}
