@@ -21,7 +21,6 @@ use super::job::{self, Next, Outcome, Report, State};
 use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
-use crate::events::channel::Channel;
 use crate::pg::role::acting_as;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, Column, Row, foreign};
@@ -352,11 +351,10 @@ fn tell(id: Uuid) -> Result<(), Error> {
         },
     )?;
     for (tenant_id, is_sensitive, payload) in told {
-        let channel = job::channel(&tenant_id, is_sensitive);
-        if let (Some(channel), Ok(payload)) =
-            (channel.as_ref().and_then(Channel::as_c_str), CString::new(payload))
+        let Some(channel) = job::channel(&tenant_id, is_sensitive) else { continue };
+        if let (Ok(channel), Ok(payload)) = (CString::new(channel.as_str()), CString::new(payload))
         {
-            pg::notify::notify_if_room(channel, &payload);
+            pg::notify::notify_if_room(&channel, &payload);
         }
     }
     Ok(())
