@@ -215,19 +215,17 @@ fn without_the_process_for_tables_jobs_wait_and_check_says_so() {
 
 #[test]
 fn a_process_for_tables_that_is_ended_by_a_person_costs_one_try_and_comes_back() {
-    let mut town = Town::apart(Storage::start(Options::default()));
+    let mut town = with_stuck_attachments(TENANT);
     let helper = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_civic media tables'";
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    let mut holder = town.cluster.superuser();
-    holder.run("BEGIN; LOCK TABLE public.media_attachments IN ACCESS EXCLUSIVE MODE");
     let id = town.enqueue(&url);
-    let blocked = format!("SELECT pid FROM pg_locks WHERE NOT granted AND pid IN ({helper})");
-    wait_until("it waits for the lock", || !town.session.column(&blocked).is_empty());
+    let stuck = format!("{helper} AND wait_event = 'PgSleep'");
+    wait_until("the trigger runs", || !town.session.column(&stuck).is_empty());
     town.session.run(&format!("SELECT pg_terminate_backend(pid) FROM ({helper}) h"));
     wait_until("the job says why", || town.job(&id, "last_error IS NOT NULL") == "t");
     let error = town.job(&id, "last_error");
     assert!(error.contains("public.media_attachments") && error.contains("ended"), "{error}");
-    holder.run("ROLLBACK");
+    town.session.run("DROP TRIGGER stuck ON media_attachments");
     assert_eq!(town.wait_for_end(&id), "done");
     assert_eq!(town.session.column(helper).len(), 1);
 }
