@@ -202,6 +202,8 @@ impl<'a> SensitiveTickets<'a> {
             || *id == *NO_ID && self.municipalities.contains(&municipality)
             // Also without an id: the ticket may have got one since.
             || self.ids.contains(&(root, &*id))
+            || root == ANY_TABLE
+                && payload::canonical_uuid(&id).is_some_and(|id| self.ids.contains(&(root, &*id)))
     }
 }
 

@@ -13,6 +13,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 use std::hint::black_box;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
@@ -61,14 +62,26 @@ pub fn check_available(bytes: usize) -> Result<(), Error> {
     if is_available { Ok(()) } else { Err(Error::OutOfMemory { bytes }) }
 }
 
-/// Ends this process of the server where it can be ended in good order. Else the allocation fails, and
-/// with it the process.
+/// What is done where an allocation fails, once the library is in a server.
+static ON_FAILURE: OnceLock<fn(usize)> = OnceLock::new();
+
+/// From now on an allocation that fails ends the session.
+pub fn end_session_on_failure() {
+    // Set again where the library is loaded again: it is the same.
+    let _ = ON_FAILURE.set(end_session);
+}
+
 #[cold]
 #[inline(never)]
 fn out_of_memory(bytes: usize) {
-    if MAY_FAIL.get() {
-        return;
+    if let Some(on_failure) = ON_FAILURE.get().filter(|_| !MAY_FAIL.get()) {
+        on_failure(bytes);
     }
+}
+
+/// Ends this process of the server where it can be ended in good order. Else the allocation fails, and
+/// with it the process.
+fn end_session(bytes: usize) {
     // SAFETY: the process's own thread, in a child of the postmaster. FATAL does not return and does
     // not unwind: it rolls the transaction back and exits. The texts end in NUL, and %zu takes a usize.
     unsafe {
