@@ -355,6 +355,21 @@ fn a_ticket_that_moves_to_another_municipality_is_redacted_in_the_old_one() {
 }
 
 #[test]
+fn a_ticket_that_gets_its_id_with_another_municipality_is_redacted_in_the_old_one() {
+    let mut session = session("redacted");
+    session.listens_to(OTHER_TENANT);
+    session.run(&format!(
+        "BEGIN; {} UPDATE ticket SET id = 7, tenant_id = '{OTHER_TENANT}';
+         UPDATE ticket SET is_sensitive = true; COMMIT",
+        insert(7, false).replace("(7,", "(NULL,")
+    ));
+    let seen = seen(&mut session);
+    let whole = |seen: &&Seen| !seen.0.ends_with(":sensitive") && !seen.3.is_null();
+    assert_eq!(seen.iter().find(whole), None, "{seen:?}");
+    assert!(seen.len() >= 3, "{seen:?}");
+}
+
+#[test]
 fn without_an_id_each_event_of_the_table_and_municipality_is_redacted() {
     let mut session = session("redacted");
     session.listens_to(OTHER_TENANT);

@@ -86,6 +86,29 @@ fn many_jobs_of_one_municipality_that_get_stuck_leave_room_for_others() {
 }
 
 #[test]
+fn many_jobs_of_one_municipality_that_stay_just_under_the_limit_leave_room_for_others() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    town.session.run(&format!(
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.tenant_id = '{TENANT}' THEN PERFORM pg_sleep(4); END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER slow BEFORE INSERT ON media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.slow()"
+    ));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let begun = Instant::now();
+    town.session.run(&format!(
+        "SELECT civic.enqueue_media('{url}', 'image/jpeg', '{TICKET}', '{TENANT}')
+         FROM generate_series(1, 40)"
+    ));
+    let other = town.enqueue_as(&url, OTHER_TICKET, OTHER_TENANT, false);
+    wait_until("another municipality's job is done", || town.job(&other, "state") == "done");
+    assert!(begun.elapsed() < BOTH_LIMITS, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn check_names_the_job_and_the_table_whose_code_stands() {
     let mut town = with_stuck_attachments(TENANT);
     let url = town.twilio.offer("image/jpeg", PHOTO);

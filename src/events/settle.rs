@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use super::buffer::{Buffer, Flags, Record, Rewritten, Unrecorded};
 use super::channel::{self, CHANNEL_LIMIT};
 use super::payload::{self, NO_ID, PAYLOAD_LIMIT};
+use crate::pg::memory::may_fail;
 use crate::settings::SensitiveEvents;
 
 /// What could not be published of the events that were settled.
@@ -206,16 +207,16 @@ impl<'a> SensitiveTickets<'a> {
         self.are_all
             || self.tables.contains(&root)
             || self.without_id.contains(&municipality)
-            || if *id == *NO_ID {
-                self.municipalities.contains(&municipality)
-            } else {
-                self.ids.contains(&(root, &*id))
-            }
+            || *id == *NO_ID && self.municipalities.contains(&municipality)
+            // Also without an id: the ticket may have got one since.
+            || self.ids.contains(&(root, &*id))
+            || root == ANY_TABLE
+                && payload::canonical_uuid(&id).is_some_and(|id| self.ids.contains(&(root, &*id)))
     }
 }
 
 fn add<T: Eq + std::hash::Hash>(set: &mut HashSet<T>, item: T) -> Result<(), Unrecorded> {
-    set.try_reserve(1)?;
+    may_fail(|| set.try_reserve(1))?;
     set.insert(item);
     Ok(())
 }
@@ -256,8 +257,8 @@ impl<'a> Classes<'a> {
     }
 
     fn place(&mut self, key: Key<'a>) -> Result<usize, Unrecorded> {
-        self.places.try_reserve(1)?;
-        self.parents.try_reserve(1)?;
+        may_fail(|| self.places.try_reserve(1))?;
+        may_fail(|| self.parents.try_reserve(1))?;
         match self.places.entry(key) {
             Entry::Occupied(entry) => Ok(*entry.get()),
             Entry::Vacant(entry) => {
@@ -279,7 +280,7 @@ impl<'a> Classes<'a> {
     /// Every id of the classes that hold one of these.
     fn that_have(mut self, ids: &HashSet<Key<'a>>) -> Result<Vec<Key<'a>>, Unrecorded> {
         let mut members = Vec::new();
-        members.try_reserve(self.places.len())?;
+        may_fail(|| members.try_reserve(self.places.len()))?;
         members.extend(self.places.iter().map(|(key, place)| (*key, *place)));
         let mut chosen = HashSet::new();
         for (key, place) in &members {

@@ -150,9 +150,7 @@ impl Worker {
         }
         let claim = in_hand::jobs().get(&id).map(|job| job.claim.clone());
         let (Some(claim), Work::Ask(step)) = (claim, work) else { return IDLE };
-        if since.elapsed() >= foreign::LIMIT {
-            self.stalls.note(&claim.tenant_id, id, Instant::now());
-        }
+        self.stalls.note(&claim.tenant_id, id, since.elapsed(), Instant::now());
         match answer {
             READY => self.begin(id),
             SENSITIVE => {
