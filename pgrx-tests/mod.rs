@@ -35,6 +35,7 @@ mod setup_rights;
 mod setup_sessions;
 mod setup_traps;
 mod sse;
+mod superuser_tables;
 mod support;
 mod teardown;
 mod text_attacks;

@@ -155,6 +155,33 @@ fn teardown_gives_back_exactly_what_was_there() {
 }
 
 #[test]
+fn a_table_in_the_place_of_a_partition_gets_no_rights_and_stops_no_teardown() {
+    let database = Database::uninstalled();
+    let mut session = database.superuser();
+    session.run(REALTIME);
+    let mallory = database.role("mallory", "");
+    session.run(&format!(
+        "CREATE EXTENSION pg_civic;
+         GRANT USAGE, CREATE ON SCHEMA realtime TO {mallory};
+         CREATE TABLE realtime.messages_late PARTITION OF realtime.messages
+             FOR VALUES FROM ('2001-01-01') TO ('2001-01-02');
+         ALTER TABLE realtime.messages_late OWNER TO supabase_realtime_admin;
+         SET ROLE supabase_realtime_admin;
+         GRANT ALL ON realtime.messages_late TO anon;
+         RESET ROLE"
+    ));
+    session.run(SETUP);
+    session.run(&format!(
+        "DROP TABLE realtime.messages_late;
+         SET ROLE {mallory}; CREATE TABLE realtime.messages_late (x int); RESET ROLE"
+    ));
+    session.run(TEARDOWN);
+    let rights = "SELECT has_table_privilege('anon', 'realtime.messages_late', 'SELECT')";
+    assert_eq!(session.text(rights), "f");
+    assert_eq!(session.text("SELECT count(*) FROM civic.changed_privileges"), "0");
+}
+
+#[test]
 fn a_right_that_is_granted_again_is_found_and_mended() {
     let mut session = Database::realtime().superuser();
     for (tampered, component) in [

@@ -4,6 +4,8 @@
 //! casts, defaults, event triggers. So there is no statement with the caller's own rights here.
 //! [`Owner`] is the only way to one.
 
+mod code;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -14,6 +16,8 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
 use crate::error::Error;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, Row, foreign, role};
+
+pub use code::{Change, refuse_code_of_others};
 
 /// Called before anything is looked at, by what changes the catalog. One such transaction at a time:
 /// the next one sees what the one before has done, and neither waits for the other's table locks.
@@ -164,8 +168,14 @@ impl Owner {
         owners.into_iter().flatten().next().map(Owner::new).transpose()
     }
 
-    pub fn is_superuser(self) -> bool {
-        role::is_superuser(self.0)
+    /// See [`refuse_code_of_others`]. Changes of a table that a superuser may own call it first.
+    pub fn refuse_code_of_others(
+        self,
+        table: pg_sys::Oid,
+        name: &'static str,
+        change: Change,
+    ) -> Result<(), Error> {
+        self.bounded(name, || refuse_code_of_others(table, self.0, name, change))
     }
 
     /// Runs one statement. Everything in it is qualified; values are parameters.
@@ -249,8 +259,7 @@ fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Resu
     {
         return Err(Error::WouldRunAsSuperuser {
             what: format!("event trigger {name}"),
-            function,
-            owner,
+            code: format!("function {function} of role \"{owner}\""),
             remedy: format!("Disable it first: ALTER EVENT TRIGGER {name} DISABLE;"),
         });
     }

@@ -63,7 +63,7 @@ pub enum Error {
     Privileges { action: &'static str, role: String, missing: Vec<String> },
     /// What is about to be done would run a function of a role that is no superuser with a superuser's
     /// rights.
-    WouldRunAsSuperuser { what: String, function: String, owner: String, remedy: String },
+    WouldRunAsSuperuser { what: String, code: String, remedy: String },
     /// A statement on a table of others has failed.
     Refused { table: &'static str, sqlstate: PgSqlErrorCode, why: String },
     /// A column of Storage's tables has another type than Storage gives it.
@@ -216,10 +216,9 @@ impl Error {
             Error::Privileges { action, role, missing } => {
                 format!("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))
             }
-            Error::WouldRunAsSuperuser { what, function, owner, .. } => format!(
-                "{what} would run function {function} of role \"{owner}\" with the rights of a \
-                 superuser"
-            ),
+            Error::WouldRunAsSuperuser { what, code, .. } => {
+                format!("{what} would run {code} with the rights of a superuser")
+            }
             Error::Refused { table, why, .. } => {
                 format!("a statement on table {table} failed: {why}")
             }

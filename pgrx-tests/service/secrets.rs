@@ -266,6 +266,28 @@ fn a_secret_on_a_database_or_a_role_is_found_and_mended() {
     }
 }
 
+/// `ALTER … SET … FROM CURRENT` stores a list as `set_config()` was given it, without quotes.
+#[test]
+fn the_fix_for_a_secret_on_a_role_runs_no_statement_that_the_role_has_put_into_its_settings() {
+    let cluster = not_preloaded();
+    let mut session = cluster.superuser();
+    session.run("CREATE ROLE injector LOGIN");
+    let mut injector = cluster.superuser();
+    injector.run(
+        "SET SESSION AUTHORIZATION injector;
+         SELECT set_config('search_path',
+                           'a;ALTER/**/ROLE/**/injector/**/SUPERUSER;/**/SELECT/**/1', false);
+         ALTER ROLE injector SET search_path FROM CURRENT",
+    );
+    let mut before = cluster.superuser();
+    before.run("ALTER ROLE injector SET civic.jwt_secret = 'x'");
+    let fix = "SELECT fix FROM civic.check() WHERE component = 'secrets of the storage service'";
+    let fix = session.text(fix);
+    session.run(&fix);
+    let is_superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = 'injector'";
+    assert_eq!(session.text(is_superuser), "f", "{fix}");
+}
+
 /// Freed memory of a backend comes back in the next allocation. Bytes that are no text must not show
 /// what stood there, and what stood there must not be a secret any more.
 #[test]

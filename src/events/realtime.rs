@@ -17,6 +17,8 @@ use super::transaction;
 use crate::pg::lock_budget::LockBudget;
 use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
 use crate::pg::subtransaction::{self, attempt, try_to};
+use crate::catalog::{self, Change};
+use crate::error::Error;
 use crate::{pg, settings};
 
 /// After so many events in a row that are refused the rest is not tried: it would be refused too.
@@ -40,10 +42,19 @@ pub fn subtransaction_aborted(level: i32) {
 #[derive(Debug)]
 enum Failure {
     Obstacle(Obstacle),
+    /// Storing a message would run code of others with the rights of a superuser.
+    Refused(Error),
     /// An error that `realtime.send` did not catch.
     Raised(String),
     /// Storing a message has made a ticket sensitive of which an ordinary event is sent.
     Overtaken,
+}
+
+impl Failure {
+    /// Whether the next event would fail for the same reason.
+    fn is_final(&self) -> bool {
+        matches!(self, Failure::Obstacle(_) | Failure::Refused(_))
+    }
 }
 
 /// How the sending of some events went.
@@ -130,8 +141,8 @@ impl Broadcast {
     pub fn send(&mut self, events: &Buffer, start: usize) {
         let count = self.wanted(events, start).count();
         self.tried += count;
-        if count == 0 || self.locks.is_spent() || matches!(self.failure, Some(Failure::Obstacle(_)))
-        {
+        let is_final = self.failure.as_ref().is_some_and(Failure::is_final);
+        if count == 0 || self.locks.is_spent() || is_final {
             return;
         }
         let together = attempt(
@@ -144,7 +155,7 @@ impl Broadcast {
         );
         match together {
             Ok(tally) => self.sent += tally.sent,
-            Err(Failure::Obstacle(obstacle)) => self.failure = Some(Failure::Obstacle(obstacle)),
+            Err(failure) if failure.is_final() => self.failure = Some(failure),
             Err(_) => self.send_alone(events, start),
         }
     }
@@ -162,6 +173,12 @@ impl Broadcast {
             if !self.locks.spend(|| sender.is_guarded()) {
                 return Err(Failure::Obstacle(Obstacle::Unguarded));
             }
+            self.locks
+                .spend(|| {
+                    let (table, owner) = (sender.table(), sender.owner());
+                    catalog::refuse_code_of_others(table, owner, "realtime.messages", Change::Insert)
+                })
+                .map_err(Failure::Refused)?;
             for event in events {
                 let before = transaction::sensitive_versions();
                 tally.count(send(&sender, &self.locks, &event));
@@ -195,9 +212,9 @@ impl Broadcast {
                 Ok(is_stored) => tally.count(is_stored),
                 Err(failure) => {
                     tally.count(false);
-                    let is_obstacle = matches!(failure, Failure::Obstacle(_));
+                    let is_final = failure.is_final();
                     self.failure.get_or_insert(failure);
-                    if is_obstacle {
+                    if is_final {
                         break;
                     }
                 }
@@ -238,6 +255,7 @@ impl Broadcast {
                 let (why, hint) = explain(*obstacle);
                 (why.to_owned(), hint)
             }
+            Some(Failure::Refused(error)) => (error.message(), CHECK),
             Some(Failure::Overtaken) => (
                 "storing it has made a ticket sensitive that was being sent as an ordinary one"
                     .to_owned(),

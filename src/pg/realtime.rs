@@ -136,6 +136,14 @@ pub enum Warnings {
 }
 
 impl Sender {
+    pub fn table(&self) -> Oid {
+        self.table
+    }
+
+    pub fn owner(&self) -> Oid {
+        self.owner
+    }
+
     /// Whether the current role has the rights of the table's owner.
     pub fn is_callers(&self) -> bool {
         // SAFETY: reads this backend's current role.

@@ -5,6 +5,12 @@ use pgrx::pg_sys;
 unsafe extern "C-unwind" {
     /// The parents of a partition, the nearest first (catalog/partition.h).
     fn get_partition_ancestors(table: pg_sys::Oid) -> *mut pg_sys::List;
+    /// A table with its children and partitions, each of which it locks (catalog/pg_inherits.h).
+    fn find_all_inheritors(
+        table: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
 }
 
 /// The topmost parent of a partition; for another table the table itself. There need be no such table
@@ -20,5 +26,19 @@ pub fn root(table: u32) -> u32 {
             }
             _ => table,
         }
+    }
+}
+
+/// Locks a table, with its children and partitions, as one who changes rows does, until the
+/// transaction's end: no trigger is made on it from here on. A table that is gone meanwhile is not missed.
+pub fn lock_for_writing(table: pg_sys::Oid) {
+    let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: locks that the transaction's end releases, and a list of OIDs, which is not used; errors
+    // unwind.
+    unsafe {
+        pg_sys::LockRelationOid(table, lock);
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(table, lock, std::ptr::null_mut())
+        });
     }
 }

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::files::{owner_of, storage_tables};
 use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, step};
-use crate::catalog::Owner;
+use crate::catalog::{Change, Owner};
 use crate::error::Error;
 use crate::storage::bucket::{ALL, Bucket};
 
@@ -58,59 +58,15 @@ impl Reader {
     }
 }
 
-/// Where a superuser owns storage.buckets, and a trigger, a default or a constraint on it calls a
-/// function of another role, which would get a superuser's rights.
+/// Where a superuser owns storage.buckets, and a change of it would run code of another role.
 fn refuse_code_of_others(owner: Owner) -> Result<(), Error> {
-    if !owner.is_superuser() {
-        return Ok(());
-    }
     let found = catalog::rows(
-        concat!(
-            "SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text, r.rolname::pg_catalog.text
-             FROM ",
-            storage_tables!(),
-            " CROSS JOIN LATERAL (
-                 SELECT t.tgfoid FROM pg_catalog.pg_trigger t
-                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-                 UNION
-                 SELECT d.refobjid FROM pg_catalog.pg_depend d
-                 WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-                   AND (d.classid, d.objid) IN (
-                     SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, x.oid
-                     FROM pg_catalog.pg_attrdef x WHERE x.adrelid = c.oid
-                     UNION ALL
-                     SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, x.oid
-                     FROM pg_catalog.pg_constraint x
-                     WHERE x.conrelid = c.oid
-                        OR x.contypid IN (SELECT a.atttypid FROM pg_catalog.pg_attribute a
-                                          WHERE a.attrelid = c.oid)
-                     UNION ALL
-                     SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, x.oid
-                     FROM pg_catalog.pg_rewrite x WHERE x.ev_class = c.oid
-                     UNION ALL
-                     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, x.indexrelid
-                     FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid)
-             ) f (oid)
-             JOIN pg_catalog.pg_proc p ON p.oid = f.oid
-             JOIN pg_catalog.pg_roles r ON r.oid = p.proowner AND NOT r.rolsuper
-             WHERE c.relname = 'buckets'
-             ORDER BY 1"
-        ),
+        concat!("SELECT c.oid FROM ", storage_tables!(), " WHERE c.relname = 'buckets'"),
         &[],
-        |row| Ok((row.get::<String>(1)?, row.get::<String>(2)?)),
+        |row| row.get::<pg_sys::Oid>(1),
     )?;
-    match found.into_iter().next() {
-        None => Ok(()),
-        Some((function, role)) => Err(Error::WouldRunAsSuperuser {
-            what: "a change of table storage.buckets".to_owned(),
-            function: function.unwrap_or_default(),
-            owner: role.unwrap_or_default(),
-            remedy:
-                "Give the table to a role that is no superuser, as Supabase Storage does: ALTER \
-                     TABLE storage.buckets OWNER TO supabase_storage_admin;"
-                    .to_owned(),
-        }),
-    }
+    let table = found.into_iter().flatten().next().unwrap_or(pg_sys::InvalidOid);
+    owner.refuse_code_of_others(table, "storage.buckets", Change::Any)
 }
 
 pub fn set_up() -> Result<Vec<Step>, Error> {

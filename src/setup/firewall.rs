@@ -127,13 +127,15 @@ impl Function {
         })
     }
 
-    fn create(&self) -> Result<(), Error> {
+    /// `create` is `CREATE`, or `CREATE OR REPLACE` where the function is ours already: to replace another
+    /// role's function would leave it to that role.
+    fn create(&self, create: &str) -> Result<(), Error> {
         let arguments: Vec<_> =
             self.arguments.iter().map(|name| format!("{name} pg_catalog.text")).collect();
         let signature = self.signature();
         for statement in [
             format!(
-                "CREATE OR REPLACE FUNCTION {}.{}({}) RETURNS pg_catalog.bool
+                "{create} FUNCTION {}.{}({}) RETURNS pg_catalog.bool
                      LANGUAGE c STABLE STRICT {} PARALLEL SAFE COST 1 AS '{LIBRARY}', '{}'",
                 self.schema,
                 self.name,
@@ -158,7 +160,7 @@ impl Function {
             return Ok(step(self.component(), ALREADY, "as pg_civic makes it"));
         }
         self.refuse_others(state)?;
-        self.create()?;
+        self.create(if state == State::Missing { "CREATE" } else { "CREATE OR REPLACE" })?;
         Ok(match state {
             State::Missing => step(self.component(), DONE, "created"),
             _ => step(self.component(), DONE, "was another, created anew"),

@@ -183,7 +183,8 @@ pub fn tear_down(schema: &str) -> Result<Vec<Step>, Error> {
     let (mut given_back, mut kept) = (vec![], vec![]);
     let of_schema = |right: &Privilege| right.schema == schema;
     for right in ledger::recorded(Change::Revoked)?.into_iter().filter(of_schema) {
-        // Partitions come and go, and so do roles.
+        // Partitions come and go, and so do roles: what now has this name may be another's, where the
+        // grantor has nothing to give.
         let grantors = catalog::rows(
             "SELECT g.oid FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
@@ -191,13 +192,25 @@ pub fn tear_down(schema: &str) -> Result<Vec<Step>, Error> {
              WHERE c.relname = $2 AND c.relkind IN ('r', 'p')
                AND ($4 = 'public' OR EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $4))
                AND ($5 = '' OR EXISTS (SELECT FROM pg_catalog.pg_attribute
-                                       WHERE attrelid = c.oid AND attname = $5 AND NOT attisdropped))",
+                                       WHERE attrelid = c.oid AND attname = $5 AND NOT attisdropped))
+               AND (pg_catalog.pg_has_role(g.oid, c.relowner, 'USAGE')
+                    OR EXISTS (
+                        SELECT FROM (
+                            SELECT c.relacl
+                            UNION ALL
+                            SELECT t.attacl FROM pg_catalog.pg_attribute t
+                            WHERE t.attrelid = c.oid AND t.attname = $5
+                        ) l (acl)
+                        CROSS JOIN LATERAL pg_catalog.aclexplode(l.acl) a
+                        WHERE a.is_grantable AND a.privilege_type = $6
+                          AND (a.grantee = 0 OR pg_catalog.pg_has_role(g.oid, a.grantee, 'USAGE'))))",
             &[
                 schema.into(),
                 right.object.as_str().into(),
                 right.grantor.as_str().into(),
                 right.grantee.as_str().into(),
                 right.column.as_str().into(),
+                right.privilege.as_str().into(),
             ],
             |row| row.get::<Oid>(1),
         )?;

@@ -7,7 +7,7 @@ use pgrx::spi::quote_identifier;
 use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};
 
-use crate::catalog;
+use crate::catalog::{self, Change};
 use crate::error::{Error, ServiceError};
 use crate::pg::{Json, foreign};
 
@@ -119,6 +119,8 @@ impl Attachments {
         );
         let Attachment { file_id, bucket, path, .. } = *attachment;
         let rows = foreign::run(self.owner, &self.name, foreign::LIMIT, || {
+            // A row becomes JSON by casts of its columns' types.
+            self.refuse_code_of_others()?;
             catalog::rows(&sql, &[file_id.into(), bucket.into(), path.into()], |row| {
                 row.get::<Json>(1)
             })
@@ -148,10 +150,15 @@ impl Attachments {
             values = columns.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         );
         foreign::run(self.owner, &self.name, foreign::LIMIT, || {
+            self.refuse_code_of_others()?;
             let values = [JsonB(Value::Object(values)).into()];
             let rows = catalog::written(&sql, &values, |row| row.get::<Json>(1))?;
             Ok(rows.into_iter().flatten().next().map(|row| answer(&row.0)))
         })
+    }
+
+    fn refuse_code_of_others(&self) -> Result<(), Error> {
+        catalog::refuse_code_of_others(self.oid, self.owner, &self.name, Change::Insert)
     }
 
     fn values(&self, attachment: &Attachment<'_>) -> Map<String, Value> {

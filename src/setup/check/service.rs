@@ -58,6 +58,9 @@ fn whatsapp() -> Finding {
     part("WhatsApp media", &parts)
 }
 
+/// A list of names as the server quotes them, in one line of a regular expression.
+const QUOTED_LIST: &str = r#"^(("([^"]|"")*"|[a-z_][a-z0-9_]*)(, ("([^"]|"")*"|[a-z_][a-z0-9_]*))*)?$"#;
+
 /// Where somebody who is no superuser can read them.
 fn secrets() -> Result<Finding, Error> {
     let component = "secrets of the storage service";
@@ -70,6 +73,8 @@ fn secrets() -> Result<Finding, Error> {
                                 s.name, CASE WHEN pg_catalog.lower(s.name) IN (
                                     'local_preload_libraries', 'search_path', 'temp_tablespaces',
                                     'session_preload_libraries', 'unix_socket_directories')
+                                    -- SET … FROM CURRENT stores whatever set_config() was given.
+                                    AND s.value ~ $2
                                 THEN s.value ELSE pg_catalog.quote_literal(s.value) END), ' ')
                      FROM pg_catalog.unnest(d.setconfig) AS c (assignment)
                      CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.assignment, '=', 1),
@@ -89,7 +94,7 @@ fn secrets() -> Result<Finding, Error> {
          WHERE EXISTS (SELECT FROM pg_catalog.unnest(d.setconfig) AS c (assignment)
                        WHERE pg_catalog.lower(pg_catalog.split_part(c.assignment, '=', 1)) = ANY ($1))
          ORDER BY 1",
-        &[names.into()],
+        &[names.into(), QUOTED_LIST.into()],
     )?;
     if !fixes.is_empty() {
         let detail = "a database or a role has one, where every user reads it and nothing uses it: \

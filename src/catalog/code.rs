@@ -1,0 +1,165 @@
+//! Code of others that a change of a table would run with the rights of a superuser.
+//!
+//! Statements on a table run as the table's owner. Where that is a superuser, a trigger of each role
+//! with the right TRIGGER, and whatever functions and types of others the table uses, would run with a
+//! superuser's rights. So such a change is refused, whoever asks for it.
+
+use pgrx::pg_sys::Oid;
+
+use crate::error::Error;
+use crate::pg::{self, role};
+
+/// What is done to a table's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Insert,
+    /// Of every kind.
+    Any,
+}
+
+impl Change {
+    /// The bits of `pg_trigger.tgtype`: INSERT 4, DELETE 8, UPDATE 16.
+    fn trigger_events(self) -> i32 {
+        match self {
+            Change::Insert => 4,
+            Change::Any => 4 | 8 | 16,
+        }
+    }
+}
+
+/// What a change of table `$1`, which belongs to `$2`, can run and a role without the rights of `$2` has
+/// made. `$3` are the events that fire triggers. A column `code` says what it is.
+///
+/// A trigger has no owner of its own. Each role with TRIGGER can make one of a superuser's function, and
+/// chooses its arguments and its condition. So a trigger with arguments counts, and a condition in which
+/// something is not immutable: `query_to_xml` runs any statement. What is pinned, as all of
+/// `pg_catalog` is, is not in `pg_depend`, but in the condition's tree.
+///
+/// A foreign key to the table that changes rows of another table fires the triggers there.
+const FIND: &str = r"
+WITH RECURSIVE tree (oid, relowner) AS (
+    SELECT c.oid, c.relowner FROM pg_catalog.pg_class c WHERE c.oid = $1
+    UNION
+    SELECT c.oid, c.relowner
+    FROM tree t
+    JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+), triggers AS (
+    SELECT g.* FROM tree t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid
+    WHERE NOT g.tgisinternal AND g.tgenabled <> 'D'
+), reached (classid, objid) AS (
+    SELECT o.classid::pg_catalog.oid, o.objid
+    FROM (
+        SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, t.oid FROM tree t
+        UNION ALL
+        SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, x.indexrelid
+        FROM tree t JOIN pg_catalog.pg_index x ON x.indrelid = t.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, x.oid
+        FROM tree t JOIN pg_catalog.pg_attrdef x ON x.adrelid = t.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, x.oid
+        FROM tree t JOIN pg_catalog.pg_constraint x ON x.conrelid = t.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_rewrite'::pg_catalog.regclass, x.oid
+        FROM tree t JOIN pg_catalog.pg_rewrite x ON x.ev_class = t.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_trigger'::pg_catalog.regclass, g.oid FROM triggers g
+    ) o (classid, objid)
+    UNION
+    SELECT n.classid, n.objid
+    FROM reached r
+    CROSS JOIN LATERAL (
+        SELECT d.refclassid, d.refobjid
+        FROM pg_catalog.pg_depend d
+        WHERE d.classid = r.classid AND d.objid = r.objid
+          AND r.classid <> 'pg_catalog.pg_proc'::pg_catalog.regclass
+          AND d.refclassid IN ('pg_catalog.pg_proc'::pg_catalog.regclass,
+                               'pg_catalog.pg_type'::pg_catalog.regclass,
+                               'pg_catalog.pg_operator'::pg_catalog.regclass,
+                               'pg_catalog.pg_opclass'::pg_catalog.regclass,
+                               'pg_catalog.pg_opfamily'::pg_catalog.regclass)
+        UNION ALL
+        SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid
+        FROM pg_catalog.pg_constraint k
+        WHERE r.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND k.contypid = r.objid
+        UNION ALL
+        SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, y.typrelid
+        FROM pg_catalog.pg_type y
+        WHERE r.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND y.oid = r.objid
+          AND y.typrelid <> 0
+    ) n (classid, objid)
+), owned (place, code, owner) AS (
+    SELECT 1, 'function ' || p.oid::pg_catalog.regprocedure, p.proowner
+    FROM reached r
+    JOIN pg_catalog.pg_proc p ON p.oid = r.objid
+    WHERE r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION ALL
+    SELECT 2, 'code of type ' || pg_catalog.format_type(y.oid, NULL), y.typowner
+    FROM reached r
+    JOIN pg_catalog.pg_type y ON y.oid = r.objid
+    WHERE r.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+    UNION ALL
+    SELECT 3, 'code of table ' || t.oid::pg_catalog.regclass, t.relowner FROM tree t
+    UNION ALL
+    SELECT 4, 'code of table ' || c.oid::pg_catalog.regclass, c.relowner
+    FROM tree t
+    JOIN pg_catalog.pg_constraint k ON k.confrelid = t.oid AND k.contype = 'f'
+    JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+    WHERE k.confdeltype IN ('c', 'n', 'd') AND $3 & 8 <> 0
+       OR k.confupdtype IN ('c', 'n', 'd') AND $3 & 16 <> 0
+)
+SELECT f.code
+FROM (
+    SELECT o.place, pg_catalog.format('%s of role %I', o.code, r.rolname)
+    FROM owned o
+    JOIN pg_catalog.pg_roles r ON r.oid = o.owner
+    WHERE NOT pg_catalog.pg_has_role(r.oid, $2, 'MEMBER')
+    UNION ALL
+    SELECT 5, pg_catalog.format('function %s with the arguments or the condition of trigger %I',
+                                g.tgfoid::pg_catalog.regprocedure, g.tgname)
+    FROM triggers g
+    WHERE g.tgtype::pg_catalog.int4 & $3 <> 0
+      AND (g.tgnargs > 0 OR EXISTS (
+           SELECT
+           FROM pg_catalog.regexp_matches(g.tgqual::pg_catalog.text,
+                    ':(funcid|opfuncid|hashfuncid|negfuncid|opno) ([0-9]+)', 'g') m (part)
+           LEFT JOIN pg_catalog.pg_operator o
+                  ON m.part[1] = 'opno' AND o.oid = m.part[2]::pg_catalog.oid
+           JOIN pg_catalog.pg_proc p
+                ON p.oid = CASE m.part[1] WHEN 'opno' THEN o.oprcode::pg_catalog.oid
+                                          ELSE m.part[2]::pg_catalog.oid END
+           WHERE p.provolatile <> 'i'))
+) f (place, code)
+ORDER BY f.place, f.code
+LIMIT 1";
+
+/// To be called before a change of the rows of a table as its owner. From here on to the end of the
+/// transaction nobody else makes a trigger on the table.
+///
+/// Errors: 55000 where the owner is a superuser, and the change can run code of another role.
+pub fn refuse_code_of_others(
+    table: Oid,
+    owner: Oid,
+    name: &str,
+    change: Change,
+) -> Result<(), Error> {
+    if !role::is_superuser(owner) {
+        return Ok(());
+    }
+    pg::table::lock_for_writing(table);
+    let arguments = [table.into(), owner.into(), change.trigger_events().into()];
+    // Under a snapshot that is newer than the lock, and than a transaction's own.
+    let found = pg::latest::rows(FIND, &arguments)?;
+    match found.into_iter().next() {
+        None => Ok(()),
+        Some(code) => Err(Error::WouldRunAsSuperuser {
+            what: format!("a change of table {name}"),
+            // A name that is no text is not shown.
+            code: code.into_iter().flatten().next().unwrap_or_else(|| "code of others".to_owned()),
+            remedy: format!(
+                "Give the table to a role that is no superuser: ALTER TABLE {name} OWNER TO …;"
+            ),
+        }),
+    }
+}
