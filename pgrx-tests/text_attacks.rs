@@ -469,6 +469,28 @@ fn a_session_that_has_filled_its_memory_ends_and_not_the_cluster() {
     assert_stands(&cluster, &before, "filled memory");
 }
 
+/// NOTIFY has a copy of each event, and where that does not fit the server fails the transaction.
+#[test]
+fn tickets_whose_events_memory_does_not_hold_twice_are_written() {
+    let cluster = cluster(Some(400_000));
+    let before = started(&cluster);
+    cluster.superuser().run(
+        "CREATE TABLE public.many (id int, tenant_id text, category text, is_sensitive boolean);
+         CREATE TRIGGER tell AFTER INSERT ON public.many
+             FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
+    );
+    let sql = "SET civic.relay = off; SET civic.event_transport = notify;
+               INSERT INTO public.many SELECT i, 't', repeat('x', 100), false
+               FROM generate_series(1, 300000) i";
+    let output = psql(&cluster, "", b"", sql);
+    let errors = errors(&output);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("there is no memory for the events of the transaction"), "{errors}");
+    let count = cluster.superuser_of("postgres").text("SELECT count(*) FROM public.many");
+    assert_eq!(count, "300000");
+    assert_stands(&cluster, &before, "events that memory does not hold");
+}
+
 /// The message of an error of others' code is as long as they like.
 #[test]
 fn a_huge_error_of_others_is_shortened_in_the_warning() {

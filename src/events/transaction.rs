@@ -62,10 +62,7 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
 fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut events = Buffer::default();
     events.push(1, flags, table, channel, payload).map_err(|_| Error::NoMemoryForEvents)?;
-    match relay::notify(&events) {
-        0 => Ok(()),
-        _ => Err(Error::NotificationQueueFull),
-    }
+    relay::notify(&events).map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// Records that a ticket has a sensitive version in this transaction. The id is JSON; an empty
@@ -170,7 +167,9 @@ pub struct Settled;
 impl Observer for Settled {
     fn before_commit() {
         let events = take_settled();
-        warn_of_lost(relay::deliver(&events), &Error::NotificationQueueFull);
+        if let Some((lost, error)) = relay::deliver(&events) {
+            warn_of_lost(lost, &error);
+        }
         IS_HANDED_OVER.set(true);
         // For the next transaction, which then allocates nothing.
         EVENTS.set(events);
@@ -178,7 +177,9 @@ impl Observer for Settled {
 
     /// NOTIFY itself refuses a transaction that is prepared, in its own words.
     fn before_prepare() {
-        warn_of_lost(relay::notify(&take_settled()), &Error::NotificationQueueFull);
+        if let Some((lost, error)) = relay::notify(&take_settled()) {
+            warn_of_lost(lost, &error);
+        }
         relay::forget();
         end();
     }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use civic_queue::Reservation;
 
 use super::frame;
+use crate::error::Error;
 use crate::events::buffer::{Buffer, Flags};
+use crate::pg::memory::check_available;
 use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
 use crate::{pg, settings};
@@ -108,16 +110,18 @@ fn hand_over(shared: &'static Shared, events: &Buffer) -> Result<Route, FellBack
     Ok(Route::Reserved(reservation.ok_or(FellBack::QueueFull)?, count))
 }
 
-/// Hands the transaction's events to the relay, or to NOTIFY: the transaction is about to commit. Gives
-/// how many are lost, because the server's own queue has no room.
+/// How many events are lost, and why.
+pub type Lost = Option<(usize, Error)>;
+
+/// Hands the transaction's events to the relay, or to NOTIFY: the transaction is about to commit.
 ///
 /// To fall back is to wait, and there the session may be ended, which comes back as `aborted`: nothing
 /// stays borrowed.
-pub fn deliver(events: &Buffer) -> usize {
+pub fn deliver(events: &Buffer) -> Lost {
     let Some(shared) = shared::shared() else { return notify(events) };
     let route = ROUTE.take();
     if events.events_from(0, Flags::NOTIFY).next().is_none() {
-        return 0;
+        return None;
     }
     let handed_over = match route {
         Route::Direct(reason) => Err(reason),
@@ -126,7 +130,7 @@ pub fn deliver(events: &Buffer) -> usize {
     match handed_over {
         Ok(route) => {
             ROUTE.set(route);
-            0
+            None
         }
         Err(reason) => {
             shared.fell_back[reason as usize].fetch_add(1, Ordering::Relaxed);
@@ -136,19 +140,28 @@ pub fn deliver(events: &Buffer) -> usize {
     }
 }
 
-/// Hands events to NOTIFY. Gives how many the server's own queue has no room for. What it calls may be
-/// interrupted: nothing is borrowed meanwhile.
-pub fn notify(events: &Buffer) -> usize {
+/// What NOTIFY allocates for the bytes of events, at most: each is rounded up, and has an entry in a list
+/// and a table beside it.
+const NOTIFY_SHARE: usize = 4;
+
+/// Hands events to NOTIFY. What it calls may be interrupted: nothing is borrowed meanwhile.
+///
+/// NOTIFY fails the transaction where memory does not hold its events, so all are lost before that.
+pub fn notify(events: &Buffer) -> Lost {
+    let notified = || events.events_from(0, Flags::NOTIFY).filter_map(|it| Some((it, it.event()?)));
+    if check_available(events.len() * NOTIFY_SHARE).is_err() {
+        let count = notified().count();
+        return (count > 0).then_some((count, Error::NoMemoryForEvents));
+    }
     let mut lost = 0;
-    for record in events.events_from(0, Flags::NOTIFY) {
-        let Some((channel, payload)) = record.event() else { continue };
+    for (record, (channel, payload)) in notified() {
         if record.flags.has(Flags::HAS_ROOM) {
             pg::notify::notify(channel, payload);
         } else if !pg::notify::notify_if_room(channel, payload) {
             lost += 1;
         }
     }
-    lost
+    (lost > 0).then_some((lost, Error::NotificationQueueFull))
 }
 
 /// The transaction ends without giving its events to the relay.
