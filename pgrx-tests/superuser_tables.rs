@@ -85,19 +85,25 @@ fn code_of_others_on_a_superusers_attachments_gains_nothing_from_an_upload() {
             ),
         ),
         ("arguments", trigger("", "suppress_redundant_updates_trigger('x')")),
-        ("column's default", "ALTER TABLE public.media_attachments ADD trap boolean DEFAULT evil.spring()".into()),
-        ("constraint", "ALTER TABLE public.media_attachments ADD CHECK (evil.pure(purpose))".into()),
-        ("column's domain", "ALTER TABLE public.media_attachments ADD trap evil.outer_domain".into()),
+        (
+            "column's default",
+            "ALTER TABLE public.media_attachments ADD trap boolean DEFAULT evil.spring()".into(),
+        ),
+        (
+            "constraint",
+            "ALTER TABLE public.media_attachments ADD CHECK (evil.pure(purpose))".into(),
+        ),
+        (
+            "column's domain",
+            "ALTER TABLE public.media_attachments ADD trap evil.outer_domain".into(),
+        ),
         (
             "cast of a column's type",
             "ALTER TABLE public.media_attachments ALTER source DROP DEFAULT,
                  ALTER source TYPE evil.mood USING source::text::evil.mood"
                 .into(),
         ),
-        (
-            "index",
-            "CREATE INDEX ON public.media_attachments ((evil.pure(purpose)))".into(),
-        ),
+        ("index", "CREATE INDEX ON public.media_attachments ((evil.pure(purpose)))".into()),
     ];
     for (case, sql) in cases {
         let database = Database::guarded();

@@ -14,11 +14,11 @@ use pgrx::prelude::*;
 
 use super::buffer::{Buffer, Flags, Record};
 use super::transaction;
+use crate::catalog::{self, Change};
+use crate::error::Error;
 use crate::pg::lock_budget::LockBudget;
 use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
 use crate::pg::subtransaction::{self, attempt, try_to};
-use crate::catalog::{self, Change};
-use crate::error::Error;
 use crate::{pg, settings};
 
 /// After so many events in a row that are refused the rest is not tried: it would be refused too.
@@ -176,7 +176,12 @@ impl Broadcast {
             self.locks
                 .spend(|| {
                     let (table, owner) = (sender.table(), sender.owner());
-                    catalog::refuse_code_of_others(table, owner, "realtime.messages", Change::Insert)
+                    catalog::refuse_code_of_others(
+                        table,
+                        owner,
+                        "realtime.messages",
+                        Change::Insert,
+                    )
                 })
                 .map_err(Failure::Refused)?;
             for event in events {

@@ -59,7 +59,8 @@ fn whatsapp() -> Finding {
 }
 
 /// A list of names as the server quotes them, in one line of a regular expression.
-const QUOTED_LIST: &str = r#"^(("([^"]|"")*"|[a-z_][a-z0-9_]*)(, ("([^"]|"")*"|[a-z_][a-z0-9_]*))*)?$"#;
+const QUOTED_LIST: &str =
+    r#"^(("([^"]|"")*"|[a-z_][a-z0-9_]*)(, ("([^"]|"")*"|[a-z_][a-z0-9_]*))*)?$"#;
 
 /// Where somebody who is no superuser can read them.
 fn secrets() -> Result<Finding, Error> {
