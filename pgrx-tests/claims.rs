@@ -218,7 +218,9 @@ fn deep_claims_neither_crash_the_server_nor_open_anything() {
                 match session.client().simple_query("SELECT civic.tenant_id()") {
                     Ok(_) => assert_eq!(session.value("SELECT civic.tenant_id()"), None),
                     Err(error) => {
-                        assert_eq!(error.code().map(|code| code.code()), Some("28000"), "{depth}")
+                        let state = error.code().expect("a state").code();
+                        let expected = if claims.len() > 1 << 20 { "54000" } else { "28000" };
+                        assert_eq!(state, expected, "{depth}");
                     }
                 }
             }
@@ -231,11 +233,22 @@ fn deep_claims_neither_crash_the_server_nor_open_anything() {
 #[test]
 fn claims_of_a_megabyte_are_read_as_any_other() {
     let mut session = Database::plain().superuser();
-    let claims = json!({"padding": "x".repeat(1 << 20), "app_metadata": {"tenant_id": "t"}});
-    set(&mut session, &claims.to_string());
+    let padded = |length: usize| {
+        let claims = |padding: &str| {
+            json!({"padding": padding, "app_metadata": {"tenant_id": "t"}}).to_string()
+        };
+        claims(&"x".repeat(length - claims("").len()))
+    };
+    set(&mut session, &padded(1 << 20));
     assert_eq!(session.text("SELECT civic.tenant_id()"), "t");
-    set(&mut session, &with_tenant(&format!("\"{}\"", "t".repeat(1 << 20))));
-    assert_eq!(session.text("SELECT length(civic.tenant_id())"), (1 << 20).to_string());
+    // One byte more is refused, and opens nothing of what was read before.
+    set(&mut session, &padded((1 << 20) + 1));
+    let error = session.error("SELECT civic.tenant_id()");
+    assert_eq!(error.code().code(), "54000");
+    assert!(error.message().contains("claims of 1048577 bytes in setting"), "{error:?}");
+    let length = (1 << 20) - 1000;
+    set(&mut session, &with_tenant(&format!("\"{}\"", "t".repeat(length))));
+    assert_eq!(session.text("SELECT length(civic.tenant_id())"), length.to_string());
 }
 
 /// The answer to a query in a session whose start-up packet holds these bytes as options, which no

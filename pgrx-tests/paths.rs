@@ -68,7 +68,7 @@ fn an_extension_follows_the_media_type() {
         let found = session.text(&format!("SELECT civic.file_extension('{content_type}')"));
         assert_eq!(found, extension, "{content_type:?}");
     }
-    assert_eq!(session.text("SELECT civic.file_extension(repeat('a/', 500000))"), "bin");
+    assert_eq!(session.text("SELECT civic.file_extension(repeat('a/', 127))"), "bin");
 }
 
 #[test]
@@ -127,12 +127,12 @@ fn a_safe_name_is_taken_by_the_storage_api_and_stays_the_same() {
 fn the_last_extension_survives_a_cut() {
     let mut session = Database::plain().superuser();
     for (given, ends) in [
-        ("repeat('x', 1000000) || '.jpg'", "x.jpg"),
+        ("repeat('x', 1020) || '.jpg'", "x.jpg"),
         ("repeat('x', 255) || '.tar.gz'", "x.gz"),
-        ("repeat('.', 1000000) || 'a.pdf'", "/a.pdf"),
-        ("repeat('../', 300000) || 'a.pdf'", "/a.pdf"),
-        ("repeat('a.', 500000) || 'jpg'", "a.jpg"),
-        ("repeat('\u{1f4f7}', 250000) || 'a.mp4'", "/_a.mp4"),
+        ("repeat('.', 1000) || 'a.pdf'", "/a.pdf"),
+        ("repeat('../', 300) || 'a.pdf'", "/a.pdf"),
+        ("repeat('a.', 500) || 'jpg'", "a.jpg"),
+        ("repeat('\u{1f4f7}', 250) || 'a.mp4'", "/_a.mp4"),
     ] {
         let path = session.text(&format!("SELECT civic.object_path('t', 'f', {given})"));
         assert!(path.ends_with(ends), "{given}: {path}");
@@ -151,9 +151,15 @@ fn what_cannot_be_made_safe_is_refused_and_says_why() {
         assert!(error.hint().is_some_and(|hint| hint.contains("photo.jpg")), "{error:?}");
         assert!(!error.message().contains(['\n', '\t']), "{error:?}");
     }
-    let error = session.error("SELECT civic.object_path('t', 'f', repeat('/', 1000000))");
+    let error = session.error("SELECT civic.object_path('t', 'f', repeat('/', 1024))");
     assert_eq!(error.code().code(), "22023");
-    assert!(error.message().len() < 200, "a message repeats no megabyte");
+    assert!(error.message().len() < 200, "a message repeats no kilobyte");
+    let error = session.error("SELECT civic.object_path('t', 'f', repeat('/', 1025))");
+    assert_eq!(error.code().code(), "54000");
+    assert_eq!(
+        error.message(),
+        "argument \"filename\" of 1025 bytes is too long, the limit is 1024"
+    );
 }
 
 #[test]
@@ -210,7 +216,7 @@ fn a_tenant_or_a_folder_is_refused_and_never_mended_into_anothers() {
             }
         }
     }
-    for arguments in ["repeat('t', 1000000), 'f', 'a'", "'t', repeat('f', 1000000), 'a'"] {
+    for arguments in ["repeat('t', 1024), 'f', 'a'", "'t', repeat('f', 1024), 'a'"] {
         let error = session.error(&format!("SELECT civic.object_path({arguments})"));
         assert_eq!(error.code().code(), "22023");
         assert!(error.message().len() < 300, "a message repeats no megabyte");

@@ -184,7 +184,7 @@ fn a_ticket_that_becomes_sensitive_in_its_transaction_is_not_published_whole() {
     for (name, statements, operations) in ways() {
         for mode in ["redacted", "restricted", "full"] {
             let mut session = session(mode);
-            // What stands before the mark is a message of its own: a message is a transaction.
+            // Each message is a transaction.
             for message in statements.split("/* then */") {
                 session.run(message);
             }
@@ -343,7 +343,7 @@ fn a_ticket_that_moves_to_another_municipality_is_redacted_in_the_old_one() {
         "BEGIN; {} UPDATE ticket SET tenant_id = '{OTHER_TENANT}', is_sensitive = true; COMMIT",
         insert(7, false)
     ));
-    // Even one that no municipality hears of.
+    // Even where no municipality receives the sensitive version.
     session.run(&format!(
         "BEGIN; {} UPDATE ticket SET tenant_id = NULL, is_sensitive = true WHERE id = 8; COMMIT",
         insert(8, false)
@@ -352,6 +352,21 @@ fn a_ticket_that_moves_to_another_municipality_is_redacted_in_the_old_one() {
     let whole = |seen: &&Seen| !seen.0.ends_with(":sensitive") && !seen.3.is_null();
     assert_eq!(seen.iter().find(whole), None, "{seen:?}");
     assert_eq!(seen.len(), 6, "{seen:?}");
+}
+
+#[test]
+fn a_ticket_that_gets_its_id_with_another_municipality_is_redacted_in_the_old_one() {
+    let mut session = session("redacted");
+    session.listens_to(OTHER_TENANT);
+    session.run(&format!(
+        "BEGIN; {} UPDATE ticket SET id = 7, tenant_id = '{OTHER_TENANT}';
+         UPDATE ticket SET is_sensitive = true; COMMIT",
+        insert(7, false).replace("(7,", "(NULL,")
+    ));
+    let seen = seen(&mut session);
+    let whole = |seen: &&Seen| !seen.0.ends_with(":sensitive") && !seen.3.is_null();
+    assert_eq!(seen.iter().find(whole), None, "{seen:?}");
+    assert!(seen.len() >= 3, "{seen:?}");
 }
 
 #[test]
@@ -483,4 +498,38 @@ fn notify_is_called_only_once_it_is_known_what_may_be_published() {
     assert!(session.heard().is_empty());
     session.run("COMMIT");
     assert_eq!(seen(&mut session), [settled("INSERT", 7), settled("UPDATE", 7)].concat());
+}
+
+/// The next function that publishes must not go around the end of the transaction.
+#[test]
+fn nothing_but_the_end_of_a_transaction_calls_notify() {
+    /// Who calls NOTIFY, and why no ticket's event leaves too early by it.
+    const CALLERS: [(&str, &str); 4] = [
+        ("src/pg/notify.rs", "is the call"),
+        ("src/relay/transaction.rs", "is called at the commit, with what is settled"),
+        ("src/relay/worker.rs", "has what transactions have handed over"),
+        ("src/media/queue.rs", "publishes the end of jobs, and no ticket"),
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("sql")];
+    let mut callers = std::collections::BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in
+            std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"))
+        {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a text");
+            let calls = ["Async_Notify", "notify::notify(", "notify_if_room(", "pg_notify("];
+            if calls.iter().any(|call| text.contains(call)) {
+                let name = path.strip_prefix(root).expect("within").display().to_string();
+                callers.insert(name);
+            }
+        }
+    }
+    let expected = CALLERS.map(|(file, _)| file.to_owned());
+    assert_eq!(callers, expected.into_iter().collect());
 }

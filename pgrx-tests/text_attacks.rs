@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
 use super::support::cluster::Cluster;
-use super::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
+use super::support::{APPLICATION, Database, REALTIME, SUPABASE, Session, TENANT};
 
 /// Bytes that are not UTF-8: a sequence cut short, a lone byte, an overlong form, half a surrogate
 /// pair, and a code point behind the last one.
@@ -19,8 +19,15 @@ const BROKEN: [&[u8]; 5] =
 
 /// Functions that compare the bytes of a text with their own and do nothing else with it. They see
 /// rows of others: an error would be a way to fail everybody's queries.
-const OPAQUE: [&str; 4] =
-    ["passes_firewall", "can_read_object", "can_upload_object", "can_join_channel"];
+const OPAQUE: [&str; 7] = [
+    "civic.can_read_object",
+    "civic.can_upload_object",
+    "civic.can_join_channel",
+    "storage.civic_firewall",
+    "storage.civic_firewall_upload",
+    "realtime.civic_firewall",
+    "realtime.civic_firewall_send",
+];
 
 /// An argument of a function, as the catalog has it.
 #[derive(Debug, Clone)]
@@ -52,7 +59,7 @@ impl Function {
     }
 
     fn is_opaque(&self) -> bool {
-        OPAQUE.iter().any(|name| self.name == format!("civic.{name}"))
+        OPAQUE.contains(&self.name.as_str())
     }
 }
 
@@ -273,6 +280,45 @@ fn claims_that_memory_does_not_hold_allow_nothing_and_end_no_server() {
     assert_stands(&cluster, &before, "huge claims");
 }
 
+/// A document of a few kilobytes can be written in gigabytes, or be nested without end.
+#[test]
+fn a_document_that_is_larger_than_it_looks_is_refused() {
+    let mut session = Database::plain().superuser();
+    let nested = |depth| format!("{}1{}", r#"{"id": "#.repeat(depth), "}".repeat(depth));
+    let sql = |ticket: &str| format!("SELECT civic.ticket_payload('INSERT', {ticket})");
+    session.text(&sql(&format!("'{}'::jsonb", nested(100))));
+    for (ticket, message) in [
+        (
+            format!("'{}'::jsonb", nested(200)),
+            "argument \"ticket\" is nested deeper than 127 levels",
+        ),
+        (
+            "jsonb_build_object('id', (SELECT array_agg(1e100000) FROM generate_series(1, 100)))"
+                .to_owned(),
+            "argument \"ticket\" of 10000",
+        ),
+        (
+            "jsonb_build_object('id', (SELECT array_agg(1e100000) FROM generate_series(1, 20000)))"
+                .to_owned(),
+            "",
+        ),
+    ] {
+        let error = session.error(&sql(&ticket));
+        assert_eq!(error.code().code(), "54000", "{error:?}");
+        assert!(error.message().starts_with(message), "{error:?}");
+    }
+    // In a ticket such a value costs the value and not the write.
+    session.makes_ticket_table("id jsonb, tenant_id text, is_sensitive boolean");
+    session.listens_to("t");
+    session.run(
+        "INSERT INTO ticket SELECT jsonb_build_object('a', array_agg(1e100000)), 't', false
+         FROM generate_series(1, 10000)",
+    );
+    let events = session.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["truncated"], true, "{events:?}");
+}
+
 /// The trigger reads whatever a row holds, and a ticket is never lost by it.
 #[test]
 fn a_ticket_of_broken_bytes_is_written_and_ends_no_server() {
@@ -371,4 +417,107 @@ fn an_error_of_others_with_broken_bytes_costs_no_ticket_and_ends_no_server() {
         assert!(output.status.success(), "{bytes:?}: {}", errors(&output));
     }
     assert_stands(&cluster, &before, "broken errors");
+}
+
+/// Fills the memory of its session, from large blocks to small ones, and then calls a function of ours.
+const FILL: &str = "CREATE FUNCTION pg_temp.fill(bytes int, low int, list text[], document jsonb)
+        RETURNS text LANGUAGE plpgsql AS $$
+    DECLARE block text;
+    BEGIN
+        IF bytes < low THEN
+            IF document IS NULL THEN RETURN civic.has_role(VARIADIC list)::text; END IF;
+            RETURN civic.ticket_payload('INSERT', document)::text;
+        END IF;
+        BEGIN
+            block := repeat('x', bytes + (random() * 0)::int);
+        EXCEPTION WHEN out_of_memory THEN
+            bytes := bytes / 2;
+        END;
+        RETURN pg_temp.fill(bytes, low, list, document);
+    END $$;";
+
+/// Rust aborts where it gets no memory, and with it the cluster. Each login can fill a session's memory so
+/// far that the next block of a few kilobytes is the one that is missing.
+#[test]
+fn a_session_that_has_filled_its_memory_ends_and_not_the_cluster() {
+    let cluster = cluster(Some(700_000));
+    let before = started(&cluster);
+    let list = "array_fill(''::text, ARRAY[12900])";
+    let document = "('{\"a\": [' || repeat('\"\",', 249000) || '0]}')::jsonb";
+    let mut refused = 0;
+    for (low, list, document) in [
+        (8_000_000, "NULL", document),
+        (2_000_000, "NULL", document),
+        (250_000, list, "NULL"),
+        (200_000, list, "NULL"),
+        (150_000, list, "NULL"),
+        (110_000, list, "NULL"),
+        (60_000, list, "NULL"),
+    ] {
+        let sql = format!(
+            "{FILL} SET request.jwt.claims = '{{\"app_metadata\": {{\"role\": \"admin\"}}}}';
+             SELECT civic.has_role('x');
+             SELECT length(pg_temp.fill(256000000, {low}, {list}, {document}))"
+        );
+        let output = psql(&cluster, "plain", b"", &sql);
+        let errors = errors(&output);
+        let is_refused = errors.contains("53200: out of memory");
+        assert!(is_refused || output.status.success(), "{low}: {errors}");
+        refused += usize::from(is_refused);
+    }
+    assert!(refused > 2, "{refused}");
+    assert_stands(&cluster, &before, "filled memory");
+}
+
+/// The message of an error of others' code is as long as they like.
+#[test]
+fn a_huge_error_of_others_is_shortened_in_the_warning() {
+    let cluster = cluster(None);
+    cluster.superuser().run(
+        "CREATE OR REPLACE FUNCTION realtime.send(payload jsonb, event text, topic text,
+                 private boolean DEFAULT true) RETURNS void LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION '%', repeat('x', 50000000); END $$",
+    );
+    let sql = format!("INSERT INTO public.tickets (tenant_id) VALUES ('{TENANT}')");
+    let output = psql(&cluster, "", b"", &sql);
+    assert!(output.status.success());
+    assert!(errors(&output).contains("realtime.send raised: xxx"));
+    assert!(output.stderr.len() < 10_000, "{}", output.stderr.len());
+    assert!(cluster.log().len() < 1_000_000, "{}", cluster.log().len());
+}
+
+/// A role, or a policy, a column or an event trigger of a broken name is one finding and hides no other.
+#[test]
+fn a_broken_name_in_the_catalog_does_not_blind_check() {
+    let cluster = cluster(None);
+    let mut session = cluster.superuser();
+    session.run(
+        "CREATE FUNCTION public.ignores() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         ALTER FUNCTION public.ignores() OWNER TO plain;
+         ALTER TABLE storage.objects DISABLE ROW LEVEL SECURITY",
+    );
+    let output = psql(
+        &cluster,
+        "",
+        b"name\xe2",
+        "DO $$
+         DECLARE name text := current_setting('foo.bar');
+         BEGIN
+             EXECUTE format('CREATE ROLE %I', name);
+             EXECUTE format('GRANT TRUNCATE ON storage.objects TO %I', name);
+             EXECUTE format('GRANT %I TO anon', name);
+             EXECUTE format('GRANT UPDATE ON realtime.messages TO %I', name);
+             EXECUTE format('CREATE POLICY %I ON storage.objects USING (true)', name);
+             EXECUTE format('ALTER TABLE storage.objects ADD COLUMN %I int', name);
+             EXECUTE format('CREATE EVENT TRIGGER %I ON sql_drop EXECUTE FUNCTION public.ignores()', name);
+         END $$",
+    );
+    assert!(output.status.success(), "{}", errors(&output));
+    let wrong = session.wrong();
+    let finds = |component: &str, part: &str| {
+        wrong.iter().any(|(found, detail, _)| found == component && detail.contains(part))
+    };
+    assert!(finds("row security of storage.objects", "disabled"), "{wrong:?}");
+    assert!(finds("event triggers", "not checked"), "{wrong:?}");
+    assert!(finds("rights in schema storage", "not checked"), "{wrong:?}");
 }

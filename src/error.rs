@@ -299,7 +299,7 @@ impl Error {
                 "Give the columns the types that Supabase Storage creates them with.".to_owned()
             }
             Error::OutOfMemory { bytes } => {
-                format!("{bytes} bytes were asked for: send a smaller file.")
+                format!("{bytes} bytes were asked for: send a smaller value.")
             }
             Error::Service(error) => return error.hint(),
             Error::InvalidText(_)

@@ -39,6 +39,7 @@ extension_sql_file!(
 #[allow(unsafe_code)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::memory::end_session_on_failure();
     settings::define();
     if pg::is_preloading() {
         relay::initialize();

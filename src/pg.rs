@@ -9,7 +9,7 @@ pub mod foreign;
 pub mod latest;
 pub mod lock_budget;
 pub mod mailbox;
-mod memory;
+pub mod memory;
 pub mod notify;
 mod presence;
 pub mod realtime;

@@ -86,6 +86,29 @@ fn many_jobs_of_one_municipality_that_get_stuck_leave_room_for_others() {
 }
 
 #[test]
+fn many_jobs_of_one_municipality_that_stay_just_under_the_limit_leave_room_for_others() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    town.session.run(&format!(
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.tenant_id = '{TENANT}' THEN PERFORM pg_sleep(4); END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER slow BEFORE INSERT ON media_attachments
+             FOR EACH ROW EXECUTE FUNCTION public.slow()"
+    ));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let begun = Instant::now();
+    town.session.run(&format!(
+        "SELECT civic.enqueue_media('{url}', 'image/jpeg', '{TICKET}', '{TENANT}')
+         FROM generate_series(1, 40)"
+    ));
+    let other = town.enqueue_as(&url, OTHER_TICKET, OTHER_TENANT, false);
+    wait_until("another municipality's job is done", || town.job(&other, "state") == "done");
+    assert!(begun.elapsed() < BOTH_LIMITS, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn check_names_the_job_and_the_table_whose_code_stands() {
     let mut town = with_stuck_attachments(TENANT);
     let url = town.twilio.offer("image/jpeg", PHOTO);
@@ -183,4 +206,49 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
 
     town.session.run("DELETE FROM public.armed");
     assert_eq!(town.wait_for_end(&stuck), "done", "{}", town.job(&stuck, "last_error"));
+}
+
+#[test]
+fn without_the_process_for_tables_jobs_wait_and_check_says_so() {
+    // One slot is the server's own, one the relay's, one the worker's.
+    let cluster = super::media_cluster(&["max_worker_processes=3"]);
+    let mut session = cluster.superuser();
+    for (setting, value) in [
+        ("civic.supabase_url", "http://127.0.0.1:1"),
+        ("civic.service_key", "key"),
+        ("civic.twilio_account_sid", "AC1"),
+        ("civic.twilio_auth_token", "token"),
+        ("civic.media_hosts", "127.0.0.1:1"),
+    ] {
+        session.run(&format!("ALTER SYSTEM SET {setting} = '{value}'"));
+    }
+    session.run("SELECT pg_reload_conf()");
+    let enqueue = format!(
+        "SELECT civic.enqueue_media('http://127.0.0.1:1/x', 'image/jpeg', '{TICKET}', '{TENANT}')"
+    );
+    wait_until("the settings are taken", || session.client().batch_execute(&enqueue).is_ok());
+    let detail = "SELECT detail FROM civic.check() WHERE component = 'media worker' AND NOT ok";
+    wait_until("check() says so", || {
+        let said = session.column(detail).concat();
+        said.contains("\"pg_civic media tables\" is not running") && said.contains("jobs wait")
+    });
+    let waits = "SELECT DISTINCT state || ' ' || attempts FROM civic.media_jobs";
+    assert_eq!(session.column(waits), ["queued 0"]);
+}
+
+#[test]
+fn a_process_for_tables_that_is_ended_by_a_person_costs_one_try_and_comes_back() {
+    let mut town = with_stuck_attachments(TENANT);
+    let helper = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_civic media tables'";
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    let id = town.enqueue(&url);
+    let stuck = format!("{helper} AND wait_event = 'PgSleep'");
+    wait_until("the trigger runs", || !town.session.column(&stuck).is_empty());
+    town.session.run(&format!("SELECT pg_terminate_backend(pid) FROM ({helper}) h"));
+    wait_until("the job says why", || town.job(&id, "last_error IS NOT NULL") == "t");
+    let error = town.job(&id, "last_error");
+    assert!(error.contains("public.media_attachments") && error.contains("ended"), "{error}");
+    town.session.run("DROP TRIGGER stuck ON media_attachments");
+    assert_eq!(town.wait_for_end(&id), "done");
+    assert_eq!(town.session.column(helper).len(), 1);
 }

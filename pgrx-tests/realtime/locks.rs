@@ -1,5 +1,5 @@
-//! Locks on the way to Realtime: whoever holds one, a ticket waits no longer than
-//! `civic.realtime_lock_timeout` for all of them together.
+//! Locks on the way to Realtime: a ticket waits no longer than `civic.realtime_lock_timeout` for all of
+//! them together.
 
 use std::time::{Duration, Instant};
 

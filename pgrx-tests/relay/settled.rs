@@ -78,6 +78,21 @@ fn every_way_around_and_through_the_relay_publishes_what_is_settled() {
     assert_eq!(listener.hears("end"), ["end"]);
 }
 
+/// A null is longer than a digit: the redacted form was longer than NOTIFY takes. The relay ended with
+/// an error, and did so each time that it was started again.
+#[test]
+fn an_event_that_grows_when_it_is_redacted_does_not_stop_the_relay() {
+    let cluster = relayed(&[]);
+    let mut writer = cluster.superuser();
+    let many = (0..800).map(|key| format!("\"k{key}\": 1")).collect::<Vec<_>>().join(", ");
+    writer.run(&format!("SELECT civic.publish('t', '{{\"type\": \"x\", {many}}}', true)"));
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    writer.run(&super::insert(1, "t", "end"));
+    assert_eq!(listener.hears("end").last().map(String::as_str), Some("end"));
+    super::assert_queue_empties(&mut writer);
+    assert!(!cluster.log().contains("payload string too long"));
+}
+
 /// Numbers that are the same for the same seed (SplitMix64).
 struct Random(u64);
 

@@ -92,7 +92,7 @@ fn only_the_three_buckets_and_proper_paths_are_written() {
         assert_eq!(session.sqlstate(&call("evidence", path, "image/jpeg")), "22023", "{path}");
     }
     let too_long = format!("t/f/{}", "x".repeat(1024));
-    assert_eq!(session.sqlstate(&call("evidence", &too_long, "image/jpeg")), "22023");
+    assert_eq!(session.sqlstate(&call("evidence", &too_long, "image/jpeg")), "54000");
     for content_type in ["", "jpeg", "image/jpeg\r\nx-upsert: true", "a/b/c"] {
         assert_eq!(session.sqlstate(&call("evidence", &proper, content_type)), "22023");
     }

@@ -7,6 +7,7 @@
 use std::ffi::CStr;
 
 use super::payload::NO_ID;
+use crate::pg::memory::may_fail;
 
 /// There is no memory for a record, or one of its texts is longer than a record holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -197,9 +198,9 @@ impl Buffer {
         if !fits(first) || !fits(second) {
             return Err(Unrecorded);
         }
-        self.bytes.try_reserve(HEADER + first.len() + second.len() + 2)?;
+        may_fail(|| self.bytes.try_reserve(HEADER + first.len() + second.len() + 2))?;
         if self.levels.last().is_none_or(|last| last.number < level) {
-            self.levels.try_reserve(1)?;
+            may_fail(|| self.levels.try_reserve(1))?;
             let (start, sensitive) = (self.bytes.len(), self.sensitive);
             self.levels.push(Level { number: level, start, sensitive });
         }
@@ -229,7 +230,7 @@ impl Buffer {
     /// Errors: the other's events are lost then, and all tickets count as sensitive.
     pub fn append(&mut self, other: &Buffer) -> Result<(), Unrecorded> {
         self.is_blind |= other.is_blind;
-        if self.bytes.try_reserve(other.bytes.len()).is_err() {
+        if may_fail(|| self.bytes.try_reserve(other.bytes.len())).is_err() {
             self.is_blind = true;
             return Err(Unrecorded);
         }
@@ -270,7 +271,7 @@ impl Buffer {
     /// Puts others in the place of the records from a place on.
     pub fn replace_from(&mut self, start: usize, records: &Rewritten) -> Result<(), Unrecorded> {
         let missing = records.bytes.len().saturating_sub(self.bytes.len() - start);
-        self.bytes.try_reserve(missing)?;
+        may_fail(|| self.bytes.try_reserve(missing))?;
         self.bytes.truncate(start);
         self.bytes.extend_from_slice(&records.bytes);
         Ok(())
@@ -299,7 +300,7 @@ pub struct Rewritten {
 
 impl Rewritten {
     pub fn copy(&mut self, record: &Record<'_>) -> Result<(), Unrecorded> {
-        self.bytes.try_reserve(record.bytes.len())?;
+        may_fail(|| self.bytes.try_reserve(record.bytes.len()))?;
         self.bytes.extend_from_slice(record.bytes);
         Ok(())
     }
@@ -314,7 +315,7 @@ impl Rewritten {
         if !fits(channel) || !fits(payload) {
             return Err(Unrecorded);
         }
-        self.bytes.try_reserve(HEADER + channel.len() + payload.len() + 2)?;
+        may_fail(|| self.bytes.try_reserve(HEADER + channel.len() + payload.len() + 2))?;
         append(&mut self.bytes, flags, table, channel, payload);
         Ok(())
     }

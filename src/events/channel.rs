@@ -1,7 +1,5 @@
 //! Where events are heard: one shared channel a municipality, and one for sensitive tickets.
 
-use std::ffi::CStr;
-
 use crate::claims::Identity;
 use crate::error::Error;
 use crate::settings::Access;
@@ -21,22 +19,16 @@ pub enum Audience {
     Sensitive,
 }
 
-/// A channel's name, with the NUL that the server wants behind it. It lives on the stack: each
-/// ticket's write makes one.
+/// A channel's name. It lives on the stack: each ticket's write makes one.
 #[derive(Debug)]
 pub struct Channel {
-    bytes: [u8; CHANNEL_LIMIT + 1],
+    bytes: [u8; CHANNEL_LIMIT],
     length: usize,
 }
 
 impl Channel {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.length]).expect("it is made of strings")
-    }
-
-    /// `None` for a name that itself holds a NUL, which no text of PostgreSQL does.
-    pub fn as_c_str(&self) -> Option<&CStr> {
-        CStr::from_bytes_with_nul(&self.bytes[..=self.length]).ok()
     }
 }
 
@@ -65,7 +57,7 @@ pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Resu
     if parts.iter().map(|part| part.len()).sum::<usize>() > CHANNEL_LIMIT {
         return Err(Error::ChannelTooLong { channel: parts.concat(), limit: CHANNEL_LIMIT });
     }
-    let mut channel = Channel { bytes: [0; CHANNEL_LIMIT + 1], length: 0 };
+    let mut channel = Channel { bytes: [0; CHANNEL_LIMIT], length: 0 };
     for part in parts {
         let end = channel.length + part.len();
         channel.bytes[channel.length..end].copy_from_slice(part.as_bytes());
@@ -224,16 +216,6 @@ mod tests {
         assert_eq!(sensitive.as_str(), format!("ticket_updates:{id}:sensitive"));
         let shared = channel(id, Audience::Shared).unwrap();
         assert_eq!(shared.as_str(), format!("ticket_updates:{id}"));
-    }
-
-    #[test]
-    fn a_channel_of_any_length_ends_in_nul() {
-        for length in 1..=48 {
-            let id = "x".repeat(length);
-            let channel = channel(&id, Audience::Shared).unwrap();
-            assert_eq!(channel.as_c_str().unwrap().to_str().unwrap(), channel.as_str());
-        }
-        assert!(channel("a\0b", Audience::Shared).unwrap().as_c_str().is_none());
     }
 
     #[test]

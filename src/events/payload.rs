@@ -10,7 +10,8 @@ use crate::settings::SensitiveEvents;
 mod redact;
 
 pub use redact::{
-    published_ticket_id, redact_published, redact_written, redacted, written_ticket_id,
+    canonical_uuid, published_ticket_id, redact_published, redact_written, redacted,
+    written_ticket_id,
 };
 
 /// Longest payload that NOTIFY takes, in bytes.

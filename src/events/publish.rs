@@ -19,11 +19,15 @@ pub struct Subject {
 }
 
 /// Publishes an event on a channel when the transaction commits, as `civic.event_transport` says: by the
-/// relay or by NOTIFY, and to Supabase Realtime. Where its ticket is sensitive by then, it is published
-/// as an event of a sensitive ticket.
+/// relay or by NOTIFY, and to Supabase Realtime. Where the transaction has a sensitive version
+/// of its ticket, it is published as an event of a sensitive ticket.
 ///
-/// Errors: the server's queue has no room, or there is no memory.
+/// Errors: the event is longer than NOTIFY takes, the server's queue has no room, or there is no memory.
 pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Error> {
+    if event.len() > PAYLOAD_LIMIT {
+        // The relay could not notify it either, and would not get past it.
+        return Err(Error::PayloadTooLong { bytes: event.len(), limit: PAYLOAD_LIMIT });
+    }
     let transport = settings::access().event_transport;
     let is_auto = transport == EventTransport::Auto;
     let given = [

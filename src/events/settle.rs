@@ -2,7 +2,8 @@
 //!
 //! A ticket with a sensitive version in the transaction is sensitive in all of it: an event that
 //! describes an ordinary version of it is published as `civic.sensitive_events` says of sensitive
-//! ones. Where a ticket cannot be told from others, all that it could be are settled.
+//! ones. Where the ticket cannot be identified, the events of all tickets that it
+//! could be are settled.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -12,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use super::buffer::{Buffer, Flags, Record, Rewritten, Unrecorded};
 use super::channel::{self, CHANNEL_LIMIT};
 use super::payload::{self, NO_ID, PAYLOAD_LIMIT};
+use crate::pg::memory::may_fail;
 use crate::settings::SensitiveEvents;
 
 /// What could not be published of the events that were settled.
@@ -45,8 +47,11 @@ pub fn settle(
     }
     let mut unpublished = Unpublished::default();
     let settled = rewrite(buffer, start, mode, root_of, &mut unpublished);
-    let is_replaced = settled.and_then(|records| buffer.replace_from(start, &records));
-    if is_replaced.is_err() {
+    let is_settled = settled.and_then(|records| match records {
+        Some(records) => buffer.replace_from(start, &records),
+        None => Ok(()),
+    });
+    if is_settled.is_err() {
         // Fail closed: what may be about a sensitive ticket is not published.
         let withheld = buffer.withhold(start, |flags| flags.has(Flags::ORDINARY));
         return Unpublished { withheld, ..Unpublished::default() };
@@ -75,14 +80,18 @@ pub fn would_change(
     sent.events_from(0, Flags::ORDINARY).any(|event| tickets.have(&event))
 }
 
+/// The records from a place on as they are published, or `None` where they stay as they are.
 fn rewrite(
     buffer: &Buffer,
     start: usize,
     mode: SensitiveEvents,
     root_of: &dyn Fn(u32) -> u32,
     unpublished: &mut Unpublished,
-) -> Result<Rewritten, Unrecorded> {
+) -> Result<Option<Rewritten>, Unrecorded> {
     let tickets = SensitiveTickets::of(&[buffer], root_of)?;
+    if !buffer.events_from(start, Flags::ORDINARY).any(|event| tickets.have(&event)) {
+        return Ok(None);
+    }
     let mut records = Rewritten::default();
     for record in buffer.records_from(start) {
         if !record.flags.has(Flags::ORDINARY) || !tickets.have(&record) {
@@ -111,7 +120,7 @@ fn rewrite(
             unpublished.channel.get_or_insert_with(text);
         }
     }
-    Ok(records)
+    Ok(Some(records))
 }
 
 fn redacted(event: &Record<'_>) -> Option<Vec<u8>> {
@@ -198,16 +207,16 @@ impl<'a> SensitiveTickets<'a> {
         self.are_all
             || self.tables.contains(&root)
             || self.without_id.contains(&municipality)
-            || if *id == *NO_ID {
-                self.municipalities.contains(&municipality)
-            } else {
-                self.ids.contains(&(root, &*id))
-            }
+            || *id == *NO_ID && self.municipalities.contains(&municipality)
+            // Also without an id: the ticket may have got one since.
+            || self.ids.contains(&(root, &*id))
+            || root == ANY_TABLE
+                && payload::canonical_uuid(&id).is_some_and(|id| self.ids.contains(&(root, &*id)))
     }
 }
 
 fn add<T: Eq + std::hash::Hash>(set: &mut HashSet<T>, item: T) -> Result<(), Unrecorded> {
-    set.try_reserve(1)?;
+    may_fail(|| set.try_reserve(1))?;
     set.insert(item);
     Ok(())
 }
@@ -248,8 +257,8 @@ impl<'a> Classes<'a> {
     }
 
     fn place(&mut self, key: Key<'a>) -> Result<usize, Unrecorded> {
-        self.places.try_reserve(1)?;
-        self.parents.try_reserve(1)?;
+        may_fail(|| self.places.try_reserve(1))?;
+        may_fail(|| self.parents.try_reserve(1))?;
         match self.places.entry(key) {
             Entry::Occupied(entry) => Ok(*entry.get()),
             Entry::Vacant(entry) => {
@@ -271,7 +280,7 @@ impl<'a> Classes<'a> {
     /// Every id of the classes that hold one of these.
     fn that_have(mut self, ids: &HashSet<Key<'a>>) -> Result<Vec<Key<'a>>, Unrecorded> {
         let mut members = Vec::new();
-        members.try_reserve(self.places.len())?;
+        may_fail(|| members.try_reserve(self.places.len()))?;
         members.extend(self.places.iter().map(|(key, place)| (*key, *place)));
         let mut chosen = HashSet::new();
         for (key, place) in &members {

@@ -21,6 +21,10 @@ thread_local! {
     static TABLES: Tables<{ Column::ALL.len() }> = Tables::new(Column::ALL.map(Column::name));
 }
 
+/// Longest JSON of a scalar that an event has room for, in bytes: each of its characters can be written
+/// in six. What is longer is not parsed.
+const SCALAR_LIMIT: usize = 6 * PAYLOAD_LIMIT;
+
 /// Tells of one row's change. Returns normally whatever the row holds; what cannot be told is one
 /// WARNING a transaction.
 pub fn notify(call: &TriggerCall<'_>) {
@@ -137,7 +141,9 @@ fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Col
                 Form::Text => Kind::Text,
                 Form::Unreadable => Kind::Unreadable,
                 Form::Json => {
-                    document = serde_json::from_slice::<Value>(&text[start..]).ok();
+                    document = Some(&text[start..])
+                        .filter(|text| text.len() <= SCALAR_LIMIT)
+                        .and_then(|text| serde_json::from_slice::<Value>(text).ok());
                     Kind::Text
                 }
             }

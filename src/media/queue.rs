@@ -17,11 +17,10 @@ use pgrx::{PgLogLevel, Uuid};
 
 pub use self::orders::{NewJob, add, cancel, retry};
 pub use self::sweep::{Sweep, due_sweeps, end_sweep};
-use super::job::{self, Next, Report, State};
+use super::job::{self, Next, Outcome, Report, State};
 use super::target;
 use crate::catalog::planned as rows;
 use crate::error::{Error, ServiceError};
-use crate::events::channel::Channel;
 use crate::pg::role::acting_as;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, Column, Row, foreign};
@@ -288,7 +287,8 @@ pub fn settle(
          SET state = $2, attempts = attempts - $3,
              next_attempt_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4),
              finished_at = CASE WHEN $4 IS NULL THEN pg_catalog.clock_timestamp() END,
-             content_type = $5, file_size = $6, last_error = $7,
+             content_type = $5, file_size = $6,
+             last_error = CASE WHEN $8 THEN COALESCE(last_error, $7) ELSE $7 END,
              sweep_at = CASE WHEN $2 IN ('done', 'cancelled') AND former_bucket IS NOT NULL
                              THEN pg_catalog.clock_timestamp() END
          WHERE id = $1",
@@ -300,6 +300,8 @@ pub fn settle(
             content_type.into(),
             file_size.map(|size| size as i64).into(),
             report.error.as_deref().into(),
+            // What a job was not worked on for says less than why its last try failed.
+            matches!(report.outcome, Outcome::Postponed { .. }).into(),
         ],
     )?;
     if matches!(next, Next::End(_)) {
@@ -349,11 +351,10 @@ fn tell(id: Uuid) -> Result<(), Error> {
         },
     )?;
     for (tenant_id, is_sensitive, payload) in told {
-        let channel = job::channel(&tenant_id, is_sensitive);
-        if let (Some(channel), Ok(payload)) =
-            (channel.as_ref().and_then(Channel::as_c_str), CString::new(payload))
+        let Some(channel) = job::channel(&tenant_id, is_sensitive) else { continue };
+        if let (Ok(channel), Ok(payload)) = (CString::new(channel.as_str()), CString::new(payload))
         {
-            pg::notify::notify_if_room(channel, &payload);
+            pg::notify::notify_if_room(&channel, &payload);
         }
     }
     Ok(())

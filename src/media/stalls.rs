@@ -6,9 +6,14 @@ use std::time::{Duration, Instant};
 
 use pgrx::Uuid;
 
-/// How long the jobs of such a municipality wait: as long as one may take, so that others have half of
-/// the time.
-pub const HOLD: Duration = Duration::from_secs(10);
+use crate::pg::foreign;
+
+/// A job that takes less holds up nobody.
+const NOTICED: Duration = Duration::from_millis(500);
+/// How long the jobs of such a municipality wait: so many times as long as the one has taken, and no
+/// longer than this. So others have most of the time, however close to the limit each job stays.
+const SHARE: u32 = 2;
+const HOLD: Duration = Duration::from_secs(10);
 /// How long a job that has held up others comes last.
 const LAST: Duration = Duration::from_secs(3600);
 
@@ -21,12 +26,17 @@ pub struct Stalls {
 }
 
 impl Stalls {
-    /// A job of this municipality has taken too long.
-    pub fn note(&mut self, tenant_id: &str, job: Uuid, now: Instant) {
+    /// A step of a job of this municipality has taken so long.
+    pub fn note(&mut self, tenant_id: &str, job: Uuid, took: Duration, now: Instant) {
+        if took < NOTICED {
+            return;
+        }
         self.tenants.retain(|_, until| *until > now);
         self.jobs.retain(|_, until| *until > now);
-        self.tenants.insert(tenant_id.to_owned(), now + HOLD);
-        self.jobs.insert(job, now + LAST);
+        self.tenants.insert(tenant_id.to_owned(), now + (took * SHARE).min(HOLD));
+        if took >= foreign::LIMIT {
+            self.jobs.insert(job, now + LAST);
+        }
     }
 
     /// How long the municipality's jobs wait; `None` where they do not.
@@ -49,12 +59,22 @@ mod tests {
     fn a_municipality_waits_for_its_own_stall_alone_and_not_for_ever() {
         let (mut stalls, now) = (Stalls::default(), Instant::now());
         let job = Uuid::from_bytes([1; 16]);
-        stalls.note("a", job, now);
+        stalls.note("a", job, foreign::LIMIT, now);
         assert_eq!(stalls.held("a", now), Some(HOLD));
         assert_eq!(stalls.held("b", now), None);
         assert_eq!(stalls.held("a", now + HOLD), None);
         assert!(stalls.is_last(job, now + HOLD) && !stalls.is_last(job, now + LAST));
-        stalls.note("b", Uuid::from_bytes([2; 16]), now + LAST);
+        stalls.note("b", Uuid::from_bytes([2; 16]), foreign::LIMIT, now + LAST);
         assert_eq!((stalls.tenants.len(), stalls.jobs.len()), (1, 1), "what is over is forgotten");
+    }
+    #[test]
+    fn a_municipality_whose_job_ends_within_the_limit_waits_in_proportion() {
+        let (mut stalls, now) = (Stalls::default(), Instant::now());
+        let job = Uuid::from_bytes([1; 16]);
+        stalls.note("a", job, NOTICED / 2, now);
+        assert_eq!(stalls.held("a", now), None);
+        stalls.note("a", job, Duration::from_secs(1), now);
+        assert_eq!(stalls.held("a", now), Some(Duration::from_secs(2)));
+        assert!(!stalls.is_last(job, now), "it may just be slow");
     }
 }

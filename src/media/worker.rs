@@ -131,8 +131,9 @@ impl Worker {
             }
             self.gather();
             self.swept.drain(..).for_each(turn::end_sweep);
-            // The next transfers begin before the last ones are recorded, which takes its time.
-            let mut time = if self.has_just_looked() { GLANCE } else { self.look() };
+            // Transfers that can begin do so before a look, which may wait for a lock.
+            let mut time = self.go_on();
+            time = time.min(if self.has_just_looked() { GLANCE } else { self.look() });
             time = time.min(self.go_on());
             pg::worker::wait(self.bell.as_fd(), time);
         }

@@ -12,6 +12,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use serde_json::Value;
 
+use super::memory::may_fail;
 use super::text::{jsonb_value, text_array, varlena_bytes, varlena_size};
 use crate::encoding;
 use crate::error::Error;
@@ -175,7 +176,8 @@ impl Bytes {
         let mut copy = Vec::new();
         if let Some(argument) = &self.0 {
             let size = argument.size();
-            copy.try_reserve_exact(size).map_err(|_| Error::OutOfMemory { bytes: size })?;
+            may_fail(|| copy.try_reserve_exact(size))
+                .map_err(|_| Error::OutOfMemory { bytes: size })?;
             // SAFETY: a bytea, which lives as long as the call.
             copy.extend_from_slice(unsafe { varlena_bytes(argument.datum) });
         }

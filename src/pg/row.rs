@@ -46,7 +46,8 @@ impl<'row, 'conn> Row<'row, 'conn> {
         match self.tuple.get::<Checked<T>>(place)? {
             Some(Checked(Ok(value))) => Ok(Some(value)),
             Some(Checked(Err(error))) => {
-                self.refused.set(Some(error));
+                let first = self.refused.take();
+                self.refused.set(first.or(Some(error)));
                 Ok(None)
             }
             None => Ok(None),

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 /// Runs an action in a subtransaction of its own. Where it gives an error, or raises one, which
-/// `raised` makes of its SQLSTATE and message, nothing of what it did is left. A cancelled query
+/// `raised` makes of its SQLSTATE and the start of its message, nothing of what it did is left. A cancelled query
 /// stays cancelled; an error that only has the SQLSTATE of one does not.
 pub fn attempt<R, E>(
     action: impl FnOnce() -> Result<R, E>,
@@ -59,10 +59,18 @@ fn run<R, E>(
             if is_cancellation(report) {
                 error.rethrow()
             }
-            Err(raised(report.sql_error_code(), report.message()))
+            Err(raised(report.sql_error_code(), shortened(report.message())))
         })
         .execute()
     }
+}
+
+/// Most bytes of an error's message that are handed on. That of other people's code can be of any
+/// length, and is copied into warnings, reports and jobs.
+const MESSAGE_LIMIT: usize = 1024;
+
+fn shortened(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MESSAGE_LIMIT)]
 }
 
 /// Whether the server itself has cancelled the query. Any function may raise an error of this

@@ -14,6 +14,7 @@ use pgrx::{
 };
 use serde_json::Value;
 
+use super::memory::check_available;
 use crate::encoding;
 use crate::error::Error;
 
@@ -155,10 +156,14 @@ pub(super) unsafe fn text_array<'a>(datum: pg_sys::Datum) -> Result<Vec<Option<&
     }
 }
 
+/// Bytes of memory that a value takes for each byte of its text, at most: for `"",` an element of
+/// 32 bytes in an array that has just grown to twice its size, while the old one is copied.
+const VALUE_SIZE: usize = 40;
+
 /// A jsonb as a value; `None` where it is nested deeper than 127 levels. `check_size` is asked before
 /// anything is copied: a number of a few bytes can be written in a hundred thousand digits.
 ///
-/// Errors: of `check_size`, and 22021 where a string in it is no text.
+/// Errors: of `check_size`, 22021 where a string in it is no text, and 53200 where memory does not hold it.
 ///
 /// # Safety
 ///
@@ -170,6 +175,8 @@ pub(super) unsafe fn jsonb_value(
     // SAFETY: jsonb_out takes a jsonb and gives a text that ends in NUL, in the current context.
     let text: &CStr = unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(datum)]) }
         .ok_or_else(|| Error::Catalog { why: "jsonb_out() gave NULL".to_owned() })?;
-    check_size(text.count_bytes())?;
+    let bytes = text.count_bytes();
+    check_size(bytes)?;
+    check_available(bytes * VALUE_SIZE)?;
     Ok(serde_json::from_str(encoding::text(text.to_bytes())?).ok())
 }

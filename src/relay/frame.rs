@@ -6,6 +6,7 @@ use std::collections::{HashSet, TryReserveError};
 use std::ffi::CStr;
 
 use crate::events::buffer::{Buffer, Flags, LENGTHS};
+use crate::pg::memory::may_fail;
 
 /// The events that are notified. A repeated one is left out, as NOTIFY does within a transaction.
 ///
@@ -16,9 +17,9 @@ pub fn folded(events: &Buffer) -> Result<Cow<'_, [u8]>, TryReserveError> {
     let Some(second) = notified.next() else { return Ok(Cow::Borrowed(only)) };
     let mut seen = HashSet::new();
     let mut folded = Vec::new();
-    folded.try_reserve(events.len())?;
+    may_fail(|| folded.try_reserve(events.len()))?;
     for event in [only, second].into_iter().chain(notified) {
-        seen.try_reserve(1)?;
+        may_fail(|| seen.try_reserve(1))?;
         if seen.insert(event) {
             folded.extend_from_slice(event);
         }

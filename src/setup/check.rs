@@ -25,7 +25,8 @@ fn bad(component: impl Into<String>, detail: impl Into<String>, fix: impl Into<S
     (component.into(), false, detail.into(), Some(fix.into()))
 }
 
-/// The findings of one part. A name in the catalog that is no text must not hide the other parts.
+/// The findings of one part. A name in the catalog that is no text, or
+/// is too long, must not hide the other parts.
 fn readable(
     component: &str,
     found: Result<impl IntoIterator<Item = Finding>, Error>,
@@ -36,19 +37,25 @@ fn readable(
             let detail = format!("not checked: a name in the catalog is no text: {why}");
             Ok(vec![(component.to_owned(), false, detail, None)])
         }
+        Err(error @ Error::ValueTooLong { .. }) => {
+            let detail = format!("not checked: in the catalog is a {}", error.message());
+            Ok(vec![(component.to_owned(), false, detail, None)])
+        }
         Err(error) => Err(error),
     }
 }
 
 pub fn check() -> Result<Vec<Finding>, Error> {
-    let mut findings = exposure::event_triggers()?;
-    findings.push(version()?);
+    let one = |finding: Result<Finding, Error>| finding.map(|finding| [finding]);
+    let mut findings = readable("event triggers", exposure::event_triggers())?;
+    findings.extend(readable("version", one(version()))?);
     if files::has_storage()? {
-        findings.extend(bucket_findings()?);
+        findings.extend(readable("buckets", bucket_findings())?);
         findings.extend(readable("row security", row_security())?);
         findings.extend(readable("policies", policies())?);
-        findings.push(index()?);
-        findings.extend(exposure::uncovered_rights("storage")?);
+        findings.extend(readable("index", one(index()))?);
+        findings
+            .extend(readable("rights in schema storage", exposure::uncovered_rights("storage"))?);
     } else {
         let detail = format!("{}, so there are no files to guard", files::NO_STORAGE);
         findings.push(good("storage", detail));
@@ -59,13 +66,17 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     findings.extend(readable("functions", exposure::functions())?);
     findings.extend(readable("trigger", triggers())?);
     findings.extend(readable("realtime", realtime::findings())?);
-    findings.push(relay()?);
-    findings.push(media::worker()?);
+    findings.extend(readable("relay", one(relay()))?);
+    findings.extend(readable("media worker", one(media::worker()))?);
     findings.extend(readable("service_role", service_role())?);
     findings.extend(readable("storage service", service::findings())?);
-    findings.push(sensitive_events()?);
-    findings.push(readers("civic.sensitive_readers", "nobody reads GBV evidence")?);
-    findings.push(readers("civic.event_listeners", "nobody joins the municipality's channel")?);
+    findings.extend(readable("civic.sensitive_events", one(sensitive_events()))?);
+    for (setting, consequence) in [
+        ("civic.sensitive_readers", "nobody reads GBV evidence"),
+        ("civic.event_listeners", "nobody joins the municipality's channel"),
+    ] {
+        findings.extend(readable(setting, one(readers(setting, consequence)))?);
+    }
     Ok(findings)
 }
 

@@ -89,3 +89,12 @@ pub fn published_ticket_id(event: &[u8]) -> Option<Vec<u8>> {
     write_string(text.as_bytes(), &mut id);
     Some(id)
 }
+
+/// An id that is a UUID as the server writes it, where it is written otherwise. Both are JSON.
+pub fn canonical_uuid(id: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(id.strip_prefix(b"\"")?.strip_suffix(b"\"")?).ok()?;
+    // PostgreSQL takes a hyphen behind any four digits, and braces around all.
+    let digits: String = text.trim().chars().filter(|c| !"-{}".contains(*c)).collect();
+    let uuid = uuid::Uuid::try_parse(&digits).ok()?.to_string();
+    (uuid != text).then(|| format!("\"{uuid}\"").into_bytes())
+}

@@ -117,6 +117,34 @@ fn a_chain_of_changed_ids_is_one_ticket_however_long() {
 }
 
 #[test]
+fn a_ticket_that_gets_its_id_in_another_municipality_is_redacted_in_the_old_one() {
+    let mut buffer = Buffer::default();
+    ordinary(&mut buffer, TABLE, "a", &Value::Null, "first");
+    buffer.push_renamed(1, TABLE, NO_ID, &token(&json!(1)));
+    buffer.push_sensitive(1, TABLE, b"b", &token(&json!(1)));
+    settled(&mut buffer, SensitiveEvents::Restricted);
+    assert_eq!(published(&buffer), [sensitive("first")]);
+}
+
+#[test]
+fn a_published_uuid_is_the_same_however_it_is_written() {
+    let id = "8f14e45f-ceea-467f-a83c-6d8b04dd5d30";
+    let spellings = [id.to_owned(), id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}")];
+    for (spelling, is_same) in
+        spellings.iter().map(|id| (id.as_str(), true)).chain([("8f14e45f", false)])
+    {
+        let mut buffer = Buffer::default();
+        let event = json!({"type": "x", "ticket_id": spelling}).to_string();
+        let flags = Flags::NOTIFY.with(Flags::ORDINARY);
+        buffer.push(1, flags, 0, b"ticket_updates:a", event.as_bytes()).unwrap();
+        buffer.push_sensitive(1, TABLE, b"a", &token(&json!(id)));
+        settled(&mut buffer, SensitiveEvents::Restricted);
+        let channel = &published(&buffer)[0].0;
+        assert_eq!(channel == "ticket_updates:a:sensitive", is_same, "{spelling}");
+    }
+}
+
+#[test]
 fn a_version_without_an_id_may_be_of_any_ticket_there() {
     for (municipality, others) in [("a", false), ("", true)] {
         let mut buffer = Buffer::default();

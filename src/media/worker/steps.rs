@@ -37,6 +37,9 @@ pub(super) struct Asked {
     pub number: u64,
     pub pending: Pending,
     pub since: Instant,
+    /// Whether the try that it belongs to is recorded, and the job claimed again: its answer is still to
+    /// be read, and changes nothing.
+    pub is_over: bool,
 }
 
 impl Worker {
@@ -52,6 +55,9 @@ impl Worker {
     /// Takes a claimed job in hand.
     pub(super) fn takes(&mut self, claim: Claim) {
         let (id, is_sensitive) = (claim.id, claim.is_sensitive);
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.pending.id == id) {
+            asked.is_over = true;
+        }
         let stored = claim.stored.clone();
         let cancel = civic_http::Cancel::new();
         let in_hand = InHand { claim, cancel, has_begun: false, stored };
@@ -134,16 +140,17 @@ impl Worker {
         let request = Request { id, tries: claim.tries, step: step.clone() }.to_json();
         let number = self.shared.mailbox.send(request.as_bytes());
         self.shared.media_tables.wake();
-        self.asked = Some(Asked { number, pending, since: Instant::now() });
+        self.asked = Some(Asked { number, pending, since: Instant::now(), is_over: false });
     }
 
     fn answered(&mut self, asked: Asked, answer: Answer) -> Duration {
-        let Asked { pending: Pending { id, work, .. }, since, .. } = asked;
+        let Asked { pending: Pending { id, work, .. }, since, is_over, .. } = asked;
+        if is_over {
+            return IDLE;
+        }
         let claim = in_hand::jobs().get(&id).map(|job| job.claim.clone());
         let (Some(claim), Work::Ask(step)) = (claim, work) else { return IDLE };
-        if since.elapsed() >= foreign::LIMIT {
-            self.stalls.note(&claim.tenant_id, id, Instant::now());
-        }
+        self.stalls.note(&claim.tenant_id, id, since.elapsed(), Instant::now());
         match answer {
             READY => self.begin(id),
             SENSITIVE => {

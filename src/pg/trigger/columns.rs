@@ -50,7 +50,7 @@ pub struct Columns<const N: usize> {
 }
 
 /// A text longer than this is not read: it could not be sent.
-const TEXT_LIMIT: usize = 8000;
+const TEXT_LIMIT: usize = 7996;
 /// The same for types whose text may be much shorter than the value: of the zeros in an array or a
 /// document each takes 12 bytes or more, and two in the text.
 const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
