@@ -52,6 +52,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "policy \"civic read\" on storage.objects",
             "policy \"civic upload\" on storage.objects",
             "policy \"civic firewall\" on storage.objects",
+            "policy \"civic closed\" on storage.objects",
             "policy \"civic no update\" on storage.objects",
             "policy \"civic no delete\" on storage.objects",
             "policy \"civic no update\" on storage.buckets",
@@ -100,7 +101,7 @@ fn check_changes_nothing() {
 fn before_setup_everything_is_missing() {
     let mut session = Database::supabase().superuser();
     let wrong = session.wrong();
-    assert_eq!(wrong.len(), 3 + 2 + 7 + 1 + 1, "{wrong:?}");
+    assert_eq!(wrong.len(), 3 + 2 + 8 + 1 + 1, "{wrong:?}");
     session.run("SELECT civic.setup()");
     let (component, _, fix) = only_wrong(&mut session, "setup() without a table");
     assert_eq!(component, "trigger");
@@ -115,6 +116,7 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
         ("objects", "civic read", "PERMISSIVE", "SELECT", "authenticated", "USING (true)"),
         ("objects", "civic upload", "PERMISSIVE", "INSERT", "authenticated", "WITH CHECK (true)"),
         ("objects", "civic firewall", "RESTRICTIVE", "ALL", "public", "USING (true)"),
+        ("objects", "civic closed", "RESTRICTIVE", "ALL", "public", "USING (true)"),
         ("objects", "civic no update", "RESTRICTIVE", "UPDATE", "public", "USING (true)"),
         ("objects", "civic no delete", "RESTRICTIVE", "DELETE", "public", "USING (true)"),
         ("buckets", "civic no update", "RESTRICTIVE", "UPDATE", "public", "USING (true)"),

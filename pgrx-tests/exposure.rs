@@ -201,3 +201,87 @@ fn default_privileges_on_the_partitions_of_tomorrow_are_found_and_mended() {
         is_found_and_mended(&mut session, made, "default privileges in schema realtime");
     }
 }
+
+#[test]
+fn a_role_that_a_person_can_become_and_that_passes_row_security_is_found_and_mended() {
+    let database = Database::guarded();
+    let mut session = database.superuser();
+    let (boss, reader) = (database.role("boss", "SUPERUSER"), database.role("reader", "BYPASSRLS"));
+    let group = database.role("group", "");
+    for (person, made) in [
+        ("anon", format!("GRANT {boss} TO anon")),
+        ("authenticated", format!("GRANT {reader} TO {group}; GRANT {group} TO authenticated")),
+        ("anon", "GRANT pg_read_server_files TO anon".to_owned()),
+    ] {
+        session.run(&format!("BEGIN; {made}"));
+        let found = session.wrong();
+        assert_eq!(found.len(), 1, "{made}: {found:?}");
+        assert_eq!(found[0].0, format!("role {person}"), "{made}");
+        session.run(found[0].2.as_deref().expect("a fix"));
+        assert_eq!(session.wrong(), [], "{made}");
+        session.run("ROLLBACK");
+    }
+}
+
+#[test]
+fn a_right_on_every_table_by_membership_is_found_and_mended() {
+    let database = Database::realtime();
+    let mut session = database.superuser();
+    for (role, count) in [("pg_maintain", 2), ("pg_write_all_data", 1)] {
+        let exists = format!("SELECT to_regrole('{role}') IS NOT NULL");
+        if session.text(&exists) == "f" {
+            continue;
+        }
+        session.run(&format!("BEGIN; GRANT {role} TO anon"));
+        let found = wrong(&mut session);
+        assert_eq!(found.len(), count, "{found:?}");
+        assert!(found[0].1.contains(role), "{found:?}");
+        session.run(found[0].2.as_deref().expect("a fix"));
+        assert_eq!(wrong(&mut session), []);
+        session.run("ROLLBACK");
+    }
+}
+
+#[test]
+fn what_a_person_reaches_through_another_role_is_found_and_mended() {
+    let database = Database::realtime();
+    let mut session = database.superuser();
+    let group = database.role("group", "");
+    session.run(&format!("GRANT {group} TO authenticated"));
+    let view = "CREATE VIEW public.names AS SELECT name FROM storage.objects";
+    let cases = [
+        ("view names", format!("{view}; GRANT SELECT ON public.names TO {group}")),
+        (
+            "function names()",
+            format!(
+                "CREATE FUNCTION public.names() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER
+                     AS 'SELECT name FROM storage.objects';
+                 REVOKE ALL ON FUNCTION public.names() FROM PUBLIC;
+                 GRANT EXECUTE ON FUNCTION public.names() TO {group}"
+            ),
+        ),
+        (
+            "function names()",
+            format!(
+                "{view};
+                 CREATE FUNCTION public.names() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER
+                     BEGIN ATOMIC SELECT name FROM public.names; END"
+            ),
+        ),
+        (
+            "function names()",
+            "CREATE FUNCTION public.names() RETURNS bigint LANGUAGE sql SECURITY DEFINER
+                 SET search_path = storage AS 'SELECT count(*) FROM objects'"
+                .to_owned(),
+        ),
+    ];
+    for (component, made) in cases {
+        session.run(&format!("BEGIN; {made}"));
+        let found = wrong(&mut session);
+        assert_eq!(found.len(), 1, "{made}: {found:?}");
+        assert_eq!(found[0].0.replace("public.", ""), component, "{made}");
+        session.run(found[0].2.as_deref().expect("a fix"));
+        assert_eq!(wrong(&mut session), [], "{made}");
+        session.run("ROLLBACK");
+    }
+}

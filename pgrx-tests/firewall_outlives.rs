@@ -260,3 +260,40 @@ fn teardown_takes_the_functions_of_the_firewall_away() {
     assert_eq!(session.column(left), Vec::<String>::new());
     session.run("DROP EXTENSION pg_civic");
 }
+
+/// psql and pg_restore go on after an error. Without the library, or as a role that is no superuser,
+/// the firewall's functions are such errors, and so are the policies that call them.
+#[test]
+fn a_restore_without_the_firewalls_functions_shows_nothing_through_a_careless_policy() {
+    let database = Database::realtime();
+    let mut session = database.superuser();
+    session.run(CARELESS);
+    session.run("CREATE POLICY careless ON realtime.messages USING (true)");
+    session.run(&format!(
+        "INSERT INTO storage.objects (bucket_id, name) VALUES ('gbv-evidence', '{TENANT}/a/1')"
+    ));
+    session.run(&insert(TENANT, 1, true));
+    for without in ["", "LANGUAGE c"] {
+        let restored = Database::empty("");
+        let dump = database.program("pg_dump").output().expect("it runs");
+        assert!(dump.status.success());
+        let dump = String::from_utf8(dump.stdout).expect("text");
+        // As a server refuses it.
+        let dump = match without {
+            "" => dump,
+            language => dump.replace(language, "LANGUAGE none").replace("EXTENSION", "NOTHING"),
+        };
+        let file = std::env::temp_dir().join(format!("{}.sql", restored.name()));
+        std::fs::write(&file, dump).expect("it writes");
+        restored.program("psql").arg("--file").arg(&file).output().expect("it runs");
+        std::fs::remove_file(&file).expect("it was written");
+        let mut session = restored.superuser();
+        assert_eq!(session.text("SELECT count(*) FROM storage.objects"), "1");
+        assert_ne!(session.text("SELECT count(*) FROM realtime.messages"), "0");
+        session.acts_as("authenticated", &claims(OTHER_TENANT, "citizen"));
+        for table in ["storage.objects", "realtime.messages"] {
+            let seen = format!("SELECT count(*) FROM {table}");
+            assert_eq!(session.text(&seen), "0", "{table} {without}");
+        }
+    }
+}

@@ -3,10 +3,11 @@
 use super::support::installation::{SETUP, action_of, actions};
 use super::support::{Database, MIGRATIONS, Session, TENANT};
 
-const POLICIES: [&str; 7] = [
+const POLICIES: [&str; 8] = [
     "policy \"civic read\" on storage.objects",
     "policy \"civic upload\" on storage.objects",
     "policy \"civic firewall\" on storage.objects",
+    "policy \"civic closed\" on storage.objects",
     "policy \"civic no update\" on storage.objects",
     "policy \"civic no delete\" on storage.objects",
     "policy \"civic no update\" on storage.buckets",
@@ -33,7 +34,7 @@ fn from_nothing_each_step_is_told_and_done() {
     expected.push("trigger ticket_update_notify on public.tickets");
     expected.push("columns of public.tickets");
     assert_eq!(components, expected);
-    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[17..18])
+    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[18..19])
     {
         assert_eq!(action_of(&steps, component), "done", "{component}");
     }

@@ -53,6 +53,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
     for component in [
         "policy \"civic join\" on realtime.messages",
         "policy \"civic channels\" on realtime.messages",
+        "policy \"civic closed\" on realtime.messages",
         "function realtime.civic_firewall(text)",
         "function realtime.civic_firewall_send(text, text)",
         "rights on the tables of realtime",
@@ -75,7 +76,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
 fn teardown_takes_the_policies_away_and_leaves_the_publication_and_says_so() {
     let mut session = session();
     let steps = session.steps(TEARDOWN);
-    for policy in ["civic join", "civic channels"] {
+    for policy in ["civic join", "civic channels", "civic closed"] {
         let component = format!("policy \"{policy}\" on realtime.messages");
         assert_eq!(action_of(&steps, &component), "removed");
     }
@@ -103,8 +104,8 @@ fn realtime_that_came_later_is_found_and_mended() {
     let found = components(&mut session);
     assert_eq!(
         found.len(),
-        7,
-        "two functions, two policies, rights, the sending that waits for them, the publication"
+        8,
+        "two functions, three policies, rights, the sending that waits for them, the publication"
     );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
@@ -115,7 +116,7 @@ fn realtime_that_came_later_is_found_and_mended() {
 #[test]
 fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
     let mut session = session();
-    for name in ["civic join", "civic channels"] {
+    for name in ["civic join", "civic channels", "civic closed"] {
         let component = format!("policy \"{name}\" on realtime.messages");
         for tampered in [
             format!("DROP POLICY \"{name}\" ON realtime.messages"),

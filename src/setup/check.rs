@@ -154,14 +154,29 @@ fn row_security() -> Result<Vec<Finding>, Error> {
                   pg_catalog.pg_roles o
              WHERE r.rolname = $1 AND NOT r.rolsuper AND n.nspname = 'storage'
                AND c.relnamespace = n.oid AND c.relname = 'objects' AND o.oid = c.relowner
-               AND pg_catalog.pg_has_role(r.oid, c.relowner, 'MEMBER')",
+               AND pg_catalog.pg_has_role(r.oid, c.relowner, 'MEMBER')
+             UNION ALL
+             -- The last three read or write the files of the server.
+             SELECT pg_catalog.format('REVOKE %I FROM %I;', o.rolname, m.rolname)
+             FROM pg_catalog.pg_roles r
+             JOIN pg_catalog.pg_roles m ON pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER')
+             JOIN pg_catalog.pg_auth_members g ON g.member = m.oid
+             JOIN pg_catalog.pg_roles o ON o.oid = g.roleid
+             WHERE r.rolname = $1 AND NOT r.rolsuper AND NOT m.rolsuper AND NOT m.rolbypassrls
+               AND (o.rolsuper OR o.rolbypassrls
+                    OR o.rolname IN ('pg_read_server_files', 'pg_write_server_files',
+                                     'pg_execute_server_program'))",
             &[role.into()],
         )?;
         let component = format!("role {role}");
         findings.push(if fixes.is_empty() {
             good(component, "is held by row security")
         } else {
-            bad(component, "passes row security, or owns storage.objects", fixes.join(" "))
+            bad(
+                component,
+                "passes row security or owns storage.objects, by itself or as a member of another role",
+                fixes.join(" "),
+            )
         });
     }
     Ok(findings)

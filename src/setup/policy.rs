@@ -25,6 +25,9 @@ pub struct Policy {
 pub const AUTHENTICATED: &str = "authenticated";
 pub const PUBLIC: &str = "public";
 
+/// The policy that shuts a table whose firewall was not restored.
+pub const CLOSED: &str = "civic closed";
+
 macro_rules! other_buckets {
     ($column:literal) => {
         concat!(
@@ -35,7 +38,7 @@ macro_rules! other_buckets {
     };
 }
 
-pub const POLICIES: [Policy; 7] = [
+pub const POLICIES: [Policy; 8] = [
     // As the range itself and not as a function over it: one that is inlined costs a parse at every
     // plan, and Storage's search plans a hundred times a call.
     Policy {
@@ -74,6 +77,23 @@ pub const POLICIES: [Policy; 7] = [
         role: PUBLIC,
         using: Some("storage.civic_firewall(bucket_id, name)"),
         check: Some("storage.civic_firewall_upload(bucket_id, name)"),
+    },
+    // A restore to a server without the library, or by a role that is no superuser, makes every policy
+    // but the firewall and goes on. This one needs nothing but PostgreSQL: without the function there is
+    // no row. It asks about no column, so it is evaluated once a query. Who
+    // lacks USAGE on the schema cannot look for the function, and reads through a view alone.
+    Policy {
+        schema: "storage",
+        table: "objects",
+        name: CLOSED,
+        is_permissive: false,
+        command: "ALL",
+        role: PUBLIC,
+        using: Some(
+            "((NOT has_schema_privilege('storage'::text, 'USAGE'::text)) \
+             OR (to_regprocedure('storage.civic_firewall(text,text)'::text) IS NOT NULL))",
+        ),
+        check: None,
     },
     // Evidence is neither changed nor removed by a person, whatever a permissive policy says.
     Policy {

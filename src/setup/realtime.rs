@@ -1,6 +1,6 @@
 //! Supabase Realtime: who may join the channels, and who may speak there.
 
-use super::policy::{self, AUTHENTICATED, PUBLIC, Policy};
+use super::policy::{self, AUTHENTICATED, CLOSED, PUBLIC, Policy};
 use super::{ALREADY, DONE, SKIPPED, Step, catalog, firewall, rights, step};
 use crate::error::Error;
 use crate::events::realtime::HAS_PARTITION;
@@ -20,7 +20,7 @@ pub(super) use messages;
 /// The server asks by rows: it inserts one for each extension with the topic, becomes the person,
 /// looks which of them it sees, and rolls back. The policies ask for the row's own topic, and not
 /// for `realtime.topic()`, which whoever runs SQL sets as he likes: so they hold for every row.
-pub const POLICIES: [Policy; 2] = [
+pub const POLICIES: [Policy; 3] = [
     Policy {
         schema: "realtime",
         table: "messages",
@@ -45,6 +45,20 @@ pub const POLICIES: [Policy; 2] = [
         role: PUBLIC,
         using: Some("realtime.civic_firewall(topic)"),
         check: Some("realtime.civic_firewall_send(topic, extension)"),
+    },
+    // As on storage.objects.
+    Policy {
+        schema: "realtime",
+        table: "messages",
+        name: CLOSED,
+        is_permissive: false,
+        command: "ALL",
+        role: PUBLIC,
+        using: Some(
+            "((NOT has_schema_privilege('realtime'::text, 'USAGE'::text)) \
+             OR (to_regprocedure('realtime.civic_firewall(text)'::text) IS NOT NULL))",
+        ),
+        check: None,
     },
 ];
 

@@ -123,6 +123,15 @@ pub fn by_membership(schema: &str) -> Result<Vec<(String, String)>, Error> {
              WHERE g.rolname NOT IN ('anon', 'authenticated')
                AND pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')
                AND (acl.uncovered IS NULL OR acl.privilege_type = ANY (acl.uncovered))
+             UNION
+             -- Rights on every table, of which no list of a table's rights knows.
+             SELECT pg_catalog.format('%s as a member of %s', r.rolname, g.rolname),
+                    pg_catalog.format('REVOKE %I FROM %I;', g.rolname, r.rolname)
+             FROM pg_catalog.pg_roles g
+             JOIN pg_catalog.pg_roles r
+                  ON r.rolname IN ('anon', 'authenticated') AND NOT r.rolsuper
+             WHERE (g.rolname = 'pg_maintain' OR g.rolname = 'pg_write_all_data' AND $1 = 'realtime')
+               AND pg_catalog.pg_has_role(r.oid, g.oid, 'MEMBER')
              ORDER BY 1"
         ),
         &[schema.into(), uncovered().into()],

@@ -24,8 +24,25 @@ macro_rules! guarded {
          ), people (name) AS (
              SELECT 'public'
              UNION ALL
-             SELECT r.rolname FROM pg_catalog.pg_roles r
+             -- And each role that they can become.
+             SELECT DISTINCT m.rolname
+             FROM pg_catalog.pg_roles r
+             JOIN pg_catalog.pg_roles m ON pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER')
              WHERE r.rolname IN ('anon', 'authenticated') AND NOT r.rolsuper
+               AND NOT m.rolsuper AND NOT m.rolbypassrls
+         ), uses AS (
+             SELECT DISTINCT w.ev_class AS view, d.refobjid AS used
+             FROM pg_catalog.pg_rewrite w
+             JOIN pg_catalog.pg_depend d
+                  ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+                 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND d.refobjid <> w.ev_class
+         ), reaching (view, name, relowner, relforcerowsecurity) AS (
+             SELECT u.view, g.name, g.relowner, g.relforcerowsecurity
+             FROM uses u JOIN guarded g ON g.oid = u.used
+             UNION
+             SELECT u.view, x.name, x.relowner, x.relforcerowsecurity
+             FROM reaching x JOIN uses u ON u.used = x.view
          )"
     };
 }
@@ -170,20 +187,7 @@ pub fn views() -> Result<Vec<Finding>, Error> {
     catalog::rows(
         concat!(
             guarded!(),
-            ", uses AS (
-                 SELECT DISTINCT w.ev_class AS view, d.refobjid AS used
-                 FROM pg_catalog.pg_rewrite w
-                 JOIN pg_catalog.pg_depend d
-                      ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
-                     AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                     AND d.refobjid <> w.ev_class
-             ), reaching (view, name, relowner, relforcerowsecurity) AS (
-                 SELECT u.view, g.name, g.relowner, g.relforcerowsecurity
-                 FROM uses u JOIN guarded g ON g.oid = u.used
-                 UNION
-                 SELECT u.view, x.name, x.relowner, x.relforcerowsecurity
-                 FROM reaching x JOIN uses u ON u.used = x.view
-             ), leaking AS (
+            ", leaking AS (
                  -- A view reads what it names itself; a materialized view holds what any below it gave.
                  SELECT DISTINCT c.oid, g.name, r.rolname
                  FROM uses u
@@ -262,10 +266,15 @@ pub fn functions() -> Result<Vec<Finding>, Error> {
                      SELECT FROM pg_catalog.pg_depend d
                      WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
                        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                       AND d.refobjid = g.oid)
+                       AND (d.refobjid = g.oid
+                            OR d.refobjid IN (SELECT x.view FROM reaching x WHERE x.name = g.name)))
              ) u (is_certain)
              JOIN people w ON pg_catalog.has_function_privilege(w.name, p.oid, 'EXECUTE')
              WHERE (u.is_certain
+                    -- By its bare name, where the function itself sets the schema.
+                    OR EXISTS (SELECT FROM pg_catalog.unnest(p.proconfig) s (setting)
+                               WHERE s.setting ~ ('^search_path=.*' || g.nspname))
+                       AND p.prosrc ~* (E'\\\\m' || pg_catalog.split_part(g.name, '.', 2) || E'\\\\M')
                     OR p.prosrc ~* (E'\\\\m' || pg_catalog.replace(g.name, '.', E'\"?\\\\s*[.]\\\\s*\"?') || E'\\\\M'))
                -- What the services bring along.
                AND NOT (n.nspname = g.nspname
