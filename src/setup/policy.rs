@@ -80,8 +80,8 @@ pub const POLICIES: [Policy; 8] = [
     },
     // A restore to a server without the library, or by a role that is no superuser, makes every policy
     // but the firewall and goes on. This one needs nothing but PostgreSQL: without the function there is
-    // no row. It asks about no column, so it is evaluated once a query. Who
-    // lacks USAGE on the schema cannot look for the function, and reads through a view alone.
+    // no row. It asks about no column, so it is evaluated once a query. A role without USAGE on the schema
+    // cannot look for the function, and reads through a view alone.
     Policy {
         schema: "storage",
         table: "objects",
