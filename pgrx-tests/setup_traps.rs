@@ -391,12 +391,12 @@ fn an_event_trigger_of_another_role_gains_no_superusers_rights() {
     // A table whose owner is no superuser needs the grant on our function; one of a superuser is
     // changed with a superuser's rights.
     for owner in [app.as_str(), "CURRENT_USER"] {
-        session.run(&format!(
-            "ALTER TABLE tickets OWNER TO {owner};
-             CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION traps.on_ddl();
-             CREATE EVENT TRIGGER trap_of_drops ON sql_drop EXECUTE FUNCTION traps.on_ddl()"
-        ));
+        session.run(&format!("ALTER TABLE tickets OWNER TO {owner}"));
         for sql in [SETUP, TEARDOWN] {
+            session.run(
+                "CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION traps.on_ddl();
+                 CREATE EVENT TRIGGER trap_of_drops ON sql_drop EXECUTE FUNCTION traps.on_ddl()",
+            );
             if is_17 {
                 session.run(sql);
             } else {
@@ -405,7 +405,15 @@ fn an_event_trigger_of_another_role_gains_no_superusers_rights() {
                 assert!(error.message().contains("event trigger trap"), "{}", error.message());
             }
             unharmed(&mut session, &mallory, sql);
+            session.run("DROP EVENT TRIGGER trap; DROP EVENT TRIGGER trap_of_drops");
+            // Before 17 it has done nothing.
+            session.run(sql);
+            session.run("TRUNCATE traps.runs");
         }
+        session.run(
+            "CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION traps.on_ddl();
+             CREATE EVENT TRIGGER trap_of_drops ON sql_drop EXECUTE FUNCTION traps.on_ddl()",
+        );
         let found = "SELECT fix FROM civic.check() WHERE NOT ok AND component ~ '^event trigger'";
         let found = session.column(found);
         assert_eq!(found.len(), 2, "{found:?}");

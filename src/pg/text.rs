@@ -160,6 +160,13 @@ pub(super) unsafe fn text_array<'a>(datum: pg_sys::Datum) -> Result<Vec<Option<&
 /// 32 bytes in an array that has just grown to twice its size, while the old one is copied.
 const VALUE_SIZE: usize = 40;
 
+/// What jsonb_out() takes for each byte of a jsonb that is no number: text that has just grown to twice its
+/// size, while the old one is copied.
+const OUTPUT_SIZE: usize = 4;
+/// What an error of the server's own takes, at least, while it is copied: a context of memory that has
+/// grown asks for a block of this size. Where it is not to be had the server panics, see docs/security.md.
+const ERROR_SIZE: usize = 2 * 1024 * 1024;
+
 /// A jsonb as a value; `None` where it is nested deeper than 127 levels. `check_size` is asked before
 /// anything is copied: a number of a few bytes can be written in a hundred thousand digits.
 ///
@@ -172,6 +179,8 @@ pub(super) unsafe fn jsonb_value(
     datum: pg_sys::Datum,
     check_size: impl FnOnce(usize) -> Result<(), Error>,
 ) -> Result<Option<Value>, Error> {
+    // SAFETY: the caller's promise.
+    check_available(unsafe { varlena_size(datum) } * OUTPUT_SIZE + ERROR_SIZE)?;
     // SAFETY: jsonb_out takes a jsonb and gives a text that ends in NUL, in the current context.
     let text: &CStr = unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(datum)]) }
         .ok_or_else(|| Error::Catalog { why: "jsonb_out() gave NULL".to_owned() })?;

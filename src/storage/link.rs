@@ -13,8 +13,8 @@ use crate::{service, settings};
 /// The current user's row security is asked in either case, and a person's claims beside it, also
 /// where he comes as a role that no policy holds. Without claims nobody but such a role sees a row.
 ///
-/// Errors: 22023 for the expiry and for what cannot be a bucket's id, 55000 where the service is not configured, P0002 where there is no
-/// such file for the caller.
+/// Errors: 22023 for the expiry and for what cannot be a bucket's id, 55000 where the service is not
+/// configured, P0002 where there is no such file for the caller.
 pub fn signed_url(bucket: &str, name: &str, expiry: i32) -> Result<String, Error> {
     let expiry = signed_url::expiry(expiry)?;
     // A link names bucket and path in one: the id "a/b" would be the folder "b" of the bucket "a".

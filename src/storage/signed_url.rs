@@ -7,7 +7,6 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use zeroize::Zeroize;
 
 use crate::error::ServiceError;
 
@@ -80,8 +79,7 @@ fn sign(secret: &str, message: &[u8]) -> [u8; 32] {
 /// Overwrites what functions that the caller has called left on the stack.
 #[inline(never)]
 fn overwrite_stack() {
-    let mut frame = [0_u8; 4096];
-    std::hint::black_box(&mut frame).zeroize();
+    std::hint::black_box(&mut [0_u8; 4096]);
 }
 
 #[cfg(test)]
