@@ -91,7 +91,7 @@ pub const POLICIES: [Policy; 8] = [
         role: PUBLIC,
         using: Some(
             "((NOT has_schema_privilege('storage'::text, 'USAGE'::text)) \
-             OR (to_regprocedure('storage.civic_firewall(text,text)'::text) IS NOT NULL))",
+             OR (to_regproc('storage.civic_firewall'::text) IS NOT NULL))",
         ),
         check: None,
     },

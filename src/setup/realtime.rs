@@ -56,7 +56,7 @@ pub const POLICIES: [Policy; 3] = [
         role: PUBLIC,
         using: Some(
             "((NOT has_schema_privilege('realtime'::text, 'USAGE'::text)) \
-             OR (to_regprocedure('realtime.civic_firewall(text)'::text) IS NOT NULL))",
+             OR (to_regproc('realtime.civic_firewall'::text) IS NOT NULL))",
         ),
         check: None,
     },
