@@ -14,15 +14,18 @@ mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use civic_standin::{Options, Storage, Twilio};
 
 use super::support::cluster::Cluster;
-use super::support::{APPLICATION, SUPABASE, Session, TENANT, literal, wait_until};
+use super::support::{APPLICATION, SUPABASE, Session, TENANT, literal, wait_until, wait_within};
 
 const ACCOUNT: &str = "AC00000000000000000000000000000001";
 const TOKEN: &str = "a-twilio-token";
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a photo of a burst pipe";
+/// What a thousand jobs may take on a machine that does other things.
+const MANY_JOBS: Duration = Duration::from_secs(180);
 const TICKET: &str = "8f14e45f-ceea-467f-a83c-6d8b04dd5d30";
 
 /// A cluster whose worker serves the database `postgres`, and the services that it asks.

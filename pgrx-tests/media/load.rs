@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use civic_standin::{Options, Storage};
 
-use super::{PHOTO, TICKET, Town, wait_until};
+use super::{MANY_JOBS, PHOTO, TICKET, Town, wait_until, wait_within};
 use crate::pg_tests::support::TENANT;
 
 #[test]
@@ -20,7 +20,9 @@ fn of_a_thousand_jobs_under_crashes_none_is_lost_and_none_is_doubled() {
     ));
     let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done'";
     for (crash, until) in [("worker", 200), ("server", 500), ("ended", 800)] {
-        wait_until(crash, || town.session.text(done).parse::<u32>().expect("a number") >= until);
+        wait_within(MANY_JOBS, crash, || {
+            town.session.text(done).parse::<u32>().expect("a number") >= until
+        });
         let worker = town.worker();
         match crash {
             "worker" => town.cluster.signal("KILL", &worker),
@@ -33,7 +35,7 @@ fn of_a_thousand_jobs_under_crashes_none_is_lost_and_none_is_doubled() {
         wait_until("it is gone", || !std::path::Path::new("/proc").join(&worker).exists());
         town.session = town.cluster.superuser_of("postgres");
     }
-    wait_until("all are done", || {
+    wait_within(MANY_JOBS, "all are done", || {
         let _ = town.session.client().batch_execute(
             "SELECT civic.retry_media_job(id) FROM civic.media_jobs WHERE state = 'queued' AND attempts > 0",
         );

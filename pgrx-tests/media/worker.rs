@@ -5,7 +5,7 @@ use std::time::Duration;
 use civic_standin::Answer;
 use serde_json::Value;
 
-use super::{PHOTO, TICKET, Town, wait_until};
+use super::{MANY_JOBS, PHOTO, TICKET, Town, wait_until, wait_within};
 use crate::pg_tests::support::{OTHER_TENANT, TENANT};
 
 #[test]
@@ -283,7 +283,7 @@ fn a_thousand_jobs_in_one_transaction_are_done_once_each() {
          FROM generate_series(1, 1000)"
     ));
     let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done' AND attempts = 1";
-    wait_until("all are done", || town.session.text(done) == "1000");
+    wait_within(MANY_JOBS, "all are done", || town.session.text(done) == "1000");
     assert_eq!(town.storage.objects().len(), stored + 1000);
     assert_eq!(town.session.text("SELECT count(DISTINCT path) FROM civic.media_jobs"), "1000");
 }
