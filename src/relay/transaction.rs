@@ -120,9 +120,7 @@ pub type Lost = Option<(usize, Error)>;
 pub fn deliver(events: &Buffer) -> Lost {
     let Some(shared) = shared::shared() else { return notify(events) };
     let route = ROUTE.take();
-    if events.events_from(0, Flags::NOTIFY).next().is_none() {
-        return None;
-    }
+    events.events_from(0, Flags::NOTIFY).next()?;
     let handed_over = match route {
         Route::Direct(reason) => Err(reason),
         Route::Open | Route::Queue | Route::Reserved(..) => hand_over(shared, events),

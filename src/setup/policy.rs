@@ -80,8 +80,9 @@ pub const POLICIES: [Policy; 8] = [
     },
     // A restore to a server without the library, or by a role that is no superuser, makes every policy
     // but the firewall and goes on. This one needs nothing but PostgreSQL: without the function there is
-    // no row. It asks about no column, so it is evaluated once a query. A role without USAGE on the schema
-    // cannot look for the function, and reads through a view alone.
+    // no row. As a subquery it is evaluated once a query: the server evaluates any other condition of a
+    // policy for each row. A role without USAGE on the schema cannot look for the function, and reads
+    // through a view alone.
     Policy {
         schema: "storage",
         table: "objects",
@@ -90,8 +91,8 @@ pub const POLICIES: [Policy; 8] = [
         command: "ALL",
         role: PUBLIC,
         using: Some(
-            "((NOT has_schema_privilege('storage'::text, 'USAGE'::text)) \
-             OR (to_regproc('storage.civic_firewall'::text) IS NOT NULL))",
+            "( SELECT ((NOT has_schema_privilege('storage'::text, 'USAGE'::text)) \
+             OR (to_regproc('storage.civic_firewall'::text) IS NOT NULL)))",
         ),
         check: None,
     },

@@ -55,8 +55,8 @@ pub const POLICIES: [Policy; 3] = [
         command: "ALL",
         role: PUBLIC,
         using: Some(
-            "((NOT has_schema_privilege('realtime'::text, 'USAGE'::text)) \
-             OR (to_regproc('realtime.civic_firewall'::text) IS NOT NULL))",
+            "( SELECT ((NOT has_schema_privilege('realtime'::text, 'USAGE'::text)) \
+             OR (to_regproc('realtime.civic_firewall'::text) IS NOT NULL)))",
         ),
         check: None,
     },

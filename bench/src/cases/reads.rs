@@ -131,12 +131,12 @@ fn agree(query: &Query, readers: &mut [&mut Reader]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The query of Storage's `storage.search`, which lists a folder. It is dynamic, so the server plans
-/// it each time; one call runs so many.
+/// The query with which Storage lists a folder (`storage.list_objects_with_delimiter`). It is dynamic, so
+/// the server plans it each time; one call runs so many.
 const SEARCHES: usize = 100;
 
 fn search(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
-    progress.tell("    the query of storage.search");
+    progress.tell("    the query that lists a folder");
     let sql = fill(
         include_str!("../../sql/search.sql"),
         &[("tenant", &server::tenant(MANY / 2)), ("searches", &SEARCHES.to_string())],
@@ -155,7 +155,7 @@ fn search(server: &Server, progress: &mut Progress) -> Result<Comparison, Error>
         }],
     )?;
     Ok(Comparison {
-        case: "the query of storage.search, planned each time".to_owned(),
+        case: "the query that lists a folder, planned each time".to_owned(),
         ours: Figure::new("civic policies", each(&ours, SEARCHES)),
         peer: Figure::new("no row security", each(&peer, SEARCHES)),
         ratio: Ratio::Share { at_most: Some(1.8) },
