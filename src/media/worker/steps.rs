@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::Uuid;
 
-use super::{IDLE, SHORTEST_SLEEP, Worker};
+use super::{GLANCE, IDLE, SHORTEST_SLEEP, Worker};
 use crate::error::ServiceError;
 use crate::media::in_hand::{self, InHand};
 use crate::media::job::{Outcome, Report};
@@ -16,9 +16,6 @@ use crate::media::turn;
 use crate::pg::foreign;
 use crate::pg::mailbox::Answer;
 use crate::pg::shared::Shared;
-
-/// How often the worker looks for an answer that is under way.
-const ANSWER_POLL: Duration = Duration::from_millis(5);
 
 /// The next step of a job in hand.
 pub(super) struct Pending {
@@ -104,7 +101,7 @@ impl Worker {
                     self.asked = Some(asked);
                     // A wait for a lock, in either process, can take the other's signal for its own.
                     self.shared.media_tables.wake();
-                    return self.settle_own(time.min(ANSWER_POLL));
+                    return self.settle_own(time.min(GLANCE));
                 };
                 time = time.min(self.answered(asked, answer));
             }
