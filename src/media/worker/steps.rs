@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::Uuid;
 
-use super::{GLANCE, IDLE, SHORTEST_SLEEP, Worker};
+use super::{IDLE, SHORTEST_SLEEP, Worker};
 use crate::error::ServiceError;
 use crate::media::in_hand::{self, InHand};
 use crate::media::job::{Outcome, Report};
@@ -99,9 +99,7 @@ impl Worker {
             if let Some(asked) = self.asked.take() {
                 let Some(answer) = self.shared.mailbox.answer_to(asked.number) else {
                     self.asked = Some(asked);
-                    // A wait for a lock, in either process, can take the other's signal for its own.
-                    self.shared.media_tables.wake();
-                    return self.settle_own(time.min(GLANCE));
+                    return self.settle_own(time);
                 };
                 time = time.min(self.answered(asked, answer));
             }
