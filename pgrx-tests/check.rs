@@ -49,6 +49,7 @@ fn a_row_for_each_thing_that_setup_makes() {
             "role authenticated",
             "function storage.civic_firewall(text, text)",
             "function storage.civic_firewall_upload(text, text)",
+            "function storage.civic_firewall_exists()",
             "policy \"civic read\" on storage.objects",
             "policy \"civic upload\" on storage.objects",
             "policy \"civic firewall\" on storage.objects",
@@ -164,9 +165,11 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
 #[test]
 fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() {
     let mut session = Database::guarded().superuser();
-    for function in
-        ["storage.civic_firewall(text, text)", "storage.civic_firewall_upload(text, text)"]
-    {
+    for function in [
+        "storage.civic_firewall(text, text)",
+        "storage.civic_firewall_upload(text, text)",
+        "storage.civic_firewall_exists()",
+    ] {
         let component = format!("function {function}");
         for change in
             ["VOLATILE", "CALLED ON NULL INPUT", "SECURITY DEFINER", "SET search_path = public"]

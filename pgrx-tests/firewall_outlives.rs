@@ -261,6 +261,19 @@ fn teardown_takes_the_functions_of_the_firewall_away() {
     session.run("DROP EXTENSION pg_civic");
 }
 
+/// A role that owns it could replace it later, and each reader would run its code.
+#[test]
+fn the_function_in_pl_pgsql_is_refused_where_another_role_owns_it() {
+    let mut session = Database::realtime().superuser();
+    let owner =
+        |role: &str| format!("ALTER FUNCTION storage.civic_firewall_exists() OWNER TO {role}");
+    session.run("GRANT CREATE ON SCHEMA storage TO anon");
+    session.run(&owner("anon"));
+    assert_eq!(session.sqlstate(SETUP), "42723");
+    session.run(&owner("supabase_storage_admin"));
+    session.run(SETUP);
+}
+
 /// psql and pg_restore go on after an error. Without the library, or as a role that is no superuser,
 /// the firewall's functions are such errors, and so are the policies that call them.
 #[test]

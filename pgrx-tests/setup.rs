@@ -17,6 +17,7 @@ const POLICIES: [&str; 8] = [
 const FIREWALL: [&str; 2] = [
     "function storage.civic_firewall(text, text)",
     "function storage.civic_firewall_upload(text, text)",
+    "function storage.civic_firewall_exists()",
 ];
 
 #[test]

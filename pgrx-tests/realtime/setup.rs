@@ -56,6 +56,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
         "policy \"civic closed\" on realtime.messages",
         "function realtime.civic_firewall(text)",
         "function realtime.civic_firewall_send(text, text)",
+        "function realtime.civic_firewall_exists()",
         "rights on the tables of realtime",
         PUBLISHED,
     ] {

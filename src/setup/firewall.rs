@@ -7,6 +7,8 @@
 //!
 //! Only a superuser may create a function in C. `setup()` creates these, of constant text, with the
 //! bootstrap superuser's rights, once it is known that the caller owns the tables.
+//!
+//! One function beside them needs nothing but PostgreSQL, see [`Body::PlPgSql`].
 
 use super::policy::{as_owner_of, drop_policy};
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
@@ -17,20 +19,45 @@ pub struct Function {
     name: &'static str,
     /// The names of its arguments, all of type text.
     arguments: &'static [&'static str],
-    /// The library's function: its name and meaning are frozen (`pg/firewall.rs`).
-    symbol: &'static str,
+    body: Body,
     /// Whether the planner may ask it before the conditions of a query: it raises no error that
     /// depends on its arguments.
     is_leakproof: bool,
     comment: &'static str,
 }
 
-pub const OBJECTS: [Function; 2] = [
+enum Body {
+    /// The library's function of this name. Its name and meaning are frozen (`pg/firewall.rs`).
+    C(&'static str),
+    /// For a restore to a server without the library, or by a role that is no superuser. Such a restore
+    /// makes every policy but the firewall, and goes on. A policy that calls this function passes no row
+    /// then. It is IMMUTABLE so that the planner asks it, once a query: the server evaluates a condition
+    /// of a policy for each row, and the condition as a subquery costs more than this. Neither answer
+    /// outlives what it depends on: the policy "civic firewall" comes and goes with its function, and each
+    /// change of a policy discards the plans over its table.
+    PlPgSql(&'static str),
+}
+
+/// The function's body, for the schema that is named. A role without USAGE on the schema cannot look for the
+/// function, and reads through a view alone.
+macro_rules! firewall_exists {
+    ($schema:literal) => {
+        Body::PlPgSql(concat!(
+            "BEGIN RETURN NOT pg_catalog.has_schema_privilege('",
+            $schema,
+            "', 'USAGE') OR pg_catalog.to_regproc('",
+            $schema,
+            ".civic_firewall') IS NOT NULL; END"
+        ))
+    };
+}
+
+pub const OBJECTS: [Function; 3] = [
     Function {
         schema: "storage",
         name: "civic_firewall",
         arguments: &["bucket_id", "name"],
-        symbol: "civic_firewall_object_read",
+        body: Body::C("civic_firewall_object_read"),
         is_leakproof: true,
         comment: "of pg_civic: whether an object is of another bucket, or one that the caller may read",
     },
@@ -38,18 +65,26 @@ pub const OBJECTS: [Function; 2] = [
         schema: "storage",
         name: "civic_firewall_upload",
         arguments: &["bucket_id", "name"],
-        symbol: "civic_firewall_object_upload",
+        body: Body::C("civic_firewall_object_upload"),
         is_leakproof: false,
         comment: "of pg_civic: whether an object is of another bucket, or one that the caller may add",
     },
+    Function {
+        schema: "storage",
+        name: "civic_firewall_exists",
+        arguments: &[],
+        body: firewall_exists!("storage"),
+        is_leakproof: false,
+        comment: "of pg_civic: whether storage.civic_firewall was restored",
+    },
 ];
 
-pub const MESSAGES: [Function; 2] = [
+pub const MESSAGES: [Function; 3] = [
     Function {
         schema: "realtime",
         name: "civic_firewall",
         arguments: &["topic"],
-        symbol: "civic_firewall_topic_read",
+        body: Body::C("civic_firewall_topic_read"),
         is_leakproof: false,
         comment: "of pg_civic: whether a topic is another, or a channel that the caller may join",
     },
@@ -57,10 +92,18 @@ pub const MESSAGES: [Function; 2] = [
         schema: "realtime",
         name: "civic_firewall_send",
         arguments: &["topic", "extension"],
-        symbol: "civic_firewall_topic_send",
+        body: Body::C("civic_firewall_topic_send"),
         is_leakproof: false,
         comment: "of pg_civic: whether a topic is another, or a message is presence in a channel that \
                   the caller may join",
+    },
+    Function {
+        schema: "realtime",
+        name: "civic_firewall_exists",
+        arguments: &[],
+        body: firewall_exists!("realtime"),
+        is_leakproof: false,
+        comment: "of pg_civic: whether realtime.civic_firewall was restored",
     },
 ];
 
@@ -77,6 +120,39 @@ pub enum State {
 /// The library as SQL names it, found where the server finds the extension's own.
 const LIBRARY: &str = "pg_civic";
 
+impl Body {
+    fn language(&self) -> &'static str {
+        match self {
+            Body::C(_) => "c",
+            Body::PlPgSql(_) => "plpgsql",
+        }
+    }
+
+    fn source(&self) -> &'static str {
+        let (Body::C(source) | Body::PlPgSql(source)) = self;
+        source
+    }
+
+    fn library(&self) -> Option<&'static str> {
+        matches!(self, Body::C(_)).then_some(LIBRARY)
+    }
+
+    fn volatility(&self) -> &'static str {
+        match self {
+            Body::C(_) => "STABLE",
+            Body::PlPgSql(_) => "IMMUTABLE",
+        }
+    }
+
+    /// What stands behind AS.
+    fn definition(&self) -> String {
+        match self {
+            Body::C(symbol) => format!("'{LIBRARY}', '{symbol}'"),
+            Body::PlPgSql(body) => format!("$civic${body}$civic$"),
+        }
+    }
+}
+
 impl Function {
     fn signature(&self) -> String {
         let types = vec!["text"; self.arguments.len()].join(", ");
@@ -88,19 +164,20 @@ impl Function {
     }
 
     /// Whether it is there, and whether it is this one. Any function of this name counts, whatever its
-    /// arguments: one that fits a column's type better would be taken for the policy. Ours are those in
-    /// C over the frozen symbol, which only a superuser can have made.
+    /// arguments: one that fits a column's type better would be taken for the policy. Ours are those of
+    /// this source that a superuser owns or, as a restore may leave it, who owns the schema.
     pub fn state(&self) -> Result<State, Error> {
         let found = catalog::texts(
             "SELECT CASE
-                 WHEN NOT (l.lanname = 'c' AND p.prosrc = $3
-                           AND p.probin IN ($4, '$libdir/' || $4) AND o.rolsuper
-                           AND p.pronargs = $5
+                 WHEN NOT (l.lanname = $3 AND p.prosrc = $4
+                           AND (p.probin IN ($5, '$libdir/' || $5) OR $5 IS NULL AND p.probin IS NULL)
+                           AND (o.rolsuper OR $5 IS NULL AND p.proowner = n.nspowner)
+                           AND p.pronargs = $6
                            AND p.proargtypes::pg_catalog.oid[] <@ ARRAY['pg_catalog.text'::pg_catalog.regtype::pg_catalog.oid]
                            AND p.prorettype = 'pg_catalog.bool'::pg_catalog.regtype)
                  THEN 'others'
-                 WHEN p.provolatile = 's' AND p.proisstrict AND p.proparallel = 's'
-                      AND p.proleakproof = $6 AND p.procost = 1 AND NOT p.prosecdef
+                 WHEN p.provolatile = $7 AND p.proisstrict AND p.proparallel = 's'
+                      AND p.proleakproof = $8 AND p.procost = 1 AND NOT p.prosecdef
                       AND NOT p.proretset AND p.proconfig IS NULL
                       AND pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')
                  THEN 'installed'
@@ -113,9 +190,11 @@ impl Function {
             &[
                 self.schema.into(),
                 self.name.into(),
-                self.symbol.into(),
-                LIBRARY.into(),
+                self.body.language().into(),
+                self.body.source().into(),
+                self.body.library().into(),
                 (self.arguments.len() as i16).into(),
+                self.body.volatility()[..1].to_lowercase().into(),
                 self.is_leakproof.into(),
             ],
         )?;
@@ -136,12 +215,14 @@ impl Function {
         for statement in [
             format!(
                 "{create} FUNCTION {}.{}({}) RETURNS pg_catalog.bool
-                     LANGUAGE c STABLE STRICT {} PARALLEL SAFE COST 1 AS '{LIBRARY}', '{}'",
+                     LANGUAGE {} {} STRICT {} PARALLEL SAFE COST 1 AS {}",
                 self.schema,
                 self.name,
                 arguments.join(", "),
+                self.body.language(),
+                self.body.volatility(),
                 if self.is_leakproof { "LEAKPROOF" } else { "NOT LEAKPROOF" },
-                self.symbol,
+                self.body.definition(),
             ),
             // What somebody has set by hand survives CREATE OR REPLACE.
             format!("ALTER FUNCTION {signature} SECURITY INVOKER RESET ALL"),

@@ -78,11 +78,7 @@ pub const POLICIES: [Policy; 8] = [
         using: Some("storage.civic_firewall(bucket_id, name)"),
         check: Some("storage.civic_firewall_upload(bucket_id, name)"),
     },
-    // A restore to a server without the library, or by a role that is no superuser, makes every policy
-    // but the firewall and goes on. This one needs nothing but PostgreSQL: without the function there is
-    // no row. As a subquery it is evaluated once a query: the server evaluates any other condition of a
-    // policy for each row. A role without USAGE on the schema cannot look for the function, and reads
-    // through a view alone.
+    // For a restore that could not make the firewall's functions: without them no row passes.
     Policy {
         schema: "storage",
         table: "objects",
@@ -90,10 +86,7 @@ pub const POLICIES: [Policy; 8] = [
         is_permissive: false,
         command: "ALL",
         role: PUBLIC,
-        using: Some(
-            "( SELECT ((NOT has_schema_privilege('storage'::text, 'USAGE'::text)) \
-             OR (to_regproc('storage.civic_firewall'::text) IS NOT NULL)))",
-        ),
+        using: Some("storage.civic_firewall_exists()"),
         check: None,
     },
     // Evidence is neither changed nor removed by a person, whatever a permissive policy says.

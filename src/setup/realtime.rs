@@ -54,10 +54,7 @@ pub const POLICIES: [Policy; 3] = [
         is_permissive: false,
         command: "ALL",
         role: PUBLIC,
-        using: Some(
-            "( SELECT ((NOT has_schema_privilege('realtime'::text, 'USAGE'::text)) \
-             OR (to_regproc('realtime.civic_firewall'::text) IS NOT NULL)))",
-        ),
+        using: Some("realtime.civic_firewall_exists()"),
         check: None,
     },
 ];
