@@ -14,7 +14,7 @@ const POLICIES: [&str; 8] = [
     "policy \"civic no delete\" on storage.buckets",
 ];
 
-const FIREWALL: [&str; 2] = [
+const FIREWALL: [&str; 3] = [
     "function storage.civic_firewall(text, text)",
     "function storage.civic_firewall_upload(text, text)",
     "function storage.civic_firewall_exists()",

@@ -11,9 +11,10 @@ use std::collections::HashMap;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{self, OwnedPreparedStatement, SpiHeapTupleData};
+use pgrx::spi::{self, OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
 
 use crate::error::Error;
+use crate::pg::jit::without_jit;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, Row, foreign, role};
 
@@ -28,13 +29,21 @@ pub fn begin() -> Result<(), Error> {
     update("SELECT", &[])
 }
 
+fn connect<R>(body: impl FnOnce(&SpiClient<'_>) -> R) -> R {
+    without_jit(|| Spi::connect(body))
+}
+
+fn connect_mut<R>(body: impl FnOnce(&mut SpiClient<'_>) -> R) -> R {
+    without_jit(|| Spi::connect_mut(body))
+}
+
 /// Every row of a query. Everything in `sql` is qualified; values are parameters.
 pub fn rows<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
     read: impl Fn(&Row<'_, '_>) -> Result<R, spi::Error>,
 ) -> Result<Vec<R>, Error> {
-    Spi::connect(|client| {
+    connect(|client| {
         let table = client.select(sql, None, arguments)?;
         table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
@@ -68,7 +77,7 @@ pub fn planned<R, E>(
 where
     Error: From<E>,
 {
-    Spi::connect_mut(|client| {
+    connect_mut(|client| {
         let plan = match PLANS.with_borrow(|plans| plans.get(sql).copied()) {
             Some(plan) => plan,
             None => {
@@ -93,7 +102,7 @@ pub fn written<R>(
     arguments: &[DatumWithOid<'_>],
     read: impl Fn(&Row<'_, '_>) -> Result<R, spi::Error>,
 ) -> Result<Vec<R>, Error> {
-    Spi::connect_mut(|client| {
+    connect_mut(|client| {
         let table = client.update(sql, None, arguments)?;
         table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
@@ -114,7 +123,7 @@ pub fn texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, E
 /// snapshot of its own, and this one no transaction id.
 fn fresh_texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
     let sql = format!("SELECT answer::pg_catalog.text FROM ({sql}) AS query (answer)");
-    Spi::connect_mut(|client| {
+    connect_mut(|client| {
         let types: Vec<_> = arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
         let plan = client.prepare_mut(sql.as_str(), &types)?;
         let table = client.select(&plan, None, arguments)?;
@@ -126,7 +135,7 @@ fn fresh_texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>,
 
 /// A statement that writes, for the doors of this module and for [`with_own_table`]'s actions.
 pub fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
-    Spi::connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
+    connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
     Ok(())
 }
 

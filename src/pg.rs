@@ -6,6 +6,7 @@ mod argument;
 pub mod event_stream;
 mod firewall;
 pub mod foreign;
+pub mod jit;
 pub mod latest;
 pub mod lock_budget;
 pub mod mailbox;

@@ -6,6 +6,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi;
 
+use super::jit::without_jit;
 use crate::encoding;
 
 /// Longest value that is read, in bytes.
@@ -17,8 +18,9 @@ fn value(text: &CStr) -> Option<String> {
     encoding::text(text).ok().map(str::to_owned)
 }
 
-/// Every row of a query, its values as text, `None` for what is no text, under a snapshot that is taken now: at any isolation level,
-/// and whatever the transaction has done before. What it has written itself is seen too.
+/// Every row of a query, its values as text, `None` for what is no text, under a snapshot that is
+/// taken now: at any isolation level, and whatever the transaction has done before. What it has
+/// written itself is seen too.
 ///
 /// pgrx lets a query read the older snapshot of the caller where nothing is written yet, and where
 /// something is, that of the transaction, which above READ COMMITTED is as old as itself.
@@ -41,16 +43,18 @@ pub fn rows(
         let status = unsafe {
             pg_sys::CommandCounterIncrement();
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            let status = pg_sys::SPI_execute_with_args(
-                sql.as_ptr(),
-                arguments.len() as i32,
-                types.as_mut_ptr(),
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                // Which takes the snapshot that was pushed.
-                true,
-                0,
-            );
+            // Read-only, so that it takes the snapshot that was pushed.
+            let status = without_jit(|| {
+                pg_sys::SPI_execute_with_args(
+                    sql.as_ptr(),
+                    arguments.len() as i32,
+                    types.as_mut_ptr(),
+                    values.as_mut_ptr(),
+                    nulls.as_ptr(),
+                    true,
+                    0,
+                )
+            });
             pg_sys::PopActiveSnapshot();
             status
         };
