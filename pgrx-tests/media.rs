@@ -1,4 +1,4 @@
-//! Media, on a cluster that preloads the library, between stand-ins of Twilio and of Storage: what
+//! Media, on a cluster that preloads the library, between a fake Twilio and a fake Storage API: what
 //! these tests share.
 
 mod access;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use civic_standin::{Options, Storage, Twilio};
+use civic_fake_services::{Options, Storage, Twilio};
 
 use super::support::cluster::Cluster;
 use super::support::{APPLICATION, SUPABASE, Session, TENANT, literal, wait_until, wait_within};

@@ -1,4 +1,4 @@
-//! The storage service, on a cluster that preloads the library, between stand-ins of the Storage API
+//! The storage service, on a cluster that preloads the library, between fakes of the Storage API
 //! and of Twilio: what these tests share.
 
 mod attachments;
@@ -17,7 +17,7 @@ mod weather;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use civic_standin::{Options, Storage, Twilio};
+use civic_fake_services::{Options, Storage, Twilio};
 use serde_json::Value;
 
 use super::support::cluster::Cluster;

@@ -15,4 +15,4 @@ for major in "${majors[@]}"; do
 done
 say "clippy for the other crates"
 cargo clippy --quiet --package pg_civic_demo --package pg_civic_bench --package civic_queue \
-    --package civic_http --package civic_standin --all-targets -- -D warnings
+    --package civic_http --package civic_fake_services --all-targets -- -D warnings

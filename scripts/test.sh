@@ -23,12 +23,12 @@ mkdir -p "$data"
 # Without a server, so it fails first. loom tries every interleaving of the queue's few steps.
 if [ $# -eq 0 ]; then
     say "testing the queue, HTTP and the measuring program"
-    cargo test --quiet --package civic_queue --package civic_http --package civic_standin --package pg_civic_bench
+    cargo test --quiet --package civic_queue --package civic_http --package civic_fake_services --package pg_civic_bench
     RUSTFLAGS="--cfg loom" cargo test --quiet --release --package civic_queue --target-dir target/loom
 fi
 
 # A Storage API in a process of its own, which tests kill.
-cargo build --quiet --package civic_standin
+cargo build --quiet --package civic_fake_services
 
 for index in "${!majors[@]}"; do
     major=${majors[$index]}

@@ -1,7 +1,5 @@
 //! pg_civic: tenant-guarded storage and ticket events for municipal platforms, in the database.
 
-#![deny(unsafe_code)]
-
 use pgrx::prelude::*;
 
 mod catalog;

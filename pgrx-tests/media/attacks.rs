@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::{Options, Storage};
+use civic_fake_services::{Options, Storage};
 
 use super::{PHOTO, TICKET, Town, wait_until};
 use crate::pg_tests::support::TENANT;

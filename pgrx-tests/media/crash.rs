@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use civic_standin::{Answer, Options, Process, Storage};
+use civic_fake_services::{Answer, Options, Process, Storage};
 
 use super::{PHOTO, TICKET, Town, wait_until};
 use crate::pg_tests::support::TENANT;

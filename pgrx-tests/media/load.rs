@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use civic_standin::{Options, Storage};
+use civic_fake_services::{Options, Storage};
 
 use super::{MANY_JOBS, PHOTO, TICKET, Town, wait_until, wait_within};
 use crate::pg_tests::support::TENANT;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::{Answer, Options, Storage};
+use civic_fake_services::{Answer, Options, Storage};
 
 use super::{PHOTO, TICKET, Town, wait_until};
 use crate::pg_tests::support::TENANT;

@@ -37,7 +37,7 @@ fn without_its_settings_nothing_is_queued_and_the_error_names_them() {
 #[test]
 fn jobs_wait_while_the_service_is_not_configured_and_go_on_afterwards() {
     let mut town = Town::new();
-    town.twilio.fails_first([civic_standin::Answer::new(500)]);
+    town.twilio.fails_first([civic_fake_services::Answer::new(500)]);
     let url = town.twilio.offer("image/jpeg", PHOTO);
     let id = town.enqueue(&url);
     wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
@@ -157,7 +157,7 @@ fn more_old_jobs_than_go_at_once_all_go() {
 #[test]
 fn the_number_of_tries_can_be_changed_while_jobs_wait() {
     let mut town = Town::new();
-    let url = town.twilio.offer_answer(civic_standin::Answer::new(500));
+    let url = town.twilio.offer_answer(civic_fake_services::Answer::new(500));
     let id = town.enqueue(&url);
     wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
     town.set("civic.media_attempts", "2");

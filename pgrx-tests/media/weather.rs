@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::Answer;
+use civic_fake_services::Answer;
 use serde_json::json;
 
 use super::{PHOTO, TOKEN, Town, wait_until};

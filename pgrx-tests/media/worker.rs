@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::Answer;
+use civic_fake_services::Answer;
 use serde_json::Value;
 
 use super::{MANY_JOBS, PHOTO, TICKET, Town, wait_until, wait_within};
@@ -55,10 +55,10 @@ fn a_table_of_attachments_that_refuses_a_row_costs_no_second_upload() {
     wait_until("it waits", || town.job(&id, "state = 'queued' AND attempts = 1") == "t");
     let error = town.job(&id, "last_error");
     assert!(error.contains("the file is stored") && error.contains("23514"), "{error}");
-    let asked = (town.twilio.api().count(), town.storage.standin().count());
+    let asked = (town.twilio.api().count(), town.storage.server().count());
     town.session.run("ALTER TABLE media_attachments DROP CONSTRAINT shut");
     assert_eq!(town.wait_for_end(&id), "done");
-    assert_eq!((town.twilio.api().count(), town.storage.standin().count()), asked);
+    assert_eq!((town.twilio.api().count(), town.storage.server().count()), asked);
     assert_eq!(town.job(&id, "file_size"), PHOTO.len().to_string());
     assert_eq!(
         town.session.text(&format!(

@@ -1,6 +1,6 @@
 //! civic.download_and_upload_media(): from Twilio into Storage while the caller waits.
 
-use civic_standin::Answer;
+use civic_fake_services::Answer;
 
 use super::{ACCOUNT, PHOTO, TOKEN, Town, json};
 use crate::pg_tests::support::{TENANT, literal};
@@ -42,7 +42,7 @@ fn the_content_type_is_what_came_and_not_what_was_said() {
 #[test]
 fn only_the_hosts_of_the_setting_are_asked() {
     let town = Town::new();
-    let stranger = civic_standin::Standin::start(|_| Answer::file("image/jpeg", PHOTO));
+    let stranger = civic_fake_services::FakeServer::start(|_| Answer::file("image/jpeg", PHOTO));
     let port = stranger.port();
     let mut session = town.service_role();
     for url in [

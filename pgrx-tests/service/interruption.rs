@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use civic_standin::Answer;
+use civic_fake_services::Answer;
 
 use super::downloads::download;
 use super::{Town, wait_until};

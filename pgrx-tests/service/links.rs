@@ -1,6 +1,6 @@
 //! civic.get_signed_url(): who gets a link to what.
 
-use civic_standin::verify_jwt;
+use civic_fake_services::verify_jwt;
 use serde_json::Value;
 
 use super::{SUB, Town, add_object};
@@ -61,7 +61,7 @@ fn a_link_says_what_it_is_for_and_until_when() {
         let now: u64 = now.parse().expect("a number");
         assert!(now.abs_diff(issued) <= 5, "{issued} is about {now}");
     }
-    assert_eq!(town.storage.standin().count(), 0, "nobody was asked");
+    assert_eq!(town.storage.server().count(), 0, "nobody was asked");
 }
 
 #[test]
@@ -75,8 +75,8 @@ fn a_link_opens_the_file_and_no_other() {
     let url = town.person("citizen").text(&link(&path_of(TENANT)));
     let get = |url: &str| {
         use std::io::{Read, Write};
-        let address = town.storage.standin().host();
-        let target = url.split_once(&address).expect("at the stand-in").1;
+        let address = town.storage.server().host();
+        let target = url.split_once(&address).expect("at the fake").1;
         let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -113,7 +113,7 @@ fn the_link_that_is_made_here_is_the_one_that_the_api_makes() {
             (url.split_once("?token=").expect("a token").0.to_owned(), payload)
         };
         assert_eq!(without_times(&here), without_times(&asked));
-        here == asked || town.storage.standin().count() > 1
+        here == asked || town.storage.server().count() > 1
     });
     assert!(same);
 }

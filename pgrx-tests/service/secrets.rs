@@ -113,7 +113,7 @@ fn the_secrets_are_the_ones_in_use() {
     let town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     town.service_role().text(&download(&url));
-    let asked = &town.storage.standin().requests()[0];
+    let asked = &town.storage.server().requests()[0];
     let bearer = format!("Bearer {}", town.storage.service_key());
     assert_eq!(asked.header("authorization"), Some(bearer.as_str()));
     // A session that is there takes a new one as well.
@@ -127,7 +127,7 @@ fn the_secrets_are_the_ones_in_use() {
 #[test]
 fn nobody_sends_the_keys_elsewhere() {
     let town = Town::new();
-    let thief = civic_standin::Standin::start(|_| civic_standin::Answer::new(200));
+    let thief = civic_fake_services::FakeServer::start(|_| civic_fake_services::Answer::new(200));
     let mut superuser = town.superuser();
     superuser.run("DO $$ BEGIN CREATE ROLE thief LOGIN; EXCEPTION WHEN duplicate_object THEN END $$; GRANT service_role TO thief");
     let database = &town.database;

@@ -71,7 +71,7 @@ fn the_storage_api_is_under_the_projects_url_or_where_it_stands_by_itself() {
         ("civic.supabase_url", &format!("{}/", town.storage.project_url())),
     ]);
     town.service_role().text(SERVER_SIDE[0]);
-    assert_eq!(town.storage.standin().requests()[0].path(), "/storage/v1/object/evidence/t/f/a");
+    assert_eq!(town.storage.server().requests()[0].path(), "/storage/v1/object/evidence/t/f/a");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_standin::Options;
+use civic_fake_services::Options;
 use serde_json::json;
 
 use super::{PHOTO, Town, json as answer};
@@ -91,7 +91,7 @@ fn a_ticket_that_becomes_sensitive_while_its_media_is_stored_leaves_nothing_in_t
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
     let thread = begin(&town, download(&town, TICKET, ""));
-    town.storage.standin().wait_for(1);
+    town.storage.server().wait_for(1);
     session.run("UPDATE public.tickets SET is_sensitive = true");
     assert_eq!(thread.join().expect("no panic"), Err("40001".to_owned()));
     assert!(town.storage.objects().is_empty());

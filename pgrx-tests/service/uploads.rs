@@ -1,6 +1,6 @@
 //! civic.upload_file(): what the server's side stores.
 
-use civic_standin::{Errors, Options};
+use civic_fake_services::{Errors, Options};
 
 use super::{PHOTO, Town, json};
 use crate::pg_tests::support::{Session, TENANT, claims, literal};
@@ -23,7 +23,7 @@ fn a_file_is_stored_as_it_is() {
         (object.body.as_slice(), object.content_type.as_str()),
         (&b"a photo"[..], "image/jpeg")
     );
-    let request = &town.storage.standin().requests()[0];
+    let request = &town.storage.server().requests()[0];
     assert_eq!(request.header("x-upsert"), Some("false"));
 }
 
@@ -96,7 +96,7 @@ fn only_the_three_buckets_and_proper_paths_are_written() {
     for content_type in ["", "jpeg", "image/jpeg\r\nx-upsert: true", "a/b/c"] {
         assert_eq!(session.sqlstate(&call("evidence", &proper, content_type)), "22023");
     }
-    assert_eq!(town.storage.standin().count(), 0, "nothing was sent");
+    assert_eq!(town.storage.server().count(), 0, "nothing was sent");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn nobody_but_the_servers_side_uses_its_keys() {
         session.run("DO $$ BEGIN CREATE ROLE somebody; EXCEPTION WHEN duplicate_object THEN END $$; SET ROLE somebody");
         assert!(refused(&mut session, sql), "{sql}");
     }
-    assert_eq!(town.storage.standin().count() + town.twilio.api().count(), 0);
+    assert_eq!(town.storage.server().count() + town.twilio.api().count(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use civic_standin::{Answer, Standin};
+use civic_fake_services::{Answer, FakeServer};
 use serde_json::json;
 
 use super::downloads::download;
@@ -54,7 +54,7 @@ fn what_the_storage_api_says_becomes_an_error_with_a_state_of_its_own() {
 #[test]
 fn nobody_there_is_told_at_once() {
     let town = Town::new();
-    let gone = Standin::start(|_| Answer::new(200));
+    let gone = FakeServer::start(|_| Answer::new(200));
     let url = gone.url("");
     drop(gone);
     town.configure(&[("civic.storage_url", &url)]);

@@ -1,0 +1,377 @@
+//! A fake Storage API: the routes that a server with the service key calls, answered as the real one does.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::answer::Answer;
+use crate::jwt;
+use crate::request::Request;
+use crate::server::{FakeServer, lock};
+
+/// Under the project's URL.
+const ROOT: &str = "/storage/v1";
+/// What the real one takes, unless it is told otherwise.
+const SIZE_LIMIT: usize = 50 * 1024 * 1024;
+
+/// How an error is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Errors {
+    /// HTTP 400, the code in the body: the API of today.
+    #[default]
+    InBody,
+    /// The code as the HTTP status too: older ones, and the gateway.
+    AsStatus,
+}
+
+/// Told of each file that is stored, before the client is: there the real API writes the row.
+pub type OnUpload = dyn Fn(&Object) + Send + Sync;
+
+pub struct Options {
+    /// 0 means any that is free.
+    pub port: u16,
+    pub jwt_secret: String,
+    /// What a client must send; by default a token of `service_role` over the secret.
+    pub service_key: Option<String>,
+    pub errors: Errors,
+    pub latency: Duration,
+    /// Where files outlive the server. Without it they are in memory alone.
+    pub directory: Option<PathBuf>,
+    pub on_upload: Option<Box<OnUpload>>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            port: 0,
+            jwt_secret: "a-jwt-secret-with-at-least-32-characters".to_owned(),
+            service_key: None,
+            errors: Errors::default(),
+            latency: Duration::ZERO,
+            directory: None,
+            on_upload: None,
+        }
+    }
+}
+
+/// A file that was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    pub id: String,
+    pub bucket: String,
+    pub path: String,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+pub struct Storage {
+    server: FakeServer,
+    state: Arc<State>,
+}
+
+struct State {
+    options: Options,
+    service_key: String,
+    objects: Mutex<BTreeMap<String, Object>>,
+    /// Answers that are given without doing anything.
+    failures: Mutex<VecDeque<Answer>>,
+    /// Answers that are given in the place of the true one, when it has been done.
+    afterwards: Mutex<VecDeque<Answer>>,
+}
+
+impl Storage {
+    pub fn start(options: Options) -> Storage {
+        let service_key = options.service_key.clone().unwrap_or_else(|| {
+            jwt::sign(&options.jwt_secret, r#"{"role":"service_role","iss":"supabase"}"#)
+        });
+        let objects = Mutex::new(options.directory.as_deref().map(disk::load).unwrap_or_default());
+        let port = options.port;
+        let state = Arc::new(State {
+            options,
+            service_key,
+            objects,
+            failures: Mutex::default(),
+            afterwards: Mutex::default(),
+        });
+        let server = FakeServer::listen(port, {
+            let state = Arc::clone(&state);
+            move |request| state.answer(request).later(state.options.latency)
+        });
+        Storage { server, state }
+    }
+
+    /// The API's URL, with which the paths of objects begin.
+    pub fn url(&self) -> String {
+        self.server.url(ROOT)
+    }
+
+    /// The project's URL, under which the API is.
+    pub fn project_url(&self) -> String {
+        self.server.url("")
+    }
+
+    pub fn service_key(&self) -> &str {
+        &self.state.service_key
+    }
+
+    pub fn jwt_secret(&self) -> &str {
+        &self.state.options.jwt_secret
+    }
+
+    /// What was asked of it.
+    pub fn server(&self) -> &FakeServer {
+        &self.server
+    }
+
+    pub fn objects(&self) -> Vec<Object> {
+        lock(&self.state.objects).values().cloned().collect()
+    }
+
+    pub fn object(&self, bucket: &str, path: &str) -> Option<Object> {
+        lock(&self.state.objects).get(&format!("{bucket}/{path}")).cloned()
+    }
+
+    /// Keeps a file as if a browser had uploaded it.
+    pub fn keep(&self, bucket: &str, path: &str, content_type: &str, body: impl Into<Vec<u8>>) {
+        let key = format!("{bucket}/{path}");
+        let object = Object {
+            id: uuid(&key),
+            bucket: bucket.to_owned(),
+            path: path.to_owned(),
+            content_type: content_type.to_owned(),
+            body: body.into(),
+        };
+        lock(&self.state.objects).insert(key, object);
+    }
+
+    /// Forgets every file, and what was asked so far.
+    pub fn clear(&self) {
+        lock(&self.state.objects).clear();
+        self.server.clear();
+    }
+
+    /// Gives these answers first, one a request, and does nothing.
+    pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
+        lock(&self.state.failures).extend(answers);
+    }
+
+    /// Does what is asked, and gives these in the place of its first answers: so a client loses the
+    /// answer to what has been done.
+    pub fn answers_instead(&self, answers: impl IntoIterator<Item = Answer>) {
+        lock(&self.state.afterwards).extend(answers);
+    }
+}
+
+impl State {
+    fn answer(&self, request: &Request) -> Answer {
+        if let Some(failure) = lock(&self.failures).pop_front() {
+            return failure;
+        }
+        let answer = self.act(request).unwrap_or_else(|refusal| refusal);
+        lock(&self.afterwards).pop_front().unwrap_or(answer)
+    }
+
+    fn act(&self, request: &Request) -> Result<Answer, Answer> {
+        let path = request.path();
+        let rest = path.strip_prefix(ROOT).and_then(|path| path.strip_prefix("/object/"));
+        let rest = rest.ok_or_else(|| self.refusal(404, "not_found", "Route not found"))?;
+        match (request.method.as_str(), rest.split_once('/')) {
+            ("GET", Some(("sign", object))) => self.download(request, object),
+            (_, Some(_)) if !self.is_allowed(request) => {
+                Err(self.refusal(403, "Unauthorized", "signature verification failed"))
+            }
+            ("POST", Some(("sign", object))) => self.sign(request, object),
+            ("GET", Some(("info", object))) => match object.strip_prefix("authenticated/") {
+                Some(object) => self.info(object),
+                None => Err(self.refusal(404, "not_found", "Route not found")),
+            },
+            ("GET", Some(("authenticated", object))) => {
+                self.found(object).map(|found| Answer::file(&found.content_type, found.body))
+            }
+            ("POST", Some((bucket, path))) => self.upload(request, bucket, path),
+            ("DELETE", Some(_)) => self.remove(rest),
+            _ => Err(self.refusal(404, "not_found", "Route not found")),
+        }
+    }
+
+    fn is_allowed(&self, request: &Request) -> bool {
+        let bearer =
+            request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        bearer == Some(&self.service_key) && request.header("apikey") == Some(&self.service_key)
+    }
+
+    /// An error as this version of the API tells it.
+    fn refusal(&self, code: u16, error: &str, message: &str) -> Answer {
+        let status = if self.options.errors == Errors::AsStatus { code } else { 400 };
+        let code = code.to_string();
+        Answer::json(status, &json!({"statusCode": code, "error": error, "message": message}))
+    }
+
+    fn found(&self, object: &str) -> Result<Object, Answer> {
+        let found = lock(&self.objects).get(object).cloned();
+        found.ok_or_else(|| self.refusal(404, "not_found", "Object not found"))
+    }
+
+    fn upload(&self, request: &Request, bucket: &str, path: &str) -> Result<Answer, Answer> {
+        let refuse = |code, error, message| Err(self.refusal(code, error, message));
+        let buckets = BTreeSet::from(["evidence", "documents", "gbv-evidence"]);
+        if !buckets.contains(bucket) {
+            return refuse(404, "Bucket not found", "Bucket not found");
+        }
+        let is_key = |c: char| c.is_ascii_alphanumeric() || "_/!.*'() &$@=;:+,?-".contains(c);
+        if path.is_empty() || !path.chars().all(is_key) {
+            return refuse(400, "InvalidKey", &format!("Invalid key: {path}"));
+        }
+        if request.body.len() > SIZE_LIMIT {
+            return refuse(
+                413,
+                "Payload too large",
+                "The object exceeded the maximum allowed size",
+            );
+        }
+        let key = format!("{bucket}/{path}");
+        let mut objects = lock(&self.objects);
+        if objects.contains_key(&key) && request.header("x-upsert") != Some("true") {
+            return refuse(409, "Duplicate", "The resource already exists");
+        }
+        let object = Object {
+            id: uuid(&key),
+            bucket: bucket.to_owned(),
+            path: path.to_owned(),
+            content_type: request.header("content-type").unwrap_or_default().to_owned(),
+            body: request.body.clone(),
+        };
+        if let Some(directory) = &self.options.directory {
+            disk::store(directory, &object);
+        }
+        if let Some(on_upload) = &self.options.on_upload {
+            on_upload(&object);
+        }
+        let answer = Answer::json(200, &json!({"Key": key, "Id": object.id}));
+        objects.insert(key, object);
+        Ok(answer)
+    }
+
+    fn remove(&self, object: &str) -> Result<Answer, Answer> {
+        let removed = lock(&self.objects).remove(object);
+        let removed = removed.ok_or_else(|| self.refusal(404, "not_found", "Object not found"))?;
+        if let Some(directory) = &self.options.directory {
+            disk::remove(directory, &removed);
+        }
+        Ok(Answer::json(200, &json!({"message": "Successfully deleted"})))
+    }
+
+    fn info(&self, object: &str) -> Result<Answer, Answer> {
+        let object = self.found(object)?;
+        Ok(Answer::json(
+            200,
+            &json!({
+                "id": object.id,
+                "name": object.path,
+                "bucket_id": object.bucket,
+                "size": object.body.len(),
+                "content_type": object.content_type,
+            }),
+        ))
+    }
+
+    fn sign(&self, request: &Request, object: &str) -> Result<Answer, Answer> {
+        let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let Some(seconds) = asked["expiresIn"].as_u64().filter(|seconds| *seconds > 0) else {
+            return Err(self.refusal(400, "Error", "body/expiresIn must be >= 1"));
+        };
+        self.found(object)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let url = Value::from(object);
+        let payload =
+            format!(r#"{{"url":{url},"scope":"download","iat":{now},"exp":{}}}"#, now + seconds);
+        let token = jwt::sign(&self.options.jwt_secret, &payload);
+        let signed_url = format!("/object/sign/{object}?token={token}");
+        Ok(Answer::json(200, &json!({"signedURL": signed_url})))
+    }
+
+    fn download(&self, request: &Request, object: &str) -> Result<Answer, Answer> {
+        let refuse = |message| Err(self.refusal(400, "InvalidJWT", message));
+        let token = request.query("token").unwrap_or_default();
+        let Some(payload) = jwt::verify(&self.options.jwt_secret, token) else {
+            return refuse("signature verification failed");
+        };
+        let payload: Value = serde_json::from_str(&payload).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if payload["exp"].as_u64().is_none_or(|expiry| expiry <= now) {
+            return refuse("\"exp\" claim timestamp check failed");
+        }
+        if payload["url"] != object {
+            return refuse("Invalid signature");
+        }
+        let object = self.found(object)?;
+        Ok(Answer::file(&object.content_type, object.body))
+    }
+}
+
+/// An id in the form of a UUID, the same for the same name.
+fn uuid(name: &str) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(name.as_bytes());
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let [a, b, c, d, e] = [&hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]];
+    format!("{a}-{b}-4{c}-8{d}-{e}")
+}
+
+/// Files that outlive the process: each one a line of JSON and the body behind it, written beside
+/// its place and moved there whole.
+mod disk {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::Object;
+
+    pub fn store(directory: &Path, object: &Object) {
+        let head = json!({
+            "id": object.id,
+            "bucket": object.bucket,
+            "path": object.path,
+            "content_type": object.content_type,
+        });
+        let mut bytes = format!("{head}\n").into_bytes();
+        bytes.extend_from_slice(&object.body);
+        fs::create_dir_all(directory).expect("the directory can be made");
+        let unfinished = directory.join(format!(".{}", object.id));
+        fs::write(&unfinished, bytes).expect("the file can be written");
+        fs::rename(&unfinished, directory.join(&object.id)).expect("it can be moved");
+    }
+
+    pub fn remove(directory: &Path, object: &Object) {
+        fs::remove_file(directory.join(&object.id)).expect("the file can be removed");
+    }
+
+    pub fn load(directory: &Path) -> BTreeMap<String, Object> {
+        let Ok(files) = fs::read_dir(directory) else { return BTreeMap::new() };
+        let files = files.map_while(Result::ok).map(|file| file.path());
+        let is_finished = |path: &std::path::PathBuf| {
+            path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
+        };
+        files.filter(is_finished).map(|path| read(&path)).collect()
+    }
+
+    fn read(path: &Path) -> (String, Object) {
+        let bytes = fs::read(path).expect("the file can be read");
+        let end = bytes.iter().position(|byte| *byte == b'\n').expect("it has a head");
+        let head: Value = serde_json::from_slice(&bytes[..end]).expect("its head is JSON");
+        let text = |key: &str| head[key].as_str().unwrap_or_default().to_owned();
+        let object = Object {
+            id: text("id"),
+            bucket: text("bucket"),
+            path: text("path"),
+            content_type: text("content_type"),
+            body: bytes[end + 1..].to_vec(),
+        };
+        (format!("{}/{}", object.bucket, object.path), object)
+    }
+}

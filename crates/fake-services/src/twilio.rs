@@ -1,0 +1,119 @@
+//! A fake Twilio: the API asks for the account's password and sends on to another host, which
+//! gives out the file and wants no password.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
+use crate::answer::Answer;
+use crate::request::Request;
+use crate::server::{FakeServer, lock};
+
+pub struct Twilio {
+    api: FakeServer,
+    media: FakeServer,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    account_sid: String,
+    authorization: String,
+    /// What is under each path.
+    files: Mutex<BTreeMap<String, Answer>>,
+    failures: Mutex<VecDeque<Answer>>,
+    latency: Mutex<Duration>,
+}
+
+impl Twilio {
+    pub fn start(account_sid: &str, auth_token: &str) -> Twilio {
+        let pair = BASE64_STANDARD.encode(format!("{account_sid}:{auth_token}"));
+        let state = Arc::new(State {
+            account_sid: account_sid.to_owned(),
+            authorization: format!("Basic {pair}"),
+            ..State::default()
+        });
+        let media = FakeServer::start({
+            let state = Arc::clone(&state);
+            move |request| state.file(request)
+        });
+        let api = FakeServer::start({
+            let (state, media) = (Arc::clone(&state), media.url(""));
+            move |request| state.redirect(request, &media)
+        });
+        Twilio { api, media, state }
+    }
+
+    /// Offers a file; gives its URL, as the webhook tells it.
+    pub fn offer(&self, content_type: &str, body: impl Into<Vec<u8>>) -> String {
+        self.offer_answer(Answer::file(content_type, body))
+    }
+
+    /// Offers an answer of the host that gives out the files.
+    pub fn offer_answer(&self, answer: Answer) -> String {
+        let mut files = lock(&self.state.files);
+        let media = format!("ME{:032x}", files.len());
+        files.insert(media.clone(), answer);
+        let account = &self.state.account_sid;
+        self.api.url(&format!("/2010-04-01/Accounts/{account}/Messages/MM0/Media/{media}"))
+    }
+
+    /// What `civic.media_hosts` must be: the API first, then the host that gives out the files.
+    pub fn hosts(&self) -> String {
+        format!("{}, {}", self.api.host(), self.media.host())
+    }
+
+    /// The API gives these answers first, one a request.
+    pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
+        lock(&self.state.failures).extend(answers);
+    }
+
+    /// How long each host takes for an answer.
+    pub fn takes(&self, latency: Duration) {
+        *lock(&self.state.latency) = latency;
+    }
+
+    pub fn api(&self) -> &FakeServer {
+        &self.api
+    }
+
+    pub fn media(&self) -> &FakeServer {
+        &self.media
+    }
+}
+
+impl State {
+    fn redirect(&self, request: &Request, media: &str) -> Answer {
+        if let Some(failure) = lock(&self.failures).pop_front() {
+            return failure;
+        }
+        if request.header("authorization") != Some(&self.authorization) {
+            return Answer::json(401, &json!({"code": 20003, "message": "Authenticate"}));
+        }
+        let path = request.path();
+        let file = path.rsplit('/').next().unwrap_or_default();
+        if !lock(&self.files).contains_key(file) {
+            return Answer::json(404, &json!({"code": 20404, "message": "not found"}));
+        }
+        let location = format!("{media}/{}/{file}?Signature=signed", self.account_sid);
+        Answer::redirect(&location).later(*lock(&self.latency))
+    }
+
+    fn file(&self, request: &Request) -> Answer {
+        // A signed URL and a password at once are refused by what is behind it.
+        if request.header("authorization").is_some() {
+            return Answer::new(400).body("Only one auth mechanism allowed");
+        }
+        if request.query("Signature") != Some("signed") {
+            return Answer::new(403);
+        }
+        let path = request.path();
+        let file = path.rsplit('/').next().unwrap_or_default();
+        let answer = lock(&self.files).get(file).cloned();
+        answer.unwrap_or_else(|| Answer::new(404)).later(*lock(&self.latency))
+    }
+}

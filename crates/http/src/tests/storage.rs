@@ -1,0 +1,379 @@
+//! What the Storage API answers, and what it means.
+
+use std::time::Duration;
+
+use civic_fake_services::{Answer, Errors, FakeServer, Options, Storage, sequence};
+use serde_json::json;
+
+use super::*;
+use crate::{Kind, Stat};
+
+#[test]
+fn a_file_is_uploaded_as_it_is() {
+    let storage = storage();
+    let id = upload(&api(&storage), PATH, "bytes").unwrap().unwrap();
+    let object = storage.object("evidence", PATH).unwrap();
+    assert_eq!((object.id, object.body), (id, b"bytes".to_vec()));
+    assert_eq!(object.content_type, "image/jpeg");
+    let request = &storage.server().requests()[0];
+    assert_eq!(request.header("x-upsert"), Some("false"));
+    assert_eq!(request.header("content-length"), Some("5"));
+    assert_eq!(
+        request.header("authorization"),
+        Some(&*format!("Bearer {}", storage.service_key()))
+    );
+    assert_eq!(request.header("apikey"), Some(storage.service_key()));
+}
+
+#[test]
+fn an_empty_file_is_a_file() {
+    let storage = storage();
+    upload(&api(&storage), PATH, "").unwrap();
+    assert_eq!(storage.object("evidence", PATH).unwrap().body, b"");
+    assert_eq!(storage.server().requests()[0].header("content-length"), Some("0"));
+    let stat = api(&storage).stat("evidence", PATH, &Cancel::new()).unwrap();
+    assert_eq!(stat.unwrap().size, 0);
+}
+
+#[test]
+fn a_path_arrives_whatever_it_holds() {
+    let server = FakeServer::start(|request| {
+        let path = request.path();
+        let key = path.strip_prefix("/storage/v1/object/").unwrap();
+        Answer::json(200, &json!({"Key": key, "Id": "1"}))
+    });
+    let api = api_of(&server, LIMITS);
+    for path in [
+        "t/f/é à 日本.jpg",
+        "t/f/100%.jpg",
+        "t/f/a#b?c=d&e.jpg",
+        "t/f/ a b .jpg",
+        "t/f/%2e%2e",
+        "t/f/a\\b",
+    ] {
+        upload(&api, path, "x").unwrap();
+    }
+    let requests = server.requests();
+    assert_eq!(
+        requests[0].target,
+        "/storage/v1/object/evidence/t/f/%C3%A9%20%C3%A0%20%E6%97%A5%E6%9C%AC.jpg"
+    );
+    assert_eq!(requests[1].target, "/storage/v1/object/evidence/t/f/100%25.jpg");
+}
+
+#[test]
+fn a_path_that_would_lead_elsewhere_is_not_sent() {
+    let storage = storage();
+    let api = api(&storage);
+    for path in ["../secret", "t/../u/a.jpg", "t//a.jpg", "", "/t/f/a"] {
+        assert_eq!(upload(&api, path, "x").unwrap_err().kind(), Kind::Invalid, "{path:?}");
+        assert!(api.stat("evidence", path, &Cancel::new()).is_err());
+        assert!(api.remove("evidence", path, &Cancel::new()).is_err());
+        assert!(api.sign("evidence", path, Duration::from_secs(1), &Cancel::new()).is_err());
+    }
+    assert!(api.stat("evidence/t", "f/a", &Cancel::new()).is_err());
+    assert_eq!(storage.server().connections(), 0);
+}
+
+#[test]
+fn a_header_cannot_be_smuggled_in() {
+    let storage = storage();
+    let api = api(&storage);
+    let content_type = "image/jpeg\r\nx-upsert: true";
+    let refused = api.upload("evidence", PATH, content_type, vec![], &Cancel::new());
+    assert_eq!(refused.unwrap_err().kind(), Kind::Invalid);
+    let key = Secret::new("key\r\nx-upsert: true");
+    let error = StorageApi::new(&storage.url(), key, LIMITS).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(!error.message().contains("upsert"), "{error}");
+}
+
+#[test]
+fn a_url_that_is_no_api_is_refused() {
+    for url in [
+        "",
+        "storage",
+        "ftp://h/storage/v1",
+        "file:///storage",
+        "https://u:hunter2@h/",
+        "https://h/?x=hunter2",
+        "https://h/#x",
+        "https://",
+    ] {
+        let error = StorageApi::new(url, Secret::new(KEY), LIMITS).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{url:?}");
+        assert_tells_no_secret(&error);
+    }
+}
+
+#[test]
+fn a_name_that_is_taken_is_a_duplicate_however_it_is_told() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let storage = Storage::start(Options { errors, ..Options::default() });
+        let api = api(&storage);
+        upload(&api, PATH, "first").unwrap();
+        let error = upload(&api, PATH, "second").unwrap_err();
+        assert_eq!(error.kind(), Kind::Duplicate);
+        assert!(error.message().contains("409: The resource already exists"), "{error}");
+        assert_eq!(storage.object("evidence", PATH).unwrap().body, b"first");
+    }
+}
+
+#[test]
+fn a_file_is_known_by_size_and_type_or_not_at_all() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let storage = Storage::start(Options { errors, ..Options::default() });
+        let api = api(&storage);
+        let stat = |path| api.stat("evidence", path, &Cancel::new()).unwrap();
+        upload(&api, "t/f/ä b.jpg".replace('ä', "a").as_str(), "12345").unwrap();
+        let known = Stat { content_type: Some("image/jpeg".to_owned()), size: 5 };
+        assert_eq!(stat("t/f/a b.jpg"), Some(known));
+        assert_eq!(stat("t/f/other.jpg"), None);
+    }
+}
+
+#[test]
+fn a_link_is_the_one_that_the_api_signs() {
+    let storage = storage();
+    let api = api(&storage);
+    upload(&api, "t/f/a b&+.jpg", "bytes").unwrap();
+    let link =
+        api.sign("evidence", "t/f/a b&+.jpg", Duration::from_secs(60), &Cancel::new()).unwrap();
+    let (url, token) = link.split_once("?token=").unwrap();
+    assert_eq!(url, format!("{}/object/sign/evidence/t/f/a%20b&+.jpg", storage.url()));
+    let payload = civic_fake_services::verify_jwt(storage.jwt_secret(), token).unwrap();
+    let payload: serde_json::Value = serde_json::from_str(&payload).unwrap();
+    assert_eq!(payload["url"], "evidence/t/f/a b&+.jpg");
+    let lifetime = payload["exp"].as_u64().unwrap() - payload["iat"].as_u64().unwrap();
+    assert_eq!(lifetime, 60);
+}
+
+#[test]
+fn no_link_is_signed_for_a_file_that_is_not_there() {
+    let storage = storage();
+    let signed = api(&storage).sign("evidence", PATH, Duration::from_secs(60), &Cancel::new());
+    assert_eq!(signed.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_link_that_is_none_is_not_passed_on() {
+    for answer in [
+        json!({}),
+        json!({"signedURL": "/object/sign/evidence/t/f/a.jpg"}),
+        json!({"signedURL": "https://evil.example/?token="}),
+        json!({"signedURL": "/object/sign/evidence/t/f/a.jpg?token=a&next=https://evil.example"}),
+        json!({"signedURL": "/object/sign/evidence/t/f/a.jpg?token=a\nb"}),
+    ] {
+        let server = FakeServer::start(sequence([Answer::json(200, &answer)]));
+        let signed =
+            api_of(&server, LIMITS).sign("evidence", PATH, Duration::from_secs(1), &Cancel::new());
+        assert_eq!(signed.unwrap_err().kind(), Kind::Malformed, "{answer}");
+    }
+}
+
+#[test]
+fn a_link_leads_to_our_server_whatever_the_api_says() {
+    let answer = json!({"signedURL": "https://evil.example/object?token=abc"});
+    let server = FakeServer::start(sequence([Answer::json(200, &answer)]));
+    let link =
+        api_of(&server, LIMITS).sign("evidence", PATH, Duration::from_secs(1), &Cancel::new());
+    let expected = server.url("/storage/v1/object/sign/evidence/t/f/a.jpg?token=abc");
+    assert_eq!(link.unwrap(), expected);
+}
+
+#[test]
+fn a_wrong_key_is_told_and_not_shown() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let storage = Storage::start(Options { errors, ..Options::default() });
+        let api = StorageApi::new(&storage.url(), Secret::new(KEY), LIMITS).unwrap();
+        let error = upload(&api, PATH, "x").unwrap_err();
+        assert_eq!(error.kind(), Kind::Unauthorized);
+        assert_tells_no_secret(&error);
+        assert_eq!(storage.objects(), []);
+    }
+}
+
+#[test]
+fn a_key_that_the_api_repeats_is_taken_out_of_its_words() {
+    let told = json!({"statusCode": "403", "message": format!("bad token {KEY}\nline")});
+    let server = FakeServer::start(sequence([Answer::json(400, &told)]));
+    let error = upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err();
+    assert_tells_no_secret(&error);
+    assert!(error.message().ends_with(r"bad token [secret]\nline"), "{error}");
+}
+
+#[test]
+fn an_error_means_what_its_code_says() {
+    let meaning = |status, told| {
+        let server = FakeServer::start(sequence([Answer::json(status, &told)]));
+        upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err().kind()
+    };
+    for (code, kind) in [
+        (400, Kind::Rejected),
+        (401, Kind::Unauthorized),
+        (403, Kind::Unauthorized),
+        (404, Kind::NotFound),
+        (409, Kind::Duplicate),
+        (413, Kind::TooLarge),
+        (415, Kind::UnsupportedType),
+        (423, Kind::Busy),
+        (429, Kind::Busy),
+        (500, Kind::ServerError),
+        (503, Kind::ServerError),
+        (544, Kind::ServerError),
+    ] {
+        assert_eq!(meaning(code, json!({})), kind, "{code} as the status");
+        let told = json!({"statusCode": code.to_string(), "error": "x", "message": "y"});
+        assert_eq!(meaning(400, told), kind, "{code} in the body");
+        assert_eq!(meaning(400, json!({"statusCode": code})), kind, "{code} in the body, a number");
+    }
+    assert_eq!(
+        meaning(400, json!({"statusCode": "400", "code": "InvalidJWT"})),
+        Kind::Unauthorized
+    );
+    // A code that is none does not turn a failure into a success.
+    for told in [json!({"statusCode": "200"}), json!({"statusCode": -1}), json!([]), json!(null)] {
+        assert_eq!(meaning(400, told), Kind::Rejected);
+    }
+}
+
+#[test]
+fn only_what_may_heal_is_tried_again() {
+    let heals = |code| {
+        let server = FakeServer::start(sequence([Answer::new(code)]));
+        upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err().may_heal()
+    };
+    for code in [408, 423, 429, 500, 502, 503, 504] {
+        assert!(heals(code), "{code}");
+    }
+    for code in [400, 401, 403, 404, 409, 413, 415, 422] {
+        assert!(!heals(code), "{code}");
+    }
+}
+
+#[test]
+fn a_busy_server_says_when_to_come_again() {
+    let wait = |value: &str| {
+        let server = FakeServer::start(sequence([Answer::new(429).header("retry-after", value)]));
+        upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err().retry_after()
+    };
+    assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+    assert_eq!(wait("0"), Some(Duration::ZERO));
+    assert_eq!(wait("99999999999"), Some(Duration::from_secs(24 * 60 * 60)));
+    assert_eq!(wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+    assert!(wait("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > Duration::from_secs(3600));
+    for nonsense in ["soon", "-1", "1.5", ""] {
+        assert_eq!(wait(nonsense), None, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn a_file_is_removed_once() {
+    for errors in [Errors::InBody, Errors::AsStatus] {
+        let storage = Storage::start(Options { errors, ..Options::default() });
+        let api = api(&storage);
+        upload(&api, PATH, "x").unwrap();
+        assert_eq!(api.remove("evidence", PATH, &Cancel::new()), Ok(true));
+        assert_eq!(storage.object("evidence", PATH), None);
+        assert_eq!(api.remove("evidence", PATH, &Cancel::new()), Ok(false));
+    }
+}
+
+#[test]
+fn a_removal_that_nobody_confirms_is_no_success() {
+    for answer in [
+        Answer::file("text/html", "<html>Maintenance</html>"),
+        Answer::json(200, &json!({})),
+        Answer::new(204),
+        Answer::new(500),
+    ] {
+        let server = FakeServer::start(sequence([answer.clone()]));
+        let error = api_of(&server, LIMITS).remove("evidence", PATH, &Cancel::new()).unwrap_err();
+        assert!(error.may_heal(), "{answer:?}: {error}");
+    }
+}
+
+#[test]
+fn a_page_in_the_place_of_json_is_no_success() {
+    for answer in [
+        Answer::file("text/html", "<html>Maintenance</html>"),
+        Answer::json(200, &json!({"Key": "evidence/other.jpg"})),
+        Answer::json(200, &json!(["Key"])),
+        Answer::new(204),
+        Answer::file("application/json", vec![b' '; 100_000]),
+        Answer::redirect("https://evil.example/"),
+    ] {
+        let server = FakeServer::start(sequence([answer.clone()]));
+        let error = upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err();
+        assert_eq!(error.kind(), Kind::Malformed, "{answer:?}");
+        let unknown = api_of(&server, LIMITS).stat("evidence", PATH, &Cancel::new());
+        assert_eq!(unknown.unwrap_err().kind(), Kind::Malformed, "{answer:?}");
+    }
+}
+
+#[test]
+fn the_key_does_not_follow_a_redirect() {
+    let elsewhere = FakeServer::start(sequence([Answer::new(200)]));
+    let server = FakeServer::start(sequence([Answer::redirect(&elsewhere.url("/"))]));
+    assert!(upload(&api_of(&server, LIMITS), PATH, "x").is_err());
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[test]
+fn a_server_that_fails_for_a_while_is_good_again() {
+    let storage = storage();
+    let api = api(&storage);
+    storage.fails_first([Answer::new(500), Answer::hang_up(), Answer::new(503)]);
+    for kind in [Kind::ServerError, Kind::CutShort, Kind::ServerError] {
+        let error = upload(&api, PATH, "x").unwrap_err();
+        assert!(error.may_heal());
+        assert_eq!(error.kind(), kind);
+    }
+    upload(&api, PATH, "x").unwrap();
+}
+
+#[test]
+fn an_upload_whose_answer_was_lost_is_found_again() {
+    let storage = storage();
+    let api = api(&storage);
+    storage.answers_instead([Answer::hang_up()]);
+    assert_eq!(upload(&api, PATH, "bytes").unwrap_err().kind(), Kind::CutShort);
+    assert_eq!(upload(&api, PATH, "bytes").unwrap_err().kind(), Kind::Duplicate);
+    assert_eq!(api.stat("evidence", PATH, &Cancel::new()).unwrap().unwrap().size, 5);
+    assert_eq!(storage.objects().len(), 1);
+}
+
+#[test]
+fn a_file_comes_back_as_it_was_stored() {
+    let storage = storage();
+    let api = api(&storage);
+    for (path, body) in [(PATH, &b"\0bytes\xff"[..]), ("t/f/a & b (1).jpg", b"")] {
+        upload(&api, path, body).unwrap();
+        let media = api.download("evidence", path, &Cancel::new()).unwrap().unwrap();
+        assert_eq!((media.content_type.as_str(), media.body.as_slice()), ("image/jpeg", body));
+        let request = storage.server().requests().pop().unwrap();
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+    }
+    assert_eq!(api.download("evidence", "t/f/other.jpg", &Cancel::new()), Ok(None));
+    assert_eq!(api.download("documents", PATH, &Cancel::new()), Ok(None));
+}
+
+#[test]
+fn what_is_no_whole_file_does_not_come_back() {
+    let file = || Answer::file("image/jpeg", vec![0; 2000]);
+    let untyped = Answer::new(200).body("bytes");
+    for (answer, kind) in [
+        (file().endless(), Kind::TooLarge),
+        (file().cut_after(1000), Kind::CutShort),
+        (untyped, Kind::Malformed),
+        (Answer::new(500), Kind::ServerError),
+        (Answer::new(204), Kind::Malformed),
+        (Answer::redirect("https://evil.example/"), Kind::Malformed),
+    ] {
+        let server = FakeServer::start(sequence([answer.clone()]));
+        let api = api_of(&server, LIMITS);
+        let error = api.download("evidence", PATH, &Cancel::new()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{answer:?}: {error}");
+        assert_tells_no_secret(&error);
+    }
+}
