@@ -1,15 +1,19 @@
-# make demo     plays the story on a real PostgreSQL
-# make test     runs every test, on PostgreSQL 18 and on Debian's 15
-# make psql     a shell in the demo's database
-# make bench    measures against the plain SQL that this replaces
-# make lint     formatting and clippy
-# make install  builds it and installs it into the server of PG_CONFIG
+# make demo     play the whole story on a private PostgreSQL 18
+# make test     run every test, on PostgreSQL 18 and on Debian's 15
+# make psql     open a shell in the demo's database
+# make bench    measure against the plain SQL that pg_civic replaces
+# make lint     check formatting, clippy and, with cargo-deny, the dependencies
+# make install  build the extension and install it into the server of PG_CONFIG
 #
 # PG_CONFIG=/path/to/pg_config names another server than the private ones.
 
 export PG_CONFIG
 
-.PHONY: demo test psql bench lint install bootstrap
+.PHONY: help demo test psql bench lint install bootstrap
+
+# The first target: `make` alone prints the lines above and installs nothing.
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 bootstrap:
 	@scripts/bootstrap.sh

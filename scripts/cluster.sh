@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Private clusters: own data directory and socket, no TCP port, and their own user where root calls.
-#   cluster.sh start NAME     makes the cluster if there is none, starts it if it is down; with
+#   cluster.sh start NAME     creates the cluster if there is none, starts it if it is down; with
 #                             CLUSTER_PRELOAD=pg_civic its relay serves the database NAME
 #   cluster.sh stop NAME
 #   cluster.sh destroy NAME   stops it and removes it
@@ -34,7 +34,7 @@ ${CLUSTER_PRELOAD:+shared_preload_libraries = '$CLUSTER_PRELOAD'
 civic.database = '$name'}
 CONF
     fi
-    # The directory is the server user's alone, so only he and root reach the socket.
+    # Only the server's user and root can enter the directory, so only they reach the socket.
     is_running || as_server_user "$bin/pg_ctl" -D "$data" -l "$home/log" -w -s start \
         || die "PostgreSQL did not start: see $home/log"
     ;;

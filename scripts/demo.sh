@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 scripts/install.sh
-# Anew: a server that runs keeps the library that it has preloaded.
+# A new cluster: a running server keeps the library that it has preloaded.
 scripts/cluster.sh destroy demo
 CLUSTER_PRELOAD=pg_civic scripts/cluster.sh start demo
 cargo build --quiet --release --package pg_civic_demo

@@ -27,8 +27,8 @@ export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 
-# A stray setting of the person's own shell must not lead a test to his server.
-# Nor shall errors carry the backtraces of a developer's shell.
+# A setting of the developer's shell must not lead a test to another server.
+# Errors must not carry backtraces because the developer's shell asks for them.
 unset RUST_BACKTRACE RUST_LIB_BACKTRACE
 unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGOPTIONS PGSERVICE
 

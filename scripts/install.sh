@@ -7,6 +7,6 @@ cd "$(dirname "$0")/.."
 options=(--release --pg-config "$PG_CONFIG" --no-default-features --features "pg$(major_of "$PG_CONFIG")")
 [ -w "$("$PG_CONFIG" --pkglibdir)" ] || options+=(--sudo)
 say "building pg_civic for $("$PG_CONFIG" --version) and installing it into $("$PG_CONFIG" --pkglibdir)"
-# pgrx tells of each file that it copies; what the compiler says is kept.
+# pgrx prints each file that it copies; only the output of the compiler is kept.
 cargo pgrx install "${options[@]}" 2>&1 \
     | grep --line-buffered -Ev '(Using|Building|Running|Installing|Copying|Discovered|Writing) ?.\[|^Using sudo|^$' >&2

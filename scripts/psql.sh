@@ -12,9 +12,9 @@ if [ "$("${psql[@]}" -d postgres -Atc "SELECT count(*) FROM pg_database WHERE da
     scripts/demo.sh
 fi
 [ ! -t 0 ] || cat <<'HELP'
-To be somebody:
+To act as a user:
   SET ROLE authenticated;
   SET request.jwt.claims = '{"app_metadata": {"tenant_id": "00000000-0000-0000-0000-000000000001", "role": "manager"}}';
-and yourself again: RESET ROLE;
+To be the superuser again: RESET ROLE;
 HELP
 exec "${psql[@]}" -d demo "$@"

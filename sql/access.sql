@@ -1,6 +1,6 @@
--- The read rule. The planner inlines it into the policy, so that it becomes a range of the index
+-- The read rule, for queries. The planner inlines it, so that a query becomes a range of the index
 -- (bucket_id, name COLLATE "C"): hence SQL, not STRICT, no SET, one expression. Its body is parsed
--- here and now, so no caller's search_path can give its operators another meaning.
+-- when it is created, so no caller's search_path can give its operators another meaning.
 CREATE FUNCTION civic.can_read_object(bucket_id text, name text) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE COST 10
     RETURN bucket_id OPERATOR(pg_catalog.=) ANY (civic.readable_buckets())

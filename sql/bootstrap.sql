@@ -1,5 +1,5 @@
--- ASCII alone in these files: this one is read by databases of other encodings too.
--- Every text that reaches this extension is read as UTF-8.
+-- Only ASCII in these files: databases of other encodings read this one too.
+-- The extension reads every text as UTF-8.
 DO $$
 BEGIN
     IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN

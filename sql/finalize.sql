@@ -1,13 +1,13 @@
 -- Who may call what. Every function is named here; a test holds this list against the catalog.
 
--- They take nothing from a row, so they can tell nothing of it: the planner may use them in the
+-- They read nothing from a row, so they cannot leak anything of it: the planner may use them in the
 -- index condition of a guarded table.
 ALTER FUNCTION civic.readable_buckets() LEAKPROOF;
 ALTER FUNCTION civic.tenant_folder_start() LEAKPROOF;
 ALTER FUNCTION civic.tenant_folder_end() LEAKPROOF;
 
--- Default privileges may have given away what is new, as they do where roles are granted
--- everything from the start: to call what works with the service key, to make objects beside ours.
+-- Default privileges may have granted rights on the new objects: to call functions that use the
+-- service key, to create objects in the schema.
 DO $$
 DECLARE
     grantee pg_catalog.regrole;
@@ -30,7 +30,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM PUBLIC;
 REVOKE ALL ON SCHEMA civic FROM PUBLIC;
 GRANT USAGE ON SCHEMA civic TO PUBLIC;
 
--- Rules over the caller's own claims, and pure functions.
+-- Rules over the caller's claims, and pure functions.
 GRANT EXECUTE ON FUNCTION
     civic.tenant_id(),
     civic.user_role(),
@@ -54,17 +54,17 @@ GRANT EXECUTE ON FUNCTION
     civic.ticket_payload(text, jsonb)
 TO PUBLIC;
 
--- They do nothing that the caller could not do by hand, and say what is lacking.
+-- They do nothing that the caller could not do by hand, and report which rights are missing.
 GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO PUBLIC;
 
--- An event on a municipality's channel is believed: only the server's side sends one. PUBLIC gets
--- neither publish() nor the trigger function, which does the same for the owner of any table. setup()
--- grants the trigger function to the owner of the table of tickets, who makes the trigger.
+-- Clients trust the events of a municipality's channel: only the server's side sends them. PUBLIC gets
+-- neither publish() nor the trigger function, with which the owner of any table could send events.
+-- setup() grants the trigger function to the owner of the table of tickets, who creates the trigger.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
         GRANT EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) TO service_role;
-        -- The worker's jobs work with the service key.
+        -- The worker does its jobs with the service key.
         GRANT EXECUTE ON FUNCTION
             civic.enqueue_media(text, text, text, text, boolean),
             civic.cancel_media_job(uuid),
@@ -75,8 +75,8 @@ BEGIN
 END
 $$;
 
--- What uses the service key or Twilio is the server's side's alone. What believes claims is for the
--- role whose claims the gateway has verified: another role could write what it likes into them.
+-- Functions that use the service key or Twilio are for the server's side only. Functions that trust
+-- claims are for the role whose claims the gateway has verified: another role could set any claims.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
@@ -96,9 +96,9 @@ END
 $$;
 
 COMMENT ON SCHEMA civic IS 'pg_civic: tenant-guarded storage and ticket events';
-COMMENT ON FUNCTION civic.tenant_id() IS 'the caller''s municipality, from the claims; NULL where there is none';
-COMMENT ON FUNCTION civic.user_role() IS 'the caller''s role in the application, as the claims have it; NULL where there is none';
-COMMENT ON FUNCTION civic.user_id() IS 'the caller''s user id (claim sub); NULL where there is none';
+COMMENT ON FUNCTION civic.tenant_id() IS 'the caller''s municipality, from the claims; NULL if there is none';
+COMMENT ON FUNCTION civic.user_role() IS 'the caller''s role in the application, as written in the claims; NULL if there is none';
+COMMENT ON FUNCTION civic.user_id() IS 'the caller''s user id (claim sub); NULL if there is none';
 COMMENT ON FUNCTION civic.has_role(text[]) IS 'whether the caller''s role is one of these, without regard to ASCII case';
 COMMENT ON FUNCTION civic.bucket_for_purpose(text) IS 'the bucket that serves a purpose';
 COMMENT ON FUNCTION civic.bucket_for_media(boolean) IS 'the bucket for a ticket''s media';
@@ -107,24 +107,24 @@ COMMENT ON FUNCTION civic.object_path(text, text, text) IS '{tenant}/{folder}/{f
 COMMENT ON FUNCTION civic.generate_upload_url(text, text, text, text, text) IS 'where an upload goes: {bucket, path, file_id}';
 COMMENT ON FUNCTION civic.can_read_object(text, text) IS 'whether the caller may read an object of this name in this bucket';
 COMMENT ON FUNCTION civic.can_upload_object(text, text) IS 'whether the caller may add an object of this name to this bucket';
-COMMENT ON FUNCTION civic.readable_buckets() IS 'the buckets in which the caller reads the own tenant''s folder';
+COMMENT ON FUNCTION civic.readable_buckets() IS 'the buckets in which the caller reads their own tenant''s folder';
 COMMENT ON FUNCTION civic.tenant_folder_start() IS 'the first name that the caller''s folder can hold, in byte order';
-COMMENT ON FUNCTION civic.tenant_folder_end() IS 'the first name behind the caller''s folder, in byte order';
-COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a municipality''s changes are heard';
+COMMENT ON FUNCTION civic.tenant_folder_end() IS 'the first name after the caller''s folder, in byte order';
+COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a municipality''s events are published';
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
-COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: tells of each change to a ticket';
-COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application''s own to a municipality';
-COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'has the worker fetch media of a ticket and store it; gives the id of the job';
+COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: publishes each change of a ticket';
+COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application to a municipality';
+COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'queues a job: the worker fetches media of a ticket and stores it; returns the id of the job';
 COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
-COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a media job that has not succeeded due at once';
-COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of the own municipality';
+COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a queued, failed or cancelled media job due at once';
+COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality';
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
-COMMENT ON FUNCTION civic.relay_stats() IS 'how the relay is doing: one row';
+COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
-COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records an upload that has taken place; the same row at each call';
+COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records a finished upload; the same row at each call';
 COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';
 COMMENT ON FUNCTION civic.get_signed_url(text, text, integer) IS 'a link to a file that the caller may read, valid for some seconds';
 COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, boolean) IS 'fetches media and stores it where the ticket''s media goes, while the caller waits';
-COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and makes a table''s tickets heard; can be repeated';
+COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and publishes the changes of a table of tickets; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
-COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that mends it';
+COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that fixes it';

@@ -1,4 +1,4 @@
--- The queue of media: what enqueue_media() is asked for, and how it goes.
+-- The queue of media: the jobs of enqueue_media(), and their state.
 CREATE TABLE civic.media_jobs (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     tenant_id text NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE civic.media_jobs (
     file_size bigint,
     media_content_type text NOT NULL,
     media_url text NOT NULL,
-    -- The firewall, whoever writes here: what is sensitive goes behind it, and nothing comes out.
+    -- The firewall, for every writer: sensitive files are in gbv-evidence, and stay there.
     CONSTRAINT media_jobs_bucket CHECK (
         bucket OPERATOR(pg_catalog.=) CASE WHEN is_sensitive THEN 'gbv-evidence' ELSE 'evidence' END),
     CONSTRAINT media_jobs_former_bucket CHECK (
@@ -45,11 +45,11 @@ CREATE INDEX media_jobs_finished ON civic.media_jobs (finished_at) WHERE finishe
 CREATE INDEX media_jobs_sweep ON civic.media_jobs (sweep_at) WHERE sweep_at IS NOT NULL;
 CREATE INDEX media_jobs_of_tenant ON civic.media_jobs (tenant_id, created_at);
 
--- A job is data: pg_dump takes it along, so that none is lost with the server.
+-- A job is data: pg_dump includes it, so that none is lost with the server.
 SELECT pg_catalog.pg_extension_config_dump('civic.media_jobs', '');
 
--- Default privileges may have given rights on the new table away, TRIGGER among them, with which a
--- role would have its function called by the worker.
+-- Default privileges may have granted rights on the new table, TRIGGER among them: the worker would
+-- then run the trigger function of another role.
 DO $$
 DECLARE
     grantee pg_catalog.regrole;
@@ -65,9 +65,9 @@ END
 $$;
 REVOKE ALL ON civic.media_jobs FROM PUBLIC;
 
--- Whoever may read the file sees its job, but for the address that it comes from: that opens the
--- file for some time, without any policy. Claims are believed from `authenticated` alone: another
--- role could write what it likes into them.
+-- A user who may read the file sees its job, except for the URL that it comes from: this URL opens the
+-- file for some time, without any policy. Only the claims of `authenticated` are trusted: another role
+-- could set any claims.
 ALTER TABLE civic.media_jobs ENABLE ROW LEVEL SECURITY;
 DO $$
 BEGIN
@@ -83,16 +83,16 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE civic.media_jobs IS 'media that enqueue_media() was asked for, and how it goes';
+COMMENT ON TABLE civic.media_jobs IS 'media jobs of enqueue_media(), and their state';
 COMMENT ON COLUMN civic.media_jobs.state IS 'queued, running, done, failed or cancelled';
-COMMENT ON COLUMN civic.media_jobs.attempts IS 'tries so far, with the one that runs';
-COMMENT ON COLUMN civic.media_jobs.last_error IS 'why the last try failed; no secret is in it';
+COMMENT ON COLUMN civic.media_jobs.attempts IS 'attempts so far, including the running one';
+COMMENT ON COLUMN civic.media_jobs.last_error IS 'why the last attempt failed; contains no secret';
 COMMENT ON COLUMN civic.media_jobs.next_attempt_at IS 'when a queued job is due';
-COMMENT ON COLUMN civic.media_jobs.started_at IS 'when the last try began';
-COMMENT ON COLUMN civic.media_jobs.cancel_requested IS 'cancelled while it ran: the worker stops it, unless the file has got through';
-COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, or arrive, as the ticket was not sensitive before';
-COMMENT ON COLUMN civic.media_jobs.sweep_at IS 'when the worker removes the file from the former bucket, once more';
+COMMENT ON COLUMN civic.media_jobs.started_at IS 'when the last attempt began';
+COMMENT ON COLUMN civic.media_jobs.cancel_requested IS 'cancelled while it ran: the worker stops it, unless the file is already stored';
+COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, or arrive, because the ticket was not sensitive before';
+COMMENT ON COLUMN civic.media_jobs.sweep_at IS 'when the worker removes the file from the former bucket again';
 COMMENT ON COLUMN civic.media_jobs.content_type IS 'of the stored file';
 COMMENT ON COLUMN civic.media_jobs.file_size IS 'of the stored file, in bytes';
-COMMENT ON COLUMN civic.media_jobs.media_content_type IS 'what the webhook said it would be';
-COMMENT ON COLUMN civic.media_jobs.media_url IS 'where the file comes from; only for the server''s side';
+COMMENT ON COLUMN civic.media_jobs.media_content_type IS 'content type that the webhook named';
+COMMENT ON COLUMN civic.media_jobs.media_url IS 'where the file comes from; visible to service_role only';

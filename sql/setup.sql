@@ -1,5 +1,5 @@
--- What setup() has granted and revoked, so that teardown() gives back exactly that. Names and not
--- OIDs: it survives pg_dump and pg_restore.
+-- What setup() has granted and revoked, so that teardown() undoes exactly that. Names and not OIDs:
+-- the table survives pg_dump and pg_restore.
 CREATE TABLE civic.changed_privileges (
     change text NOT NULL,
     object_schema text NOT NULL,
@@ -18,7 +18,7 @@ CREATE TABLE civic.changed_privileges (
 );
 SELECT pg_catalog.pg_extension_config_dump('civic.changed_privileges', '');
 
--- Default privileges may have given rights on the new table away.
+-- Default privileges may have granted rights on the new table.
 DO $$
 DECLARE
     grantee pg_catalog.regrole;

@@ -1,5 +1,5 @@
-//! NOTIFY without the commit lock (DESIGN, decision 6): a transaction hands its events to a
-//! background worker through shared memory, and the worker notifies in batches.
+//! NOTIFY without the commit lock (docs/architecture.md, decision 6): a transaction hands its events to
+//! a background worker through shared memory, and the worker notifies in batches.
 
 pub mod frame;
 pub mod transaction;

@@ -317,7 +317,7 @@ pub fn write(
     out.push(b'}');
 }
 
-/// Who hears of a ticket, and how much (DESIGN, decision 5).
+/// Which channels receive an event of a ticket, and how much of it (docs/architecture.md, decision 5).
 pub fn deliveries(is_sensitive: bool, mode: SensitiveEvents) -> &'static [(Audience, Detail)] {
     match (is_sensitive, mode) {
         (false, _) | (true, SensitiveEvents::Full) => &[(Audience::Shared, Detail::Whole)],

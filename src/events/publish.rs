@@ -45,7 +45,7 @@ pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Err
 }
 
 /// An event of the application's own goes to its municipality. A sensitive one goes where
-/// `civic.sensitive_events` lets it (DESIGN, decision 5).
+/// `civic.sensitive_events` lets it (docs/architecture.md, decision 5).
 ///
 /// Errors, before anything is sent: an event that is no object or has no `type`, a municipality
 /// without a channel, an event longer than NOTIFY takes.

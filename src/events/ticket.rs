@@ -1,4 +1,4 @@
-//! A ticket's change becomes an event, and never costs the write (DESIGN, decision 4).
+//! A change of a ticket becomes an event, and never costs the write (docs/architecture.md, decision 4).
 
 use std::cell::RefCell;
 
