@@ -29,6 +29,14 @@ export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 
 # A setting of the developer's shell must not lead a test to another server.
 # Errors must not carry backtraces because the developer's shell asks for them.
+# rustup downloads the toolchain of rust-toolchain.toml, unless one is installed under that very name.
+RUST_VERSION=1.95.0
+if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && command -v rustup >/dev/null \
+    && ! rustup toolchain list 2>/dev/null | grep -q "^$RUST_VERSION" \
+    && RUSTUP_TOOLCHAIN=stable rustc --version 2>/dev/null | grep -q "^rustc $RUST_VERSION "; then
+    export RUSTUP_TOOLCHAIN=stable
+fi
+
 unset RUST_BACKTRACE RUST_LIB_BACKTRACE
 unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGOPTIONS PGSERVICE
 
