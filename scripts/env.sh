@@ -27,8 +27,6 @@ export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 
-# A setting of the developer's shell must not lead a test to another server.
-# Errors must not carry backtraces because the developer's shell asks for them.
 # rustup downloads the toolchain of rust-toolchain.toml, unless one is installed under that very name.
 RUST_VERSION=1.95.0
 if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && command -v rustup >/dev/null \
@@ -37,6 +35,8 @@ if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && command -v rustup >/dev/null \
     export RUSTUP_TOOLCHAIN=stable
 fi
 
+# A setting of the developer's shell must not lead a test to another server.
+# Errors must not carry backtraces because the developer's shell asks for them.
 unset RUST_BACKTRACE RUST_LIB_BACKTRACE
 unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGOPTIONS PGSERVICE
 
