@@ -102,7 +102,7 @@ fn check_changes_nothing() {
 fn before_setup_everything_is_missing() {
     let mut session = Database::supabase().superuser();
     let wrong = session.wrong();
-    assert_eq!(wrong.len(), 3 + 2 + 8 + 1 + 1, "{wrong:?}");
+    assert_eq!(wrong.len(), 3 + 3 + 8 + 1 + 1, "{wrong:?}");
     session.run("SELECT civic.setup()");
     let (component, _, fix) = only_wrong(&mut session, "setup() without a table");
     assert_eq!(component, "trigger");
@@ -165,10 +165,10 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
 #[test]
 fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() {
     let mut session = Database::guarded().superuser();
-    for function in [
-        "storage.civic_firewall(text, text)",
-        "storage.civic_firewall_upload(text, text)",
-        "storage.civic_firewall_exists()",
+    for (function, policy) in [
+        ("storage.civic_firewall(text, text)", "civic firewall"),
+        ("storage.civic_firewall_upload(text, text)", "civic firewall"),
+        ("storage.civic_firewall_exists()", "civic closed"),
     ] {
         let component = format!("function {function}");
         for change in
@@ -180,8 +180,8 @@ fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() 
         let tampered = format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC");
         is_found_and_mended(&mut session, &tampered, &component);
         session.run(&format!("DROP FUNCTION {function} CASCADE"));
-        let firewall = "policy \"civic firewall\" on storage.objects";
-        assert_eq!(session.wrong_components(), [&component, firewall]);
+        let policy = format!("policy \"{policy}\" on storage.objects");
+        assert_eq!(session.wrong_components(), [component, policy]);
         session.run(SETUP);
         assert_eq!(session.wrong(), []);
     }

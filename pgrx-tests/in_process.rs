@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 mod tests {
     use pgrx::prelude::*;
 
-    use crate::error::{Error, ServiceError};
+    use crate::pg;
     use crate::pg::wait::in_thread;
 
     #[pg_test]
@@ -18,7 +18,7 @@ mod tests {
     fn the_panic_of_a_thread_is_an_error_and_the_backend_lives() {
         for _ in 0..3 {
             let result = in_thread("test", || (), || -> i32 { panic!("on purpose") });
-            assert_eq!(result, Err(Error::Service(ServiceError::Panicked)));
+            assert_eq!(result, Err(pg::Error::Panicked));
         }
         assert_eq!(Spi::get_one::<i32>("SELECT 1"), Ok(Some(1)));
     }

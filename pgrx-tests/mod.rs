@@ -19,6 +19,7 @@ mod firewall_attacks;
 mod firewall_commands;
 mod firewall_outlives;
 mod firewall_sessions;
+mod layering;
 mod media;
 mod notify_queue;
 mod paths;

@@ -35,7 +35,7 @@ fn from_nothing_each_step_is_told_and_done() {
     expected.push("trigger ticket_update_notify on public.tickets");
     expected.push("columns of public.tickets");
     assert_eq!(components, expected);
-    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[18..19])
+    for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&expected[19..20])
     {
         assert_eq!(action_of(&steps, component), "done", "{component}");
     }

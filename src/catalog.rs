@@ -5,6 +5,9 @@
 //! [`Owner`] is the only way to one.
 
 mod code;
+mod error;
+
+pub use error::CatalogError;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -158,11 +161,12 @@ impl Owner {
             return Ok(Owner(owner));
         }
         let name = texts("SELECT pg_catalog.pg_get_userbyid($1)", &[owner.into()])?.concat();
-        Err(Error::Privileges {
+        Err(CatalogError::Privileges {
             action: "act as the owner",
             role: current_role()?,
             missing: vec![format!("the rights of role {name}")],
-        })
+        }
+        .into())
     }
 
     /// The owner of a table, by the names in the catalog; `None` where there is none.
@@ -223,7 +227,9 @@ impl Owner {
     ) -> Result<R, Error> {
         attempt(
             || foreign::run(self.0, table, foreign::LIMIT, action),
-            |sqlstate, message| Error::Refused { table, sqlstate, why: message.to_owned() },
+            |sqlstate, message| {
+                CatalogError::Refused { table, sqlstate, why: message.to_owned() }.into()
+            },
         )
     }
 }
@@ -266,11 +272,12 @@ fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Resu
         && let Some(EventTrigger { name, function, owner }) =
             event_triggers_of_others()?.into_iter().next()
     {
-        return Err(Error::WouldRunAsSuperuser {
+        return Err(CatalogError::WouldRunAsSuperuser {
             what: format!("event trigger {name}"),
             code: format!("function {function} of role \"{owner}\""),
             remedy: format!("Disable it first: ALTER EVENT TRIGGER {name} DISABLE;"),
-        });
+        }
+        .into());
     }
     role::defining_as(owner, act)
 }

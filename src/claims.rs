@@ -4,7 +4,10 @@
 //! SET LOCAL, RESET, rollback or another role, is seen at the next call, since each call compares
 //! the setting's bytes with those it has parsed.
 
+mod error;
 mod identity;
+
+pub use error::ClaimsError;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -40,7 +43,7 @@ fn copied(claims: &[u8]) -> Result<Vec<u8>, usize> {
 impl Parsed {
     fn is_current(&self) -> bool {
         self.generation == settings::generation()
-            && pg::with_setting(&self.access.claims_setting, |claims| {
+            && pg::guc::with_setting(&self.access.claims_setting, |claims| {
                 self.claims.as_deref() == claims
             })
     }
@@ -49,8 +52,8 @@ impl Parsed {
         let access = settings::access();
         let setting = || access.claims_setting.to_string_lossy().into_owned();
         let claims =
-            pg::with_setting(&access.claims_setting, |claims| claims.map(copied).transpose())
-                .map_err(|bytes| Error::ClaimsTooLong {
+            pg::guc::with_setting(&access.claims_setting, |claims| claims.map(copied).transpose())
+                .map_err(|bytes| ClaimsError::TooLong {
                     setting: setting(),
                     bytes,
                     limit: CLAIMS_LIMIT,
@@ -61,7 +64,7 @@ impl Parsed {
             &access.role_claim,
             pg::number_text,
         )
-        .ok_or_else(|| Error::InvalidClaims { setting: setting() })?;
+        .ok_or_else(|| ClaimsError::Invalid { setting: setting() })?;
         Ok(Parsed {
             generation: settings::generation(),
             access,

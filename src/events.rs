@@ -2,6 +2,8 @@
 
 pub mod buffer;
 pub mod channel;
+mod error;
+mod firewall;
 pub mod payload;
 pub mod publish;
 pub mod realtime;
@@ -10,13 +12,15 @@ pub mod sse;
 pub mod ticket;
 pub mod transaction;
 
+pub use error::EventError;
+
 use pgrx::datum::ToIsoString;
 use pgrx::datum::datetime_support::clock_timestamp;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, pg_sys};
 
-use crate::error::Error;
+use crate::error::Report;
 use crate::pg::event_stream::EventStream;
 use crate::pg::trigger::{TriggerCall, TriggerRow};
 use crate::{claims, pg, settings};
@@ -49,7 +53,7 @@ mod civic {
     #[pg_extern(volatile, parallel_unsafe)]
     fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> TriggerRow {
         let Some(call) = TriggerCall::from_fcinfo(fcinfo) else {
-            Error::NotATrigger { function: "civic.notify_ticket_update" }.raise()
+            EventError::NotATrigger { function: "civic.notify_ticket_update" }.raise()
         };
         ticket::notify(&call);
         call.unchanged_row()

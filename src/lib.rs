@@ -4,14 +4,12 @@ use pgrx::prelude::*;
 
 mod catalog;
 mod claims;
-mod encoding;
 mod error;
 mod events;
 mod media;
 #[allow(unsafe_code)]
 mod pg;
 mod relay;
-mod service;
 mod settings;
 mod setup;
 mod storage;

@@ -3,6 +3,7 @@
 mod attach;
 mod download;
 mod enqueue;
+mod error;
 mod in_hand;
 pub mod job;
 pub mod queue;
@@ -13,6 +14,8 @@ pub mod target;
 mod transfer;
 mod turn;
 mod worker;
+
+pub use error::MediaError;
 
 /// Prepares the worker and its helper. Call it while the library is preloaded.
 pub fn initialize() {

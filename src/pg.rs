@@ -3,9 +3,12 @@
 //! All of it runs in a backend's only thread, which is what PostgreSQL and pgrx ask for.
 
 mod argument;
+pub mod c_function;
+pub mod encoding;
+pub mod error;
 pub mod event_stream;
-mod firewall;
 pub mod foreign;
+pub mod guc;
 pub mod jit;
 pub mod latest;
 pub mod lock_budget;
@@ -26,32 +29,21 @@ pub mod trigger;
 pub mod wait;
 pub mod worker;
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::CStr;
 
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::prelude::*;
-use pgrx::{
-    FromDatum, GucContext, GucFlags, GucRegistry, GucSetting, IntoDatum, JsonB, PgMemoryContexts,
-    direct_function_call, pg_guard, pg_sys,
-};
+use pgrx::{FromDatum, IntoDatum, JsonB, PgMemoryContexts, direct_function_call, pg_sys};
 
-use crate::settings;
-
-pub use argument::{Bytes, ContentType, Json, RawText, Text, Texts, Url};
+pub use argument::{Bytes, ContentType, Json, RawText, Text, Texts, Url, required};
+pub use error::Error;
 pub use row::{Column, Row};
 pub use text::{TextArrayResult, TextResult};
 
 unsafe extern "C-unwind" {
-    /// The value of a setting (utils/guc.h), without pgrx's frame around it.
-    fn GetConfigOption(
-        name: *const c_char,
-        missing_ok: bool,
-        restrict_privileged: bool,
-    ) -> *const c_char;
-
     /// When the current transaction began (access/xact.h), without pgrx's frame around it.
     fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
 }
@@ -133,114 +125,6 @@ pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::getBaseType(type_oid) }
 }
 
-/// Hands the value of any setting to `read`; `None` where there is no such setting. The value is
-/// bytes: settings of the start-up packet are not checked for the database's encoding.
-pub fn with_setting<R>(name: &CStr, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
-    // SAFETY: `name` ends in NUL. With these arguments the server raises no error: an unknown name
-    // gives NULL, and no privilege is asked for. So it needs no frame to catch one, which would cost
-    // as much as the look-up, at each row.
-    let value = unsafe { GetConfigOption(name.as_ptr(), true, false) };
-    if value.is_null() {
-        return read(None);
-    }
-    // SAFETY: the server's string ends in NUL and lives until the setting is assigned again, which
-    // `read` cannot do: it gets no way into the server.
-    read(Some(unsafe { CStr::from_ptr(value) }.to_bytes()))
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn access_setting_assigned(
-    _value: *const c_char,
-    _extra: *mut std::ffi::c_void,
-) {
-    settings::assigned();
-}
-
-/// Refuses a value that is no list of transports.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_transports(
-    value: *mut *mut c_char,
-    _extra: *mut *mut std::ffi::c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the server hands over the new value, which ends in NUL, or NULL for none.
-    let value = unsafe { (!(*value).is_null()).then(|| CStr::from_ptr(*value)) };
-    value.is_none_or(|value| {
-        value.to_str().is_ok_and(|value| settings::EventTransport::parse(value).is_some())
-    })
-}
-
-/// Defines [`define_access_setting`]'s kind of setting for a list of transports.
-pub fn define_transport_setting(
-    name: &'static CStr,
-    short: &'static CStr,
-    long: &'static CStr,
-    setting: &'static GucSetting<Option<CString>>,
-) {
-    define_checked_setting(name, short, long, setting, Some(check_transports));
-}
-
-/// Defines a text setting that only a superuser sets and whose every assignment is noticed.
-pub fn define_access_setting(
-    name: &'static CStr,
-    short: &'static CStr,
-    long: &'static CStr,
-    setting: &'static GucSetting<Option<CString>>,
-) {
-    define_checked_setting(name, short, long, setting, None);
-}
-
-fn define_checked_setting(
-    name: &'static CStr,
-    short: &'static CStr,
-    long: &'static CStr,
-    setting: &'static GucSetting<Option<CString>>,
-    check: pg_sys::GucStringCheckHook,
-) {
-    // SAFETY: the hooks cannot panic, and are guarded all the same.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            name,
-            short,
-            long,
-            setting,
-            GucContext::Suset,
-            GucFlags::default(),
-            check,
-            Some(access_setting_assigned),
-            None,
-        );
-    }
-}
-
-/// Gives a setting a value until the nest level of settings ends that the caller has opened.
-fn set_for_now(name: &CStr, value: &CStr) {
-    // SAFETY: a setting that the server knows, and texts that end in NUL.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
-}
-
-/// Refuses settings of this prefix that no library has defined, so that a typing mistake is told.
-pub fn reserve_setting_prefix(prefix: &'static CStr) {
-    // SAFETY: `prefix` ends in NUL.
-    unsafe {
-        #[cfg(not(feature = "pg14"))]
-        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
-    }
-}
-
 /// A number in the text that jsonb gives it (`->>`); `None` where numeric cannot hold it.
 pub fn number_text(literal: &str) -> Option<String> {
     AnyNumeric::try_from(literal).ok().map(|number| number.to_string())
@@ -300,12 +184,6 @@ pub fn random_uuid() -> pgrx::Uuid {
     // SAFETY: a function of the catalog that takes no argument and returns a uuid.
     unsafe { direct_function_call::<pgrx::Uuid>(pg_sys::gen_random_uuid, &[]) }
         .expect("gen_random_uuid() returns no NULL")
-}
-
-/// Takes the configuration file's settings as they are now.
-pub fn reload_settings() {
-    // SAFETY: called from a worker's loop, where the server expects it.
-    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
 }
 
 /// Ends a background worker so that the server starts it anew: only an exit code other than 0 does.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::pg;
+use crate::pg::guc::{self, Hook};
 
 pub mod media;
 pub mod service;
@@ -120,9 +121,26 @@ thread_local! {
     static ACCESS: RefCell<(u64, Option<Rc<Access>>)> = const { RefCell::new((0, None)) };
 }
 
-/// Called by the server whenever a setting of [`Access`] takes a value.
-pub(crate) fn assigned() {
-    GENERATION.with(|generation| generation.set(generation.get() + 1));
+/// The hook of a setting of [`Access`].
+struct OfAccess;
+
+impl Hook for OfAccess {
+    fn assigned() {
+        GENERATION.with(|generation| generation.set(generation.get() + 1));
+    }
+}
+
+/// The hook of `civic.event_transport`, which takes nothing but a list of transports.
+struct OfTransport;
+
+impl Hook for OfTransport {
+    fn accepts(value: &str) -> bool {
+        EventTransport::parse(value).is_some()
+    }
+
+    fn assigned() {
+        OfAccess::assigned();
+    }
 }
 
 /// A number that differs when a setting of [`Access`] may differ.
@@ -187,7 +205,7 @@ fn list(setting: &GucSetting<Option<CString>>, separator: char) -> Vec<String> {
 /// Defines every setting. They decide who may read what, so only a superuser sets them.
 pub fn define() {
     let text = |name: &'static CStr, short, long, setting| {
-        pg::define_access_setting(name, short, long, setting);
+        guc::define_text::<OfAccess>(name, short, long, setting);
     };
     text(
         c"civic.claims_setting",
@@ -233,7 +251,7 @@ pub fn define() {
         c"Role names parted by commas, compared without regard to ASCII case.",
         &EVENT_LISTENERS,
     );
-    pg::define_transport_setting(
+    guc::define_text::<OfTransport>(
         c"civic.event_transport",
         c"How events travel.",
         c"auto: by NOTIFY, and to Supabase Realtime where it is installed. Or none, or a list of notify, realtime.",
@@ -280,7 +298,7 @@ pub fn define() {
     );
     service::define();
     media::define();
-    pg::reserve_setting_prefix(c"civic");
+    guc::reserve_prefix(c"civic");
 }
 
 #[cfg(test)]

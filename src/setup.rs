@@ -4,6 +4,7 @@
 
 mod buckets;
 mod check;
+mod error;
 mod files;
 mod firewall;
 mod grants;
@@ -14,6 +15,8 @@ mod realtime;
 mod rights;
 mod tickets;
 
+pub use error::SetupError;
+
 use std::collections::HashSet;
 
 use pgrx::iter::TableIterator;
@@ -21,6 +24,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::catalog::CatalogError;
 use crate::error::Error;
 use crate::{catalog, pg};
 
@@ -43,7 +47,7 @@ fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> 
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::Privileges { action, role: catalog::current_role()?, missing })
+    Err(CatalogError::Privileges { action, role: catalog::current_role()?, missing }.into())
 }
 
 fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {

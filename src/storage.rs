@@ -3,9 +3,12 @@
 //! They look nothing up by name, so no search_path is set: it would cost more than they do.
 
 pub mod access;
+pub mod api;
 pub mod attachment;
 pub mod bucket;
 mod confirm;
+mod error;
+mod firewall;
 mod link;
 mod object;
 pub mod path;
@@ -13,12 +16,13 @@ mod service;
 mod signed_url;
 mod upload;
 
+pub use error::StorageError;
+
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::json;
 
-use crate::error::Error;
 use crate::{claims, pg, settings};
 use bucket::Bucket;
 
@@ -65,7 +69,9 @@ mod civic {
     ) -> Result<JsonB, ErrorReport> {
         let bucket = Bucket::for_purpose(&purpose)?.id();
         if !path::is_content_type(&content_type) {
-            Err(Error::InvalidContentType { content_type: content_type.as_str().to_owned() })?;
+            Err(StorageError::InvalidContentType {
+                content_type: content_type.as_str().to_owned(),
+            })?;
         }
         let path = path::object_path(&tenant_id, &file_id, &filename)?;
         Ok(JsonB(json!({"bucket": bucket, "path": path, "file_id": file_id.as_str()})))

@@ -6,6 +6,7 @@
 
 use pgrx::pg_sys::Oid;
 
+use crate::catalog::CatalogError;
 use crate::error::Error;
 use crate::pg::{self, role};
 
@@ -153,13 +154,14 @@ pub fn refuse_code_of_others(
     let found = pg::latest::rows(FIND, &arguments)?;
     match found.into_iter().next() {
         None => Ok(()),
-        Some(code) => Err(Error::WouldRunAsSuperuser {
+        Some(code) => Err(CatalogError::WouldRunAsSuperuser {
             what: format!("a change of table {name}"),
             // A name that is no text is not shown.
             code: code.into_iter().flatten().next().unwrap_or_else(|| "code of others".to_owned()),
             remedy: format!(
                 "Give the table to a role that is no superuser: ALTER TABLE {name} OWNER TO …;"
             ),
-        }),
+        }
+        .into()),
     }
 }

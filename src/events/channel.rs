@@ -2,6 +2,8 @@
 
 use crate::claims::Identity;
 use crate::error::Error;
+use crate::events::EventError;
+use crate::pg;
 use crate::settings::Access;
 
 /// Longest channel that NOTIFY takes, in bytes (NAMEDATALEN - 1).
@@ -44,10 +46,13 @@ pub fn channel(municipality_id: &str, audience: Audience) -> Result<Channel, Err
 /// The same behind another prefix.
 pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Result<Channel, Error> {
     if municipality_id.is_empty() {
-        return Err(Error::Empty { what: "municipality_id" });
+        return Err(pg::Error::Empty { what: "municipality_id" }.into());
     }
     if municipality_id.ends_with(SENSITIVE_SUFFIX) {
-        return Err(Error::AmbiguousMunicipality { municipality_id: municipality_id.to_owned() });
+        return Err(EventError::AmbiguousMunicipality {
+            municipality_id: municipality_id.to_owned(),
+        }
+        .into());
     }
     let suffix = match audience {
         Audience::Shared => "",
@@ -55,7 +60,9 @@ pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Resu
     };
     let parts = [prefix, municipality_id, suffix];
     if parts.iter().map(|part| part.len()).sum::<usize>() > CHANNEL_LIMIT {
-        return Err(Error::ChannelTooLong { channel: parts.concat(), limit: CHANNEL_LIMIT });
+        return Err(
+            EventError::ChannelTooLong { channel: parts.concat(), limit: CHANNEL_LIMIT }.into()
+        );
     }
     let mut channel = Channel { bytes: [0; CHANNEL_LIMIT], length: 0 };
     for part in parts {

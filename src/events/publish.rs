@@ -7,6 +7,7 @@ use super::channel::{Channel, channel};
 use super::payload::{self, Detail, PAYLOAD_LIMIT};
 use super::transaction;
 use crate::error::Error;
+use crate::events::EventError;
 use crate::settings::{self, EventTransport};
 
 /// What an event is about, as far as its settling at the end of the transaction needs it.
@@ -26,7 +27,7 @@ pub struct Subject {
 pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Error> {
     if event.len() > PAYLOAD_LIMIT {
         // The relay could not notify it either, and would not get past it.
-        return Err(Error::PayloadTooLong { bytes: event.len(), limit: PAYLOAD_LIMIT });
+        return Err(EventError::PayloadTooLong { bytes: event.len(), limit: PAYLOAD_LIMIT }.into());
     }
     let transport = settings::access().event_transport;
     let is_auto = transport == EventTransport::Auto;
@@ -52,11 +53,11 @@ pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Err
 pub fn publish(municipality_id: &str, event: &Value, is_sensitive: bool) -> Result<(), Error> {
     let event = object("event", event)?;
     if !event.get("type").is_some_and(Value::is_string) {
-        return Err(Error::EventWithoutType);
+        return Err(EventError::WithoutType.into());
     }
     let whole = serde_json::to_vec(event).unwrap_or_default();
     if whole.len() > PAYLOAD_LIMIT {
-        return Err(Error::PayloadTooLong { bytes: whole.len(), limit: PAYLOAD_LIMIT });
+        return Err(EventError::PayloadTooLong { bytes: whole.len(), limit: PAYLOAD_LIMIT }.into());
     }
     let deliveries = payload::deliveries(is_sensitive, settings::sensitive_events());
     let subject = Subject { table: 0, is_sensitive };
@@ -79,5 +80,5 @@ pub fn object<'a>(what: &'static str, value: &'a Value) -> Result<&'a Map<String
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
     };
-    Err(Error::NotAnObject { what, found })
+    Err(EventError::NotAnObject { what, found }.into())
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::channel::{Audience, channel};
 use crate::claims::Identity;
 use crate::error::Error;
+use crate::events::EventError;
 
 /// How long EventSource waits before it comes back, in milliseconds.
 const RETRY: u32 = 30_000;
@@ -21,9 +22,9 @@ pub fn stream(
     id: &str,
     timestamp: &str,
 ) -> Result<String, Error> {
-    let municipality_id = identity.tenant_id().ok_or(Error::NoDashboard)?;
+    let municipality_id = identity.tenant_id().ok_or(EventError::NoDashboard)?;
     if !ROLES.iter().any(|role| identity.has_role(role)) {
-        return Err(Error::NoDashboard);
+        return Err(EventError::NoDashboard.into());
     }
     let connected = json!({
         "status": "deprecated",
@@ -85,10 +86,10 @@ mod tests {
             assert!(of(role, None).is_ok(), "{role}");
         }
         for role in ["citizen", "field_worker", "saps_liaison", ""] {
-            assert_eq!(of(role, None), Err(Error::NoDashboard), "{role}");
+            assert_eq!(of(role, None), Err(EventError::NoDashboard.into()), "{role}");
         }
         let homeless = identity(json!({"role": "admin"}));
-        assert_eq!(stream(&homeless, None, "id", "now"), Err(Error::NoDashboard));
+        assert_eq!(stream(&homeless, None, "id", "now"), Err(EventError::NoDashboard.into()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_L
 use super::publish::{self, Subject};
 use super::transaction;
 use crate::error::Error;
+use crate::events::EventError;
 use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
 use crate::{pg, settings};
 
@@ -119,7 +120,7 @@ fn write_fitting(
     }
     payload::write(buffer, operation, ticket, changed_at, Detail::Truncated);
     if buffer.len() > PAYLOAD_LIMIT {
-        return Err(Error::PayloadTooLong { bytes: buffer.len(), limit: PAYLOAD_LIMIT });
+        return Err(EventError::PayloadTooLong { bytes: buffer.len(), limit: PAYLOAD_LIMIT }.into());
     }
     Ok(())
 }
@@ -188,7 +189,7 @@ fn warn(call: &TriggerCall<'_>, why: &str, hint: &str) {
 /// The event that the trigger would send for this ticket, given as a JSON object of its columns.
 pub fn payload_of(operation: &str, ticket: &Value) -> Result<String, Error> {
     let operation = Operation::from_name(operation)
-        .ok_or_else(|| Error::UnknownOperation { operation: operation.to_owned() })?;
+        .ok_or_else(|| EventError::UnknownOperation { operation: operation.to_owned() })?;
     let object = publish::object("ticket", ticket)?;
     let mut row = Ticket::default();
     for column in Column::ALL {

@@ -13,7 +13,8 @@ use pgrx::prelude::*;
 use super::buffer::{Buffer, Flags};
 use super::realtime::Broadcast;
 use super::settle::{self, Unpublished};
-use crate::error::Error;
+use crate::error::{Error, Report};
+use crate::events::EventError;
 use crate::pg::transaction::Observer;
 use crate::relay::transaction as relay;
 use crate::{pg, settings};
@@ -41,7 +42,7 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
                 flags = flags.with(Flags::HAS_ROOM);
             } else {
                 flags = flags.without(Flags::NOTIFY);
-                result = Err(Error::NotificationQueueFull);
+                result = Err(EventError::NotificationQueueFull.into());
             }
         }
     }
@@ -52,7 +53,7 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
     let level = pg::transaction::level();
     EVENTS
         .with_borrow_mut(|events| events.push(level, flags, table, channel, payload))
-        .map_err(|_| Error::NoMemoryForEvents)?;
+        .map_err(|_| EventError::NoMemory)?;
     result
 }
 
@@ -61,8 +62,8 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
 #[cold]
 fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut events = Buffer::default();
-    events.push(1, flags, table, channel, payload).map_err(|_| Error::NoMemoryForEvents)?;
-    relay::notify(&events).map_or(Ok(()), |(_, error)| Err(error))
+    events.push(1, flags, table, channel, payload).map_err(|_| EventError::NoMemory)?;
+    relay::notify(&events).map_or(Ok(()), |(_, error)| Err(error.into()))
 }
 
 /// Records that a ticket has a sensitive version in this transaction. The id is JSON; an empty
@@ -121,7 +122,7 @@ fn take_settled() -> Buffer {
         }
         has_late = true;
         if events.append(&late).is_err() {
-            warn_of_lost(late.events_from(0, Flags::default()).count(), &Error::NoMemoryForEvents);
+            warn_of_lost(late.events_from(0, Flags::default()).count(), &EventError::NoMemory);
         }
         settle(&mut events, sent);
     }
@@ -139,14 +140,14 @@ fn settle(events: &mut Buffer, start: usize) {
         settle::settle(events, start, mode, &pg::table::root);
     if let Some(channel) = channel {
         let limit = super::channel::CHANNEL_LIMIT;
-        warn_of_lost(unaddressed, &Error::ChannelTooLong { channel, limit });
+        warn_of_lost(unaddressed, &EventError::ChannelTooLong { channel, limit });
     }
     let limit = super::payload::PAYLOAD_LIMIT;
-    warn_of_lost(too_long, &Error::PayloadTooLong { bytes, limit });
-    warn_of_lost(withheld, &Error::NoMemoryForEvents);
+    warn_of_lost(too_long, &EventError::PayloadTooLong { bytes, limit });
+    warn_of_lost(withheld, &EventError::NoMemory);
 }
 
-fn warn_of_lost(lost: usize, error: &Error) {
+fn warn_of_lost(lost: usize, error: &EventError) {
     if lost == 0 {
         return;
     }

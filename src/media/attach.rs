@@ -4,8 +4,10 @@
 use super::queue::{Claim, briefly};
 use super::target::is_sensitive;
 use crate::catalog::set;
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
+use crate::media::MediaError;
 use crate::settings::service::media_table;
+use crate::storage::StorageError;
 use crate::storage::attachment::{Attachment, Attachments};
 
 /// Records a file. The caller is in a restricted operation, so that nothing of the table's owner waits
@@ -34,20 +36,23 @@ pub fn attach(claim: &Claim, content_type: &str, size: u64) -> Result<(), Error>
         source: "whatsapp",
         created_by: None,
     };
-    let record =
-        || match set("SET CONSTRAINTS ALL IMMEDIATE").and_then(|()| Attachments::find(&table)) {
-            Err(Error::Service(ServiceError::NoMediaTable { .. })) => Ok(()),
-            Err(error) => Err(error),
-            Ok(attachments) => {
-                if attachments.find_recorded(&attachment)?.is_none() {
-                    attachments.record(&attachment)?;
-                }
-                // What the owner has put on the table takes its time, and the ticket may have changed.
-                if !claim.is_sensitive && is_sensitive(&claim.tenant_id, &claim.ticket_id, false)? {
-                    return Err(ServiceError::NowSensitive.into());
-                }
-                Ok(())
+    let record = || match set("SET CONSTRAINTS ALL IMMEDIATE")
+        .and_then(|()| Attachments::find(&table))
+    {
+        Err(error) if matches!(error.downcast_ref(), Some(StorageError::NoMediaTable { .. })) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(attachments) => {
+            if attachments.find_recorded(&attachment)?.is_none() {
+                attachments.record(&attachment)?;
             }
-        };
-    briefly(record, |sqlstate| ServiceError::AttachmentRefused { sqlstate })
+            // What the owner has put on the table takes its time, and the ticket may have changed.
+            if !claim.is_sensitive && is_sensitive(&claim.tenant_id, &claim.ticket_id, false)? {
+                return Err(MediaError::NowSensitive.into());
+            }
+            Ok(())
+        }
+    };
+    briefly(record, |sqlstate| MediaError::AttachmentRefused { sqlstate })
 }

@@ -6,9 +6,11 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use super::target::{Target, is_sensitive, media_type, target};
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
+use crate::media::MediaError;
 use crate::pg;
-use crate::service;
+use crate::storage::StorageError;
+use crate::storage::api as service;
 
 /// A file that was stored.
 struct Stored {
@@ -29,7 +31,7 @@ fn download(
     is_sensitive: bool,
 ) -> Result<Stored, Error> {
     let (api, source) = (service::storage_api()?, service::media_source()?);
-    source.check(media_url).map_err(ServiceError::Transfer)?;
+    source.check(media_url).map_err(StorageError::Transfer)?;
     let content_type = media_type(media_content_type)?;
     let mut target = target(tenant_id, ticket_id, content_type, is_sensitive)?;
 
@@ -44,8 +46,13 @@ fn download(
     if self::is_sensitive(tenant_id, ticket_id, target.is_sensitive)? != target.is_sensitive {
         let (bucket, path) = (target.bucket.id(), target.path.clone());
         let removed = service::exchange(move |cancel| api.remove(bucket, &path, cancel));
-        let left = removed.is_err().then(|| format!("{}/{}", target.bucket.id(), target.path));
-        return Err(ServiceError::BecameSensitive { left }.into());
+        return Err(match removed {
+            Ok(_) => MediaError::BecameSensitive,
+            Err(_) => MediaError::LeftInTheOpen {
+                object: format!("{}/{}", target.bucket.id(), target.path),
+            },
+        }
+        .into());
     }
     Ok(Stored { target, content_type, size })
 }

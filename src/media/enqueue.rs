@@ -9,9 +9,10 @@ use pgrx::{PgXactCallbackEvent, Uuid};
 
 use super::queue::{self, NewJob};
 use super::target;
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
 use crate::pg::{self, shared};
-use crate::service;
+use crate::storage::StorageError;
+use crate::storage::api as service;
 
 /// Wakes the worker once the transaction has committed, and its jobs are to be seen.
 fn wake_worker_at_commit() {
@@ -35,7 +36,7 @@ fn is_first_of_transaction() -> bool {
 }
 
 fn given<'a>(what: &'static str, value: Option<&'a str>) -> Result<&'a str, Error> {
-    value.filter(|value| !value.is_empty()).ok_or(Error::Empty { what })
+    Ok(value.filter(|value| !value.is_empty()).ok_or(pg::Error::Empty { what })?)
 }
 
 /// Checks what the webhook gave, fixes where the file goes, and adds the job.
@@ -48,7 +49,7 @@ fn enqueue(
 ) -> Result<Uuid, Error> {
     // Of the services only the addresses are looked at here: none is asked.
     service::storage_api()?;
-    service::media_source()?.check(media_url).map_err(ServiceError::Transfer)?;
+    service::media_source()?.check(media_url).map_err(StorageError::Transfer)?;
     let content_type = target::media_type(media_content_type)?;
     let target = target::target(tenant_id, ticket_id, content_type, is_sensitive)?;
     let job = NewJob { tenant_id, ticket_id, target: &target, media_url, content_type };
@@ -57,7 +58,7 @@ fn enqueue(
 
 /// Changes something in the queue, of which the worker hears at the commit.
 fn change_queue<R>(change: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    let no_table = || Error::Catalog { why: "there is no civic.media_jobs".to_owned() };
+    let no_table = || pg::Error::Catalog { why: "there is no civic.media_jobs".to_owned() };
     let result = queue::as_owner(queue::owner()?.ok_or_else(no_table)?, change)?;
     wake_worker_at_commit();
     Ok(result)

@@ -20,7 +20,8 @@ pub use self::sweep::{Sweep, due_sweeps, end_sweep};
 use super::job::{self, Next, Outcome, Report, State};
 use super::target;
 use crate::catalog::planned as rows;
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
+use crate::media::MediaError;
 use crate::pg::role::acting_as;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, Column, Row, foreign};
@@ -71,8 +72,8 @@ pub enum Hold {
 
 /// A column that is NOT NULL.
 fn column<T: Column>(row: &Row<'_, '_>, place: usize) -> Result<T, Error> {
-    let null = || Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
-    row.get(place)?.ok_or_else(null)
+    let null = || pg::Error::Catalog { why: format!("column {place} of civic.media_jobs is NULL") };
+    Ok(row.get(place)?.ok_or_else(null)?)
 }
 
 fn execute(sql: &'static str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
@@ -208,7 +209,7 @@ pub fn is_now_sensitive(claim: &Claim) -> Result<bool, Error> {
     }
     briefly(
         || target::is_sensitive(tenant_id, ticket_id, false),
-        |sqlstate| ServiceError::TicketsUnreadable { sqlstate },
+        |sqlstate| MediaError::TicketsUnreadable { sqlstate },
     )
 }
 
@@ -227,7 +228,7 @@ pub fn take_cover(id: Uuid) -> Result<(), Error> {
 /// job waits and not the process. Nor does the process wait for a lock that somebody has forgotten.
 pub fn briefly<R>(
     body: impl FnOnce() -> Result<R, Error>,
-    raised: impl Fn(String) -> ServiceError + UnwindSafe + RefUnwindSafe,
+    raised: impl Fn(String) -> MediaError + UnwindSafe + RefUnwindSafe,
 ) -> Result<R, Error> {
     let lock_timeout = |time: &str| {
         execute("SELECT pg_catalog.set_config('lock_timeout', $1, true)", &[time.into()])
@@ -240,7 +241,7 @@ pub fn briefly<R>(
             Ok(result)
         },
         |sqlstate, _| match foreign::take_overrun() {
-            Some(error) if sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED => error,
+            Some(error) if sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED => error.into(),
             _ => raised(pg::sqlstate_text(sqlstate)).into(),
         },
     )

@@ -50,7 +50,7 @@ pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
     });
     loop {
         if BackgroundWorker::sighup_received() {
-            pg::reload_settings();
+            pg::guc::reload_settings();
         }
         match shared.mailbox.take() {
             Some(request) => {

@@ -11,8 +11,9 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys, spi};
 
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
 use crate::events::payload::is_plainly_no;
+use crate::media::MediaError;
 use crate::pg::foreign;
 use crate::storage::bucket::{self, Bucket, file_extension};
 use crate::storage::path;
@@ -36,12 +37,12 @@ impl Target {
 }
 
 /// What the webhook says that a file is, without parameters. 22023 for what is not on the list.
-pub fn media_type(content_type: &str) -> Result<&str, ServiceError> {
+pub fn media_type(content_type: &str) -> Result<&str, MediaError> {
     let essence = bucket::essence(content_type);
     if bucket::MEDIA_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
         return Ok(essence);
     }
-    Err(ServiceError::MediaType { content_type: content_type.to_owned() })
+    Err(MediaError::MediaType { content_type: content_type.to_owned() }.into())
 }
 
 /// The target of a new file: `{tenant}/{ticket}/{file}.{extension}`.
@@ -83,13 +84,13 @@ pub fn is_sensitive(
     let tables = tables()?;
     // What is behind the firewall anyway needs no ticket.
     if !declared_sensitive && !tables.iter().any(Table::has_ids) {
-        return Err(ServiceError::NoTickets.into());
+        return Err(MediaError::NoTickets.into());
     }
     for table in tables {
         found.extend(table.find(&ticket)?);
     }
     if !found.is_empty() && !found.iter().any(|found| found.is_of(tenant_id)) {
-        return Err(ServiceError::TicketOfAnother { ticket_id: ticket_id.to_owned() }.into());
+        return Err(MediaError::TicketOfAnother { ticket_id: ticket_id.to_owned() }.into());
     }
     Ok(declared_sensitive || found.iter().any(|found| found.is_sensitive))
 }
@@ -257,7 +258,7 @@ impl Table {
         let type_name =
             catalog::texts("SELECT pg_catalog.format_type($1, NULL)", &[column.type_oid.into()])?;
         let (table, type_name) = (self.name.clone(), type_name.concat());
-        Err(ServiceError::ColumnType { table, column: name, type_name }.into())
+        Err(MediaError::ColumnType { table, column: name, type_name }.into())
     }
 
     fn read(&self, condition: &str, id: DatumWithOid<'_>) -> Result<Vec<Found>, Error> {
@@ -283,7 +284,7 @@ impl Table {
                 &[self.oid.into()],
             )?;
             if !is_hidden.is_empty() {
-                return Err(ServiceError::TicketsHidden { table: self.name.clone() }.into());
+                return Err(MediaError::TicketsHidden { table: self.name.clone() }.into());
             }
             let rows = pg::latest::rows(&sql, &[id])?;
             Ok(rows.into_iter().map(Found::from_row).collect())

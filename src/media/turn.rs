@@ -11,7 +11,8 @@ use super::in_hand::InHand;
 use super::job::{Outcome, Report};
 use super::queue::{self, Claim, Hold, Sweep};
 use super::tables::{LOCKED, READY, SENSITIVE, SETTLED};
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
+use crate::media::MediaError;
 use crate::pg;
 use crate::pg::mailbox::Answer;
 use crate::settings::media as limits;
@@ -38,7 +39,7 @@ pub struct Look {
 
 /// The report where it cannot be told whether a ticket is sensitive.
 fn of_ticket(error: &Error) -> Report {
-    let may_heal = !matches!(error, Error::Service(ServiceError::TicketOfAnother { .. }));
+    let may_heal = !matches!(error.downcast_ref(), Some(MediaError::TicketOfAnother { .. }));
     Report {
         outcome: Outcome::Refused { may_heal, retry_after: None },
         stored: None,
@@ -161,7 +162,7 @@ fn record_one(owner: pg_sys::Oid, id: Uuid, tries: i32, report: &Report) -> Resu
     let refused = match (&report.stored, is_sensitive) {
         (None, _) => None,
         (Some(_), Err(error)) => Some(of_ticket(&error)),
-        (Some(_), Ok(true)) => Some(Report::refused(ServiceError::NowSensitive.message())),
+        (Some(_), Ok(true)) => Some(Report::refused(MediaError::NowSensitive.to_string())),
         (Some((content_type, size)), Ok(false)) => {
             let attached = queue::as_owner(owner, || attach(&claim, content_type, *size));
             attached.err().map(|error| Report {

@@ -28,11 +28,12 @@ use super::request::Step;
 use super::stalls::Stalls;
 use super::transfer::{Services, Task, sweep, transfer};
 use super::turn;
-use crate::error::{Error, ServiceError};
 use crate::pg::shared::{self, Shared};
 use crate::pg::wait;
 use crate::settings::media as limits;
-use crate::{pg, service, settings};
+use crate::storage::StorageError;
+use crate::storage::api as service;
+use crate::{pg, settings};
 
 /// With nothing to do it looks this often, though whoever has something wakes it.
 const IDLE: Duration = Duration::from_secs(10);
@@ -125,7 +126,7 @@ impl Worker {
         self.services = services();
         while !pg::worker::takes_leave() {
             if BackgroundWorker::sighup_received() {
-                pg::reload_settings();
+                pg::guc::reload_settings();
                 self.services = services();
                 self.pruned = None;
             }
@@ -232,7 +233,7 @@ impl Worker {
             let _ = (&*rope).write(&[0]);
         });
         if let Err(error) = started {
-            self.ends(id, Report::refused(error.message()));
+            self.ends(id, Report::refused(error.to_string()));
         }
     }
 
@@ -274,7 +275,9 @@ fn services() -> Option<Arc<Services>> {
         .and_then(|storage| Ok(Services { storage, source: service::media_source()? }));
     match made {
         Ok(services) => Some(Arc::new(services)),
-        Err(Error::Service(ServiceError::NotConfigured { .. })) => None,
+        Err(error) if matches!(error.downcast_ref(), Some(StorageError::NotConfigured { .. })) => {
+            None
+        }
         Err(error) => {
             warn(&format!("media jobs wait: {}", error.message()));
             None

@@ -12,10 +12,10 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use serde_json::Value;
 
+use super::encoding;
+use super::error::Error;
 use super::memory::may_fail;
 use super::text::{jsonb_value, text_array, varlena_bytes, varlena_size};
-use crate::encoding;
-use crate::error::Error;
 
 /// Longest name, id, purpose or path, in bytes.
 pub const NAME_LIMIT: usize = 1024;
@@ -237,6 +237,13 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Bytes {
         // SAFETY: the server passes a bytea.
         unsafe { take(arg, Bytes(None), |argument| Ok(Bytes(Some(argument)))) }
     }
+}
+
+/// An argument that must not be NULL, for a function that acts: there NULL is an error and not silence.
+///
+/// Errors: 22023.
+pub fn required<T>(what: &'static str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or(Error::Empty { what })
 }
 
 macro_rules! declared_as {

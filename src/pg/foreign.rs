@@ -15,9 +15,9 @@ use std::time::Duration;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::error::Error;
 use super::role::acting_as;
 use super::subtransaction::is_cancellation;
-use crate::error::{Error, ServiceError};
 
 /// How long code of others may take where nothing else is agreed.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ pub fn is_given_up() -> bool {
 
 fn overran(table: &str) -> Error {
     let limit = RUNNING.with_borrow(|running| running.first().map_or(LIMIT, |(_, limit)| *limit));
-    ServiceError::Overran { table: table.to_owned(), limit }.into()
+    Error::Overran { table: table.to_owned(), limit }
 }
 
 fn is_servers_own(error: &CaughtError) -> bool {
@@ -205,7 +205,7 @@ unsafe extern "C-unwind" fn explain(error: *mut pg_sys::ErrorData) {
 
 fn given_up_detail(running: &[(String, Duration)]) -> Option<CString> {
     let ((_, limit), (table, _)) = (running.first()?, running.last()?);
-    let reason = ServiceError::GivenUp { table: table.clone(), limit: *limit + GRACE }.message();
+    let reason = Error::GivenUp { table: table.clone(), limit: *limit + GRACE }.to_string();
     CString::new(format!("{}{}.", reason[..1].to_uppercase(), &reason[1..])).ok()
 }
 

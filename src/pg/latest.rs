@@ -6,8 +6,8 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi;
 
+use super::encoding;
 use super::jit::without_jit;
-use crate::encoding;
 
 /// Longest value that is read, in bytes.
 const VALUE_LIMIT: usize = 8 * 1024;

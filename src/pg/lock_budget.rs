@@ -33,7 +33,7 @@ pub struct LockBudget {
 
 impl LockBudget {
     pub fn new(total: Duration) -> LockBudget {
-        let own = super::with_setting(c"lock_timeout", |value| {
+        let own = super::guc::with_setting(c"lock_timeout", |value| {
             std::str::from_utf8(value?).ok()?.parse().ok().filter(|milliseconds| *milliseconds > 0)
         });
         LockBudget { left: Cell::new(total), own, applied: Cell::new(0) }
@@ -56,7 +56,7 @@ impl LockBudget {
         if self.applied.replace(limit) != limit
             && let Ok(value) = CString::new(limit.to_string())
         {
-            super::set_for_now(c"lock_timeout", &value);
+            super::guc::set_for_now(c"lock_timeout", &value);
         }
     }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
-use crate::error::Error;
+use super::error::Error;
 
 unsafe extern "C-unwind" {
     // The parts of ereport() (utils/elog.h), called without pgrx's own, which allocate.

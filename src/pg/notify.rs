@@ -34,7 +34,7 @@ const LEAST_QUEUE_SIZE: usize = 64 * 1024;
 /// Bytes that the server's notification queue holds.
 fn queue_size() -> usize {
     // Since PostgreSQL 17 a setting; 8 GiB before. The page size is that of the server's SLRUs.
-    let pages = super::with_setting(c"max_notify_queue_pages", |pages| {
+    let pages = super::guc::with_setting(c"max_notify_queue_pages", |pages| {
         pages.and_then(|pages| std::str::from_utf8(pages).ok()?.parse().ok())
     });
     pages.unwrap_or(1_048_576) * pg_sys::BLCKSZ as usize

@@ -10,8 +10,8 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{PgMemoryContexts, direct_function_call};
 
+use super::guc::set_for_now as set;
 use super::lock_budget::LockBudget;
-use super::set_for_now as set;
 
 /// The restrictive policy that guards our topics.
 pub const GUARD: &CStr = c"civic channels";

@@ -7,9 +7,9 @@ use pgrx::{FromDatum, IntoDatum, Uuid, pg_sys};
 use serde_json::Value;
 
 use super::argument::{JSON_LIMIT, Json};
+use super::encoding;
+use super::error::Error;
 use super::text::{jsonb_value, text_array, varlena_bytes, varlena_size};
-use crate::encoding;
-use crate::error::Error;
 
 /// Longest text that is read, in bytes. No name, path or expression of the catalog has this length
 /// unless somebody means harm.

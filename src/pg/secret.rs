@@ -69,7 +69,7 @@ impl<const PLACE: usize> SecretSetting<PLACE> {
     /// The value; `None` where it is empty or not UTF-8. The copy is overwritten when it is dropped.
     pub fn get(self) -> Option<Zeroizing<String>> {
         let place = place::<PLACE>();
-        let value = crate::encoding::text(&place.assigned.as_ref()?.bytes).ok()?;
+        let value = super::encoding::text(&place.assigned.as_ref()?.bytes).ok()?;
         (!value.is_empty()).then(|| Zeroizing::new(value.to_owned()))
     }
 }

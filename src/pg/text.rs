@@ -14,9 +14,9 @@ use pgrx::{
 };
 use serde_json::Value;
 
+use super::encoding;
+use super::error::Error;
 use super::memory::check_available;
-use crate::encoding;
-use crate::error::Error;
 
 /// A text to return, copied once, into the memory of the caller's row.
 pub struct TextResult(pg_sys::Datum);

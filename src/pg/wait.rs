@@ -10,8 +10,8 @@ use std::thread::{Builder, JoinHandle};
 
 use pgrx::pg_sys;
 
+use super::error::Error;
 use super::memory;
-use crate::error::{Error, ServiceError};
 
 /// Starts a thread in which every signal is blocked, and in every thread that it starts. It may handle
 /// secrets: what it frees is overwritten.
@@ -25,11 +25,11 @@ pub fn start_thread<T: Send + 'static>(
         memory::overwrite_freed();
         work()
     });
-    Ok(thread.map_err(no_thread)?)
+    thread.map_err(no_thread)
 }
 
-fn no_thread(error: std::io::Error) -> ServiceError {
-    ServiceError::NoThread { why: error.to_string() }
+fn no_thread(error: std::io::Error) -> Error {
+    Error::NoThread { why: error.to_string() }
 }
 
 /// Every signal is blocked in this thread for as long as this lives.
@@ -82,7 +82,7 @@ pub fn in_thread<T: Send + 'static>(
     loop {
         match receiver.try_recv() {
             Ok(result) => return Ok(result),
-            Err(mpsc::TryRecvError::Disconnected) => return Err(ServiceError::Panicked.into()),
+            Err(mpsc::TryRecvError::Disconnected) => return Err(Error::Panicked),
             Err(mpsc::TryRecvError::Empty) => wait_for(&ours),
         }
     }

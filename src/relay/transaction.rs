@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use civic_queue::Reservation;
 
 use super::frame;
-use crate::error::Error;
+use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
 use crate::pg::memory::check_available;
 use crate::pg::shared::{self, FellBack, Shared};
@@ -111,7 +111,7 @@ fn hand_over(shared: &'static Shared, events: &Buffer) -> Result<Route, FellBack
 }
 
 /// How many events are lost, and why.
-pub type Lost = Option<(usize, Error)>;
+pub type Lost = Option<(usize, EventError)>;
 
 /// Hands the transaction's events to the relay, or to NOTIFY: the transaction is about to commit.
 ///
@@ -149,7 +149,7 @@ pub fn notify(events: &Buffer) -> Lost {
     let notified = || events.events_from(0, Flags::NOTIFY).filter_map(|it| Some((it, it.event()?)));
     if check_available(events.len() * NOTIFY_SHARE).is_err() {
         let count = notified().count();
-        return (count > 0).then_some((count, Error::NoMemoryForEvents));
+        return (count > 0).then_some((count, EventError::NoMemory));
     }
     let mut lost = 0;
     for (record, (channel, payload)) in notified() {
@@ -159,7 +159,7 @@ pub fn notify(events: &Buffer) -> Lost {
             lost += 1;
         }
     }
-    (lost > 0).then_some((lost, Error::NotificationQueueFull))
+    (lost > 0).then_some((lost, EventError::NotificationQueueFull))
 }
 
 /// The transaction ends without giving its events to the relay.

@@ -46,7 +46,7 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 fn run(shared: &'static Shared) {
     while !pg::transaction::is_asked_to_end() {
         if BackgroundWorker::sighup_received() {
-            pg::reload_settings();
+            pg::guc::reload_settings();
         }
         let transactions = deliver(shared);
         let time = match transactions {

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 use super::files::{owner_of, storage_tables};
 use super::{ALREADY, DONE, KEPT, REMOVED, SKIPPED, Step, catalog, step};
+use crate::catalog::CatalogError;
 use crate::catalog::{Change, Owner};
 use crate::error::Error;
 use crate::storage::bucket::{ALL, Bucket};
@@ -130,10 +131,12 @@ fn tear_down_one(bucket: Bucket) -> Result<Step, Error> {
     let deleted = owner.change("storage.buckets", delete, &[id.into()]);
     catalog::texts(set, &[ALLOW.into(), before.into()])?;
     Ok(match deleted {
-        Err(Error::Refused { why, .. }) => {
-            step(component, KEPT, format!("it cannot be removed: {why}"))
-        }
-        Err(error) => return Err(error),
+        Err(error) => match error.downcast_ref() {
+            Some(CatalogError::Refused { why, .. }) => {
+                step(component, KEPT, format!("it cannot be removed: {why}"))
+            }
+            _ => return Err(error),
+        },
         Ok(()) if exists()? => {
             step(component, KEPT, "a trigger or a rule of storage.buckets prevents its removal")
         }

@@ -7,7 +7,9 @@ mod service;
 
 use super::policy::{self, POLICIES, Policy, State};
 use super::{buckets, catalog, files, firewall, tickets};
+use crate::catalog::CatalogError;
 use crate::error::Error;
+use crate::pg;
 use crate::pg::shared;
 use crate::settings::{self, SensitiveEvents};
 use crate::storage::bucket::ALL;
@@ -31,18 +33,20 @@ fn readable(
     component: &str,
     found: Result<impl IntoIterator<Item = Finding>, Error>,
 ) -> Result<Vec<Finding>, Error> {
-    match found {
-        Ok(findings) => Ok(findings.into_iter().collect()),
-        Err(Error::InvalidText(why)) => {
-            let detail = format!("not checked: a name in the catalog is no text: {why}");
-            Ok(vec![(component.to_owned(), false, detail, None)])
+    let error = match found {
+        Ok(findings) => return Ok(findings.into_iter().collect()),
+        Err(error) => error,
+    };
+    let detail = match error.downcast_ref() {
+        Some(pg::Error::InvalidText(why)) => {
+            format!("not checked: a name in the catalog is no text: {why}")
         }
-        Err(error @ Error::ValueTooLong { .. }) => {
-            let detail = format!("not checked: in the catalog is a {}", error.message());
-            Ok(vec![(component.to_owned(), false, detail, None)])
+        Some(error @ pg::Error::ValueTooLong { .. }) => {
+            format!("not checked: in the catalog is a {error}")
         }
-        Err(error) => Err(error),
-    }
+        _ => return Err(error),
+    };
+    Ok(vec![(component.to_owned(), false, detail, None)])
 }
 
 pub fn check() -> Result<Vec<Finding>, Error> {
@@ -112,8 +116,10 @@ fn bucket_findings() -> Result<Vec<Finding>, Error> {
             return Ok((component, false, detail.to_owned(), None));
         }
         Ok(match reader.is_public(id) {
-            Err(error @ Error::Refused { .. }) => (component, false, error.message(), None),
-            Err(error) => return Err(error),
+            Err(error) => match error.downcast_ref::<CatalogError>() {
+                Some(CatalogError::Refused { .. }) => (component, false, error.message(), None),
+                _ => return Err(error),
+            },
             Ok(None) => bad(component, "absent", SETUP),
             Ok(Some(is_public)) if is_public == "false" => good(component, "private"),
             Ok(Some(_)) => {

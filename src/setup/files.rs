@@ -5,6 +5,8 @@ use super::policy::{self, POLICIES};
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, buckets, catalog, rights, step};
 use crate::catalog::Owner;
 use crate::error::Error;
+use crate::pg;
+use crate::setup::SetupError;
 
 /// The index that setup makes where Storage has none of the kind.
 pub const INDEX: &str = "civic_objects_bucket_id_name";
@@ -128,8 +130,8 @@ pub fn foreign_columns() -> Result<Vec<String>, Error> {
 }
 
 pub fn owner_of(table: &str) -> Result<Owner, Error> {
-    let missing = || Error::Catalog { why: format!("there is no table storage.{table}") };
-    Owner::of_table("storage", table)?.ok_or_else(missing)
+    let missing = || pg::Error::Catalog { why: format!("there is no table storage.{table}") };
+    Ok(Owner::of_table("storage", table)?.ok_or_else(missing)?)
 }
 
 pub fn set_up() -> Result<Vec<Step>, Error> {
@@ -138,7 +140,7 @@ pub fn set_up() -> Result<Vec<Step>, Error> {
     }
     let foreign = foreign_columns()?;
     if !foreign.is_empty() {
-        return Err(Error::StorageColumns { found: foreign });
+        return Err(SetupError::StorageColumns { found: foreign }.into());
     }
     let mut steps = buckets::set_up()?;
     for table in ["buckets", "objects"] {

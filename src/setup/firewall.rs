@@ -13,6 +13,7 @@
 use super::policy::{as_owner_of, drop_policy};
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::error::Error;
+use crate::setup::SetupError;
 
 pub struct Function {
     schema: &'static str,
@@ -262,7 +263,7 @@ impl Function {
 
     fn refuse_others(&self, state: State) -> Result<(), Error> {
         match state {
-            State::Others => Err(Error::NameTaken { object: self.component() }),
+            State::Others => Err(SetupError::NameTaken { object: self.component() }.into()),
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use pgrx::spi::quote_identifier;
 use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
 use crate::catalog::Owner;
 use crate::error::Error;
+use crate::pg;
 
 pub struct Policy {
     pub schema: &'static str,
@@ -272,7 +273,9 @@ pub fn drop_policy(schema: &str, table: &str, name: &str) -> Result<(), Error> {
 pub fn as_owner_of(schema: &str, table: &str, statement: &str) -> Result<(), Error> {
     match Owner::of_table(schema, table)? {
         Some(owner) => owner.execute(statement, &[]),
-        None => Err(Error::Catalog { why: format!("there is no table {schema}.{table}") }),
+        None => {
+            Err(pg::Error::Catalog { why: format!("there is no table {schema}.{table}") }.into())
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, grants, publication,
 use crate::catalog::Owner;
 use crate::error::Error;
 use crate::events::payload::Column;
+use crate::setup::SetupError;
 
 /// The name that the application's migration gave its trigger: ours takes its place.
 const TRIGGER: &str = "ticket_update_notify";
@@ -58,7 +59,7 @@ impl Table {
             },
         )?;
         let Some((name, kind, owner_name, columns, owner)) = found.into_iter().next() else {
-            return Err(Error::NoRelation { oid: oid.to_u32() });
+            return Err(SetupError::NoRelation { oid: oid.to_u32() }.into());
         };
         let kind = match kind.as_str() {
             "r" | "p" => None,
@@ -71,7 +72,7 @@ impl Table {
             _ => Some("of another kind"),
         };
         if let Some(kind) = kind {
-            return Err(Error::NotATable { relation: name, kind });
+            return Err(SetupError::NotATable { relation: name, kind }.into());
         }
         let has = |column: &str| columns.iter().any(|known| known == column);
         let missing: Vec<_> =
@@ -79,7 +80,7 @@ impl Table {
         if missing.contains(&Column::TenantId.name()) {
             let known = Column::ALL.map(Column::name).join(", ");
             let missing = vec![Column::TenantId.name().to_owned()];
-            return Err(Error::MissingColumns { relation: name, missing, known });
+            return Err(SetupError::MissingColumns { relation: name, missing, known }.into());
         }
         Ok(Table { oid, name, owner, owner_name, missing })
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::bucket::{ALL, Bucket};
 use super::path;
 use crate::claims::Identity;
-use crate::encoding;
+use crate::pg::encoding;
 use crate::settings::Access;
 
 /// The buckets in which the caller reads the own tenant's folder. None without a tenant.

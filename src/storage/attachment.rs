@@ -7,8 +7,9 @@ use pgrx::spi::quote_identifier;
 use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};
 
+use super::StorageError;
 use crate::catalog::{self, Change};
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
 use crate::pg::{Json, foreign};
 
 /// The columns that say which file it is: without them nothing can be recorded, or found again.
@@ -55,7 +56,7 @@ struct Column {
 impl Attachments {
     /// Errors: 42P01 where the setting names no table, 42703 for one without the columns it takes.
     pub fn find(setting: &str) -> Result<Attachments, Error> {
-        let no_table = |why| ServiceError::NoMediaTable { table: setting.to_owned(), why };
+        let no_table = |why| StorageError::NoMediaTable { table: setting.to_owned(), why };
         let (schema, table) =
             qualified_name(setting).ok_or(no_table("is no name of a schema and a table"))?;
         let found = catalog::planned(
@@ -78,7 +79,7 @@ impl Attachments {
         let missing: Vec<_> =
             REQUIRED.into_iter().filter(|name| !has(name)).map(str::to_owned).collect();
         if !missing.is_empty() {
-            return Err(ServiceError::MediaTableColumns { table: name, missing }.into());
+            return Err(StorageError::MediaTableColumns { table: name, missing }.into());
         }
         Ok(Attachments { deferrable: deferrable(oid)?, oid, name, owner, columns })
     }

@@ -1,6 +1,6 @@
 //! The three buckets, and which of them a file belongs to.
 
-use crate::error::Error;
+use super::StorageError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bucket {
@@ -50,11 +50,11 @@ impl Bucket {
 
     /// The bucket that serves a purpose. An unknown purpose is an error and never another bucket:
     /// a typing mistake must not carry GBV evidence into the open.
-    pub fn for_purpose(purpose: &str) -> Result<Bucket, Error> {
+    pub fn for_purpose(purpose: &str) -> Result<Bucket, StorageError> {
         PURPOSES
             .into_iter()
             .find_map(|(name, bucket)| (name == purpose).then_some(bucket))
-            .ok_or_else(|| Error::UnknownPurpose { purpose: purpose.to_owned() })
+            .ok_or_else(|| StorageError::UnknownPurpose { purpose: purpose.to_owned() })
     }
 
     /// The bucket for media that came in over WhatsApp.

@@ -3,12 +3,13 @@
 use pgrx::pg_sys;
 use serde_json::Value;
 
+use super::StorageError;
 use super::access;
 use super::attachment::{Attachment, Attachments};
 use super::bucket::Bucket;
 use super::object::{self, Object};
 use crate::claims::{self, Identity};
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
 use crate::pg::foreign;
 use crate::settings::{self, Access, service};
 
@@ -22,7 +23,7 @@ use crate::settings::{self, Access, service};
 /// Errors: P0002 where nothing was uploaded that the caller may confirm.
 pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
     let bucket = Bucket::for_purpose(purpose)?;
-    let no_upload = || Error::from(ServiceError::NoUpload { file_id: file_id.to_owned() });
+    let no_upload = || Error::from(StorageError::NoUpload { file_id: file_id.to_owned() });
     let (identity, access) = (claims::identity()?, settings::access());
     let tenant_id = identity.tenant_id().ok_or_else(no_upload)?;
     let user_id = identity.user_id().ok_or_else(no_upload)?;

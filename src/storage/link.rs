@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use super::StorageError;
 use super::access::Reader;
+use super::api;
 use super::{object, path, signed_url};
 use crate::claims::{self, Identity};
-use crate::error::{Error, ServiceError};
-use crate::{service, settings};
+use crate::error::Error;
+use crate::settings;
 
 /// A link to a file: for a person where he may read it, for the server's own side where it exists.
 ///
@@ -19,9 +21,9 @@ pub fn signed_url(bucket: &str, name: &str, expiry: i32) -> Result<String, Error
     let expiry = signed_url::expiry(expiry)?;
     // A link names bucket and path in one: the id "a/b" would be the folder "b" of the bucket "a".
     let bucket = path::segment("bucket", bucket)?;
-    let signer = service::signer()?;
-    let api = if signer.is_none() { Some(service::storage_api()?) } else { None };
-    let no_object = || ServiceError::NoObject { bucket: bucket.to_owned(), path: name.to_owned() };
+    let signer = api::signer()?;
+    let api = if signer.is_none() { Some(api::storage_api()?) } else { None };
+    let no_object = || StorageError::NoObject { bucket: bucket.to_owned(), path: name.to_owned() };
     let identity = claims::identity()?;
     let may_read = *identity == Identity::default()
         || Reader::new(identity, &settings::access()).passes(bucket.as_bytes(), name.as_bytes());
@@ -34,7 +36,7 @@ pub fn signed_url(bucket: &str, name: &str, expiry: i32) -> Result<String, Error
     }
     let api = api.ok_or_else(no_object)?;
     let (bucket, name) = (bucket.to_owned(), name.to_owned());
-    service::exchange(move |cancel| {
+    api::exchange(move |cancel| {
         api.sign(&bucket, &name, Duration::from_secs(expiry.into()), cancel)
     })
 }

@@ -3,7 +3,9 @@
 //! A filename is data from outside. Whatever it holds, the path that comes out has exactly three
 //! segments, holds only characters that the Storage API takes, and stays in its folder.
 
+use super::StorageError;
 use crate::error::Error;
+use crate::pg;
 
 /// Longest path, in bytes: the limit of S3, where Supabase keeps the objects.
 pub const PATH_LIMIT: usize = 1024;
@@ -21,9 +23,10 @@ fn is_key_character(character: char) -> bool {
 /// Checks a tenant or a folder. Unlike a filename it names whose file it is, so it is refused and
 /// not mended: a mended one could be somebody else's.
 pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error> {
-    let refuse = |why| Err(Error::InvalidSegment { what, value: value.to_owned(), why });
+    let refuse =
+        |why| Err(StorageError::InvalidSegment { what, value: value.to_owned(), why }.into());
     if value.is_empty() {
-        return Err(Error::Empty { what });
+        return Err(pg::Error::Empty { what }.into());
     }
     if matches!(value, "." | "..") {
         return refuse("it means a directory");
@@ -49,14 +52,14 @@ pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error>
 /// - what is longer than 255 bytes is cut before the last extension.
 pub fn filename(filename: &str) -> Result<String, Error> {
     if filename.is_empty() {
-        return Err(Error::Empty { what: "filename" });
+        return Err(pg::Error::Empty { what: "filename" }.into());
     }
-    let unusable = || Error::UnusableFilename { filename: filename.to_owned() };
+    let unusable = || StorageError::UnusableFilename { filename: filename.to_owned() };
     let last = filename.rsplit(['/', '\\']).next().unwrap_or_default();
     let is_edge = |c: char| c.is_whitespace() || c.is_control() || c == '.';
     let trimmed = last.trim_matches(is_edge);
     if trimmed.is_empty() {
-        return Err(unusable());
+        return Err(unusable().into());
     }
 
     let mut safe = String::new();
@@ -80,7 +83,7 @@ pub fn filename(filename: &str) -> Result<String, Error> {
         safe.push_str(&extension);
     }
     if !safe.bytes().any(|b| b.is_ascii_alphanumeric()) {
-        return Err(unusable());
+        return Err(unusable().into());
     }
     Ok(safe)
 }
@@ -92,7 +95,7 @@ pub fn object_path(tenant_id: &str, folder: &str, name: &str) -> Result<String, 
     let name = filename(name)?;
     let path = format!("{tenant_id}/{folder}/{name}");
     if path.len() > PATH_LIMIT {
-        return Err(Error::PathTooLong { bytes: path.len(), limit: PATH_LIMIT });
+        return Err(StorageError::PathTooLong { bytes: path.len(), limit: PATH_LIMIT }.into());
     }
     Ok(path)
 }
@@ -174,9 +177,13 @@ mod tests {
     #[test]
     fn a_name_of_which_nothing_is_left_is_refused() {
         for given in [".", "..", "...", "a/", "a/..", " ", "\u{7f}", "日本", "___"] {
-            assert!(matches!(filename(given), Err(Error::UnusableFilename { .. })), "{given:?}");
+            let error = filename(given).unwrap_err();
+            assert!(
+                matches!(error.downcast_ref(), Some(StorageError::UnusableFilename { .. })),
+                "{given:?}"
+            );
         }
-        assert_eq!(filename(""), Err(Error::Empty { what: "filename" }));
+        assert_eq!(filename(""), Err(pg::Error::Empty { what: "filename" }.into()));
     }
 
     #[test]

@@ -9,13 +9,9 @@ use serde_json::json;
 
 use super::upload::{self, File, Sizes};
 use super::{confirm, link};
-use crate::error::Error;
+use crate::pg::required;
 use crate::settings::service as limits;
 use crate::{claims, pg, settings};
-
-fn required<T>(what: &'static str, value: Option<T>) -> Result<T, Error> {
-    value.ok_or(Error::Empty { what })
-}
 
 #[pg_schema]
 mod civic {

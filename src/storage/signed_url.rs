@@ -1,5 +1,6 @@
 //! Links to files, made here as the Storage API makes them.
 
+use super::StorageError;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,8 +9,6 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::error::ServiceError;
-
 /// A link is valid for a week at most.
 pub const LONGEST: i32 = 7 * 24 * 60 * 60;
 
@@ -17,10 +16,10 @@ pub const LONGEST: i32 = 7 * 24 * 60 * 60;
 const HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
 
 /// How long a link is valid, in seconds. 22023 for less than one and for more than 7 days.
-pub fn expiry(seconds: i32) -> Result<u32, ServiceError> {
+pub fn expiry(seconds: i32) -> Result<u32, StorageError> {
     match u32::try_from(seconds) {
         Ok(expiry) if (1..=LONGEST).contains(&seconds) => Ok(expiry),
-        _ => Err(ServiceError::Expiry { seconds }),
+        _ => Err(StorageError::Expiry { seconds }.into()),
     }
 }
 
@@ -120,7 +119,7 @@ mod tests {
         assert_eq!(expiry(1), Ok(1));
         assert_eq!(expiry(604_800), Ok(604_800));
         for seconds in [0, -1, 604_801, i32::MIN, i32::MAX] {
-            assert_eq!(expiry(seconds), Err(ServiceError::Expiry { seconds }));
+            assert_eq!(expiry(seconds), Err(StorageError::Expiry { seconds }.into()));
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What a person may upload, and where it goes.
 
+use super::StorageError;
 use super::access;
+use super::api;
 use super::bucket::{Bucket, essence};
 use super::path;
 use crate::claims::Identity;
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
 use crate::pg::Bytes;
-use crate::service;
 use crate::settings::Access;
 
 /// The largest uploads, in bytes.
@@ -30,7 +31,7 @@ pub fn request(
 ) -> Result<(Bucket, String), Error> {
     let bucket = Bucket::for_purpose(purpose)?;
     file.check(sizes)?;
-    let forbidden = || Error::from(ServiceError::UploadForbidden { bucket: bucket.id() });
+    let forbidden = || Error::from(StorageError::UploadForbidden { bucket: bucket.id() });
     let tenant_id = identity.tenant_id().ok_or_else(forbidden)?;
     let path = path::object_path(tenant_id, file_id, file.name)?;
     if !access::can_upload(identity, access, bucket.id().as_bytes(), path.as_bytes()) {
@@ -48,18 +49,18 @@ pub struct File<'a> {
 }
 
 impl File<'_> {
-    fn check(&self, sizes: Sizes) -> Result<(), ServiceError> {
+    fn check(&self, sizes: Sizes) -> Result<(), StorageError> {
         let (limit, setting) = match essence(self.content_type).to_ascii_lowercase().as_str() {
             "image/jpeg" | "image/png" | "image/webp" => (sizes.image, "civic.image_max_size"),
             "application/pdf" => (sizes.pdf, "civic.pdf_max_size"),
             _ => {
                 let content_type = self.content_type.to_owned();
-                return Err(ServiceError::UnsupportedContentType { content_type });
+                return Err(StorageError::UnsupportedContentType { content_type });
             }
         };
         match u64::try_from(self.size) {
             Ok(size) if size > 0 && size <= limit => Ok(()),
-            _ => Err(ServiceError::FileSize { size: self.size, limit, setting }),
+            _ => Err(StorageError::size(self.size, limit, setting)),
         }
     }
 }
@@ -74,21 +75,23 @@ pub fn check(
     limit: u64,
 ) -> Result<(), Error> {
     if Bucket::from_id(bucket.as_bytes()).is_none() {
-        return Err(ServiceError::NotABucket { bucket: bucket.to_owned() }.into());
+        return Err(StorageError::NotABucket { bucket: bucket.to_owned() }.into());
     }
     if !path::is_well_formed(path) {
-        return Err(ServiceError::MalformedPath { path: path.to_owned() }.into());
+        return Err(StorageError::MalformedPath { path: path.to_owned() }.into());
     }
     // The API would take a form apart, and store what it finds in it.
     if essence(content_type).to_ascii_lowercase().starts_with("multipart/") {
-        return Err(ServiceError::Form { content_type: content_type.to_owned() }.into());
+        return Err(StorageError::Form { content_type: content_type.to_owned() }.into());
     }
     if !path::is_content_type(content_type) {
-        return Err(Error::InvalidContentType { content_type: content_type.to_owned() });
+        return Err(
+            StorageError::InvalidContentType { content_type: content_type.to_owned() }.into()
+        );
     }
     if size as u64 > limit {
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        return Err(ServiceError::FileSize { size, limit, setting: "civic.media_max_size" }.into());
+        return Err(StorageError::size(size, limit, "civic.media_max_size").into());
     }
     Ok(())
 }
@@ -98,10 +101,10 @@ pub fn check(
 /// Errors: 55000 where the service is not configured, 53200 where memory does not hold the file, and
 /// those of the exchange.
 pub fn upload(bucket: &str, path: &str, content: &Bytes, content_type: &str) -> Result<(), Error> {
-    let api = service::storage_api()?;
+    let api = api::storage_api()?;
     let (bucket, path) = (bucket.to_owned(), path.to_owned());
     let (content, content_type) = (content.to_vec()?, content_type.to_owned());
-    service::exchange(move |cancel| api.upload(&bucket, &path, &content_type, content, cancel))?;
+    api::exchange(move |cancel| api.upload(&bucket, &path, &content_type, content, cancel))?;
     Ok(())
 }
 
@@ -112,7 +115,7 @@ mod tests {
 
     const SIZES: Sizes = Sizes { image: 1000, pdf: 500 };
 
-    fn checked(content_type: &str, size: i64) -> Result<(), ServiceError> {
+    fn checked(content_type: &str, size: i64) -> Result<(), StorageError> {
         File { name: "a", content_type, size }.check(SIZES)
     }
 

@@ -3,9 +3,11 @@
 use pgrx::Uuid;
 
 use super::{column, execute, rows, take_cover, tell};
-use crate::error::{Error, ServiceError};
+use crate::error::Error;
+use crate::media::MediaError;
 use crate::media::job::State;
 use crate::media::target::{self, Target};
+use crate::pg;
 
 /// What a new job is made of; its target does not change from here on.
 pub struct NewJob<'a> {
@@ -35,7 +37,8 @@ pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
         ],
         |row| column(row, 1),
     )?;
-    ids.into_iter().next().ok_or_else(|| Error::Catalog { why: "no row was added".to_owned() })
+    let missing = || pg::Error::Catalog { why: "no row was added".to_owned() };
+    Ok(ids.into_iter().next().ok_or_else(missing)?)
 }
 
 /// A job's state, its row locked. Errors: there is no such job.
@@ -45,7 +48,7 @@ fn locked_state(id: Uuid) -> Result<State, Error> {
             column::<String>(row, 1)
         })?;
     let state = states.first().and_then(|state| State::from_name(state));
-    state.ok_or_else(|| ServiceError::NoMediaJob { id }.into())
+    state.ok_or_else(|| MediaError::NoMediaJob { id }.into())
 }
 
 /// Looks once more at the ticket of a job whose file an earlier try may have left in the open.
@@ -71,7 +74,7 @@ fn look_at_ticket(id: Uuid) -> Result<(), Error> {
 pub fn cancel(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
     look_at_ticket(id)?;
-    let refused = ServiceError::MediaJobState { id, state, action: "cancelled" };
+    let refused = MediaError::MediaJobState { id, state, action: "cancelled" };
     let next = state.when_cancelled().ok_or(refused)?;
     execute(
         "UPDATE civic.media_jobs
@@ -95,7 +98,7 @@ pub fn cancel(id: Uuid) -> Result<(), Error> {
 /// Errors: there is no such job; it runs, or is done.
 pub fn retry(id: Uuid) -> Result<(), Error> {
     let state = locked_state(id)?;
-    let refused = ServiceError::MediaJobState { id, state, action: "retried" };
+    let refused = MediaError::MediaJobState { id, state, action: "retried" };
     state.when_retried().ok_or(refused)?;
     execute(
         "UPDATE civic.media_jobs

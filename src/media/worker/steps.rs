@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use pgrx::Uuid;
 
 use super::{IDLE, SHORTEST_SLEEP, Worker};
-use crate::error::ServiceError;
+use crate::media::MediaError;
 use crate::media::in_hand::{self, InHand};
 use crate::media::job::{Outcome, Report};
 use crate::media::queue::{Claim, Hold};
 use crate::media::request::{Request, Step};
 use crate::media::tables::{LOCKED, READY, SENSITIVE};
 use crate::media::turn;
+use crate::pg;
 use crate::pg::foreign;
 use crate::pg::mailbox::Answer;
 use crate::pg::shared::Shared;
@@ -133,7 +134,8 @@ impl Worker {
         let claim = in_hand::jobs().get(&id).map(|job| job.claim.clone());
         let (Some(claim), Work::Ask(step)) = (claim, &pending.work) else { return };
         if let Some(left) = self.stalls.held(&claim.tenant_id, Instant::now()) {
-            let error = ServiceError::TenantStalled { tenant_id: claim.tenant_id.clone() };
+            let error =
+                MediaError::TenantStalled { tenant_id: claim.tenant_id.clone() }.to_string();
             self.give_up(&claim, step, Outcome::Postponed { delay: left }, error);
             return;
         }
@@ -168,9 +170,9 @@ impl Worker {
             Answer::GIVEN_UP | Answer::LOST => {
                 let table = self.shared.mailbox.table();
                 let error = if answer == Answer::GIVEN_UP {
-                    ServiceError::GivenUp { table, limit: foreign::LIMIT + foreign::GRACE }
+                    pg::Error::GivenUp { table, limit: foreign::LIMIT + foreign::GRACE }.to_string()
                 } else {
-                    ServiceError::HelperEnded { table }
+                    MediaError::HelperEnded { table }.to_string()
                 };
                 let outcome = Outcome::Refused { may_heal: true, retry_after: None };
                 self.give_up(&claim, &step, outcome, error);
@@ -181,12 +183,12 @@ impl Worker {
     }
 
     /// A step is not done. A file that is stored already stays so.
-    fn give_up(&mut self, claim: &Claim, step: &Step, outcome: Outcome, error: ServiceError) {
+    fn give_up(&mut self, claim: &Claim, step: &Step, outcome: Outcome, error: String) {
         let stored = match step {
             Step::Prepare => claim.stored.clone(),
             Step::Record(report) => report.stored.clone(),
         };
-        let error = Some(error.message());
+        let error = Some(error);
         self.plan(claim.id, Work::Settle(Report { outcome, stored, error }));
     }
 

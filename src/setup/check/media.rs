@@ -7,7 +7,8 @@ use crate::media::request::Request;
 use crate::media::{queue, tables};
 use crate::pg::foreign;
 use crate::pg::shared::{self, Shared};
-use crate::{service, settings};
+use crate::settings;
+use crate::storage::api as service;
 
 /// The job and the table whose code runs beyond its limit.
 fn held_up(shared: &Shared) -> Option<String> {

@@ -3,10 +3,11 @@
 use super::{Finding, bad, good};
 use crate::catalog;
 use crate::error::Error;
-use crate::service::secrets_are_safe;
 use crate::settings::service as settings;
 use crate::setup::files;
 use crate::setup::policy::{AUTHENTICATED, OF_MEDIA_JOBS, State, has_role};
+use crate::storage::StorageError;
+use crate::storage::api::secrets_are_safe;
 use crate::storage::attachment::Attachments;
 
 pub fn findings() -> Result<Vec<Finding>, Error> {
@@ -131,7 +132,7 @@ fn attachments() -> Result<Finding, Error> {
             );
             bad(component, detail, attachments.unique_index_statement())
         }
-        Err(error @ Error::Service(_)) => {
+        Err(error) if error.downcast_ref::<StorageError>().is_some() => {
             let detail = format!("{}: confirm_upload() has nowhere to record", error.message());
             (component.to_owned(), true, detail, None)
         }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use civic_http::{Cancel, Hosts, Limits, MediaSource, Secret, StorageApi};
 
-use crate::error::{Error, ServiceError};
+use super::StorageError;
+use super::bucket;
+use crate::error::Error;
 use crate::pg::{shared, wait};
 use crate::settings::service as settings;
-use crate::storage::bucket;
 
 /// The Storage API, with the service key.
 ///
@@ -21,7 +22,7 @@ pub fn storage_api() -> Result<StorageApi, Error> {
         ]));
     };
     let key = unexposed(key.clone())?;
-    Ok(StorageApi::new(url, key, limits()).map_err(ServiceError::Transfer)?)
+    Ok(StorageApi::new(url, key, limits()).map_err(StorageError::Transfer)?)
 }
 
 /// Where media comes from, with Twilio's credentials.
@@ -36,9 +37,9 @@ pub fn media_source() -> Result<MediaSource, Error> {
         ]));
     };
     let token = unexposed(token.clone())?;
-    let hosts = Hosts::parse(&settings::media_hosts()).map_err(ServiceError::Transfer)?;
+    let hosts = Hosts::parse(&settings::media_hosts()).map_err(StorageError::Transfer)?;
     let source = MediaSource::new(hosts, &bucket::MEDIA_TYPES, account, token, limits());
-    Ok(source.map_err(ServiceError::Transfer)?)
+    Ok(source.map_err(StorageError::Transfer)?)
 }
 
 /// The Storage API's URL and the secret that signs links; `None` where the API is to be asked.
@@ -59,7 +60,7 @@ pub fn signer() -> Result<Option<(String, Secret)>, Error> {
 
 fn not_configured(settings: &[(&'static str, bool)]) -> Error {
     let missing = settings.iter().filter(|(_, is_missing)| *is_missing);
-    ServiceError::NotConfigured { missing: missing.map(|(setting, _)| *setting).collect() }.into()
+    StorageError::NotConfigured { missing: missing.map(|(setting, _)| *setting).collect() }.into()
 }
 
 /// Whether the server itself never sees the secrets, see [`crate::pg::secret`]: only where the
@@ -70,7 +71,7 @@ pub fn secrets_are_safe() -> bool {
 }
 
 fn unexposed(secret: Secret) -> Result<Secret, Error> {
-    if secrets_are_safe() { Ok(secret) } else { Err(ServiceError::SecretsExposed.into()) }
+    if secrets_are_safe() { Ok(secret) } else { Err(StorageError::SecretsExposed.into()) }
 }
 
 pub fn limits() -> Limits {
@@ -92,5 +93,5 @@ pub fn exchange<T: Send + 'static>(
     let cancel = Cancel::new();
     let theirs = cancel.clone();
     let result = wait::in_thread("pg_civic http", || cancel.cancel(), move || exchange(&theirs))?;
-    Ok(result.map_err(ServiceError::Transfer)?)
+    Ok(result.map_err(StorageError::Transfer)?)
 }

@@ -11,6 +11,8 @@ pub struct InvalidText {
     sequence: Vec<u8>,
 }
 
+impl std::error::Error for InvalidText {}
+
 impl fmt::Display for InvalidText {
     /// In the server's words, which name the bytes of the one sequence and nothing beside it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

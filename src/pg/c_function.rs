@@ -1,0 +1,139 @@
+//! Functions in C that SQL declares outside the extension, over texts that the function only compares.
+//!
+//! They make no `str` of what they are given: a row of somebody else's may hold anything.
+
+use pgrx::pg_sys;
+use pgrx::{varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice};
+
+use super::text::varlena_bytes;
+
+/// Defines a STRICT function of N texts: `c_function!(symbol, pg_finfo_symbol, |[a, b]| rule(a, b))`.
+macro_rules! c_function {
+    ($(#[$doc:meta])* $symbol:ident, $info:ident, $rule:expr) => {
+        $crate::pg::c_function::declare!($info);
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// The server calls it, as the function that SQL declares.
+        #[allow(unsafe_code)]
+        #[::pgrx::pg_guard]
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            // SAFETY: the caller's promise: the arguments are texts, and none is NULL.
+            let texts = unsafe { $crate::pg::c_function::texts(fcinfo) };
+            ::pgrx::pg_sys::Datum::from(($rule)(texts))
+        }
+    };
+}
+
+/// Defines a STRICT function of N texts that sees each row of a scan:
+/// `c_function_per_row!(symbol, pg_finfo_symbol, slow, Rule, make, answer)`.
+///
+/// `make` makes the query's rule at the first row and raises what is wrong, `answer` applies it to the texts of each. The frame
+/// that pgrx puts around a function costs several times what a rule does. So a call answers at once
+/// where the query has its rule and the texts stand in the row as they are. `answer` must not allocate,
+/// panic, or call the server.
+macro_rules! c_function_per_row {
+    ($(#[$doc:meta])* $symbol:ident, $info:ident, $slow:ident, $rule:ty, $make:expr, $answer:expr) => {
+        $crate::pg::c_function::declare!($info);
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// The server calls it, as the function that SQL declares.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            // SAFETY: the caller's promise. What the function keeps for a query is of this type, as
+            // `$slow` alone makes it. No value is left to drop when `$slow` raises an error here.
+            unsafe {
+                if let Some((rule, texts)) = $crate::pg::c_function::at_once::<$rule, _>(fcinfo) {
+                    return ::pgrx::pg_sys::Datum::from(($answer)(rule, texts));
+                }
+                $slow(fcinfo)
+            }
+        }
+
+        #[allow(unsafe_code)]
+        #[::pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $slow(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            let Ok(rule) = $crate::pg::once_per_query(fcinfo, || {
+                Ok::<$rule, std::convert::Infallible>(($make)())
+            });
+            // SAFETY: called by the function above alone, with its arguments.
+            let texts = unsafe { $crate::pg::c_function::texts(fcinfo) };
+            ::pgrx::pg_sys::Datum::from(($answer)(rule, texts))
+        }
+    };
+}
+
+/// Tells the server that a function follows its calling convention, as PG_FUNCTION_INFO_V1 does.
+macro_rules! declare {
+    ($info:ident) => {
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $info() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
+            const VERSION_1: ::pgrx::pg_sys::Pg_finfo_record =
+                ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &VERSION_1
+        }
+    };
+}
+
+pub(crate) use {c_function, c_function_per_row, declare};
+
+/// The bytes of the arguments.
+///
+/// # Safety
+///
+/// The function that is running has N arguments, all of type text and none of them NULL.
+pub unsafe fn texts<'a, const N: usize>(fcinfo: pg_sys::FunctionCallInfo) -> [&'a [u8]; N] {
+    // SAFETY: the caller's promise; the arguments live as long as the call.
+    unsafe {
+        let arguments = (*fcinfo).args.as_slice(N);
+        std::array::from_fn(|place| varlena_bytes(arguments[place].value))
+    }
+}
+
+/// The query's rule and the bytes of the arguments, where neither has to be made.
+///
+/// # Safety
+///
+/// As [`texts`], and what the function keeps for a query (`fn_extra`) is a `T`, or nothing yet.
+pub unsafe fn at_once<'a, T, const N: usize>(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Option<(&'a T, [&'a [u8]; N])> {
+    // SAFETY: the caller's promise. Nothing here calls the server, allocates or panics.
+    unsafe {
+        let rule = (*(*fcinfo).flinfo).fn_extra.cast::<T>().as_ref()?;
+        let arguments = (*fcinfo).args.as_slice(N);
+        let mut texts: [&[u8]; N] = [&[]; N];
+        for (text, argument) in texts.iter_mut().zip(arguments) {
+            *text = in_place(argument.value)?;
+        }
+        Some((rule, texts))
+    }
+}
+
+/// The bytes of a text that is neither packed nor stored elsewhere.
+///
+/// # Safety
+///
+/// The datum is a text of the row that is being looked at.
+unsafe fn in_place<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
+    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: the caller's promise.
+    unsafe {
+        (varatt_is_4b_u(varlena) || varatt_is_1b(varlena) && !varatt_is_1b_e(varlena))
+            .then(|| varlena_to_byte_slice(varlena))
+    }
+}

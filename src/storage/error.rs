@@ -1,0 +1,224 @@
+//! What is wrong with a file, its place or the storage service.
+//!
+//! A request for what is not the caller's and one for what does not exist get the same error.
+
+use civic_http::Kind;
+use pgrx::PgSqlErrorCode;
+
+use super::bucket::{self, Bucket};
+use crate::error::{Report, reported, shown};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// A purpose that no bucket serves.
+    #[error("unknown purpose \"{}\"", shown(purpose))]
+    UnknownPurpose { purpose: String },
+    /// A tenant or folder that cannot be one segment of an object's path.
+    #[error("{what} \"{}\" cannot be part of an object's path: {why}", shown(value))]
+    InvalidSegment { what: &'static str, value: String, why: &'static str },
+    #[error("filename \"{}\" has no character that can be kept", shown(filename))]
+    UnusableFilename { filename: String },
+    /// Longer than the Storage API takes.
+    #[error("object path of {bytes} bytes is too long, the limit is {limit}")]
+    PathTooLong { bytes: usize, limit: usize },
+    #[error("content type \"{}\" is not of the form type/subtype", shown(content_type))]
+    InvalidContentType { content_type: String },
+    /// Settings without which a function cannot work.
+    #[error("storage service is not configured")]
+    NotConfigured { missing: Vec<&'static str> },
+    /// The secrets are in the configuration file, and the library is not preloaded.
+    #[error("storage service is shut: every role can read its secrets")]
+    SecretsExposed,
+    /// An exchange over HTTP failed. Its message has no secret.
+    #[error("{}", _0.message())]
+    Transfer(civic_http::Error),
+    #[error("permission denied to upload to bucket \"{bucket}\"")]
+    UploadForbidden { bucket: &'static str },
+    #[error("content type \"{}\" cannot be uploaded", shown(content_type))]
+    UnsupportedContentType { content_type: String },
+    /// A form in the place of a file.
+    #[error("content type \"{}\" is that of a form, not of a file", shown(content_type))]
+    Form { content_type: String },
+    #[error("file of {size} bytes cannot be uploaded: it is empty")]
+    EmptyFile { size: i64, setting: &'static str },
+    #[error("file of {size} bytes is too large, the limit is {limit}")]
+    FileTooLarge { size: i64, limit: u64, setting: &'static str },
+    /// Nothing was uploaded under this file id that the caller may confirm.
+    #[error("there is no upload \"{}\" to confirm", shown(file_id))]
+    NoUpload { file_id: String },
+    /// No object that the caller may have a link to.
+    #[error("there is no object \"{}\" in bucket \"{}\"", shown(path), shown(bucket))]
+    NoObject { bucket: String, path: String },
+    #[error("a link cannot be valid for {seconds} seconds")]
+    Expiry { seconds: i32 },
+    #[error("bucket \"{}\" is not one that pg_civic guards", shown(bucket))]
+    NotABucket { bucket: String },
+    /// Not `{tenant}/{id}/{filename}` in the Storage API's characters.
+    #[error("path \"{}\" is not of the form tenant/id/filename", shown(path))]
+    MalformedPath { path: String },
+    /// `civic.media_table` names no table, or is no qualified name.
+    #[error("table of attachments \"{}\" {why}", shown(table))]
+    NoMediaTable { table: String, why: &'static str },
+    #[error("table of attachments {table} has no column {}", missing.join(", "))]
+    MediaTableColumns { table: String, missing: Vec<String> },
+}
+
+reported!(StorageError);
+
+/// The content types that a person may upload.
+pub const UPLOAD_TYPES: &str = "image/jpeg, image/png, image/webp and application/pdf";
+
+impl StorageError {
+    /// Of a file that is empty or too large.
+    pub fn size(size: i64, limit: u64, setting: &'static str) -> StorageError {
+        match size {
+            ..1 => StorageError::EmptyFile { size, setting },
+            _ => StorageError::FileTooLarge { size, limit, setting },
+        }
+    }
+}
+
+impl Report for StorageError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode::*;
+        match self {
+            StorageError::UnknownPurpose { .. }
+            | StorageError::InvalidSegment { .. }
+            | StorageError::UnusableFilename { .. }
+            | StorageError::InvalidContentType { .. }
+            | StorageError::UnsupportedContentType { .. }
+            | StorageError::Form { .. }
+            | StorageError::EmptyFile { .. }
+            | StorageError::FileTooLarge { .. }
+            | StorageError::Expiry { .. }
+            | StorageError::NotABucket { .. }
+            | StorageError::MalformedPath { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
+            StorageError::PathTooLong { .. } => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            StorageError::NotConfigured { .. } | StorageError::SecretsExposed => {
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            StorageError::Transfer(error) => transfer_sqlstate(error.kind()),
+            StorageError::UploadForbidden { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            StorageError::NoUpload { .. } | StorageError::NoObject { .. } => ERRCODE_NO_DATA_FOUND,
+            StorageError::NoMediaTable { .. } => ERRCODE_UNDEFINED_TABLE,
+            StorageError::MediaTableColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            StorageError::UnknownPurpose { .. } => {
+                return Some(format!("The purposes are {}.", bucket::purposes().join(", ")));
+            }
+            StorageError::NotConfigured { missing } => {
+                let missing = missing.join(" and ");
+                return Some(format!(
+                    "Set {missing} in the server's configuration file, and reload it."
+                ));
+            }
+            StorageError::UnsupportedContentType { .. } => {
+                return Some(format!("{UPLOAD_TYPES} can."));
+            }
+            StorageError::EmptyFile { setting, .. }
+            | StorageError::FileTooLarge { setting, .. } => {
+                return Some(format!("The limit is the setting {setting}."));
+            }
+            StorageError::NotABucket { .. } => {
+                let buckets = bucket::ALL.map(Bucket::id).join(", ");
+                return Some(format!("The buckets are {buckets}."));
+            }
+            StorageError::Transfer(error) => transfer_hint(error.kind())?,
+            StorageError::UnusableFilename { .. } => {
+                "Give a name with at least one letter or digit, such as photo.jpg."
+            }
+            StorageError::InvalidContentType { .. } => "Give a media type such as image/jpeg.",
+            StorageError::SecretsExposed => {
+                "Add pg_civic to shared_preload_libraries and restart the server; change the secrets \
+                 where a role may have seen them."
+            }
+            StorageError::UploadForbidden { .. } => {
+                "The claims need a municipality, and for gbv-evidence one of the roles of \
+                 civic.sensitive_uploaders."
+            }
+            StorageError::Form { .. } => {
+                "Upload the file that is in it, with its own content type."
+            }
+            StorageError::NoUpload { .. } => {
+                "Upload the file to the bucket and path that request_upload() gave, then confirm it. \
+                 An upload that its owner may not read is confirmed once."
+            }
+            StorageError::Expiry { .. } => {
+                "Give a number of seconds from 1 to 604800, which is 7 days."
+            }
+            StorageError::MalformedPath { .. } => {
+                "Use a path of object_path() or request_upload()."
+            }
+            StorageError::NoMediaTable { .. } | StorageError::MediaTableColumns { .. } => {
+                "civic.media_table names it, as in public.media_attachments."
+            }
+            StorageError::InvalidSegment { .. }
+            | StorageError::PathTooLong { .. }
+            | StorageError::NoObject { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn transfer_sqlstate(kind: Kind) -> PgSqlErrorCode {
+    use PgSqlErrorCode::*;
+    match kind {
+        Kind::Cancelled => ERRCODE_QUERY_CANCELED,
+        Kind::Unreachable | Kind::Certificate => {
+            ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
+        }
+        Kind::TimedOut | Kind::CutShort => ERRCODE_CONNECTION_FAILURE,
+        Kind::Busy => ERRCODE_INSUFFICIENT_RESOURCES,
+        Kind::ServerError | Kind::Rejected => ERRCODE_SYSTEM_ERROR,
+        Kind::Malformed => ERRCODE_PROTOCOL_VIOLATION,
+        Kind::MediaNotFound | Kind::NotFound => ERRCODE_NO_DATA_FOUND,
+        Kind::Duplicate => ERRCODE_DUPLICATE_OBJECT,
+        Kind::Unauthorized => ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        Kind::TooLarge => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        Kind::UnsupportedType | Kind::Refused | Kind::Invalid => ERRCODE_INVALID_PARAMETER_VALUE,
+    }
+}
+
+fn transfer_hint(kind: Kind) -> Option<&'static str> {
+    Some(match kind {
+        Kind::Unreachable => {
+            "Is the URL in civic.storage_url or civic.supabase_url right, and can the database's \
+             server reach it?"
+        }
+        Kind::TimedOut => "civic.http_timeout says how long it may take.",
+        Kind::Busy | Kind::ServerError => "Try again later.",
+        Kind::Unauthorized => {
+            "Are civic.service_key, or civic.twilio_account_sid and civic.twilio_auth_token, right?"
+        }
+        Kind::TooLarge => "civic.media_max_size is the limit here; the bucket may have its own.",
+        Kind::Refused => "civic.media_hosts lists the hosts that media may be fetched from.",
+        Kind::Certificate => {
+            "The server trusts the certificates of its operating system, or those that SSL_CERT_FILE \
+             names in its environment."
+        }
+        Kind::Cancelled
+        | Kind::CutShort
+        | Kind::Malformed
+        | Kind::MediaNotFound
+        | Kind::NotFound
+        | Kind::Duplicate
+        | Kind::UnsupportedType
+        | Kind::Rejected
+        | Kind::Invalid => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_purpose_lists_the_known_ones() {
+        let hint = StorageError::UnknownPurpose { purpose: String::new() }.hint().unwrap();
+        assert_eq!(hint, "The purposes are evidence, documents, gbv-evidence, proof_of_residence.");
+    }
+}
