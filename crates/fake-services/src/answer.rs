@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::Stop;
+use crate::sync::Stop;
 
 /// An answer. Without more it is sent whole and at once, with its length.
 #[derive(Debug, Clone)]

@@ -13,6 +13,7 @@ mod process;
 mod request;
 mod server;
 mod storage;
+mod sync;
 mod twilio;
 
 pub use answer::Answer;
@@ -20,6 +21,7 @@ pub use client::Client;
 pub use jwt::{sign as sign_jwt, verify as verify_jwt};
 pub use process::Process;
 pub use request::Request;
-pub use server::{FakeServer, Gate, sequence};
+pub use server::{FakeServer, sequence};
 pub use storage::{Errors, Object, Options, Storage};
+pub use sync::Gate;
 pub use twilio::Twilio;

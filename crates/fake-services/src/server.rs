@@ -4,10 +4,11 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::answer::Answer;
 use crate::request::Request;
+use crate::sync::{Stop, lock};
 
 /// How a test tells a fake server what to answer.
 pub type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
@@ -236,64 +237,4 @@ pub fn sequence(
             _ => answers.pop_front().expect("it has several"),
         }
     }
-}
-
-/// Holds who waits until it is opened, a minute at most.
-#[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Stop>);
-
-impl Gate {
-    pub fn new() -> Gate {
-        Gate::default()
-    }
-
-    pub fn open(&self) {
-        self.0.set();
-    }
-
-    pub fn wait(&self) {
-        self.0.sleep(Duration::from_secs(60));
-    }
-}
-
-/// A flag that can be waited for.
-#[derive(Debug, Default)]
-pub(crate) struct Stop {
-    is_set: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Stop {
-    pub fn set(&self) {
-        *lock(&self.is_set) = true;
-        self.changed.notify_all();
-    }
-
-    pub fn is_set(&self) -> bool {
-        *lock(&self.is_set)
-    }
-
-    /// Sleeps; false where it was set meanwhile.
-    pub fn sleep(&self, duration: Duration) -> bool {
-        let deadline = Instant::now() + duration;
-        let mut is_set = lock(&self.is_set);
-        while !*is_set {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                return true;
-            }
-            let waited = self.changed.wait_timeout(is_set, rest);
-            is_set = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
-        }
-        false
-    }
-
-    pub fn wait(&self) {
-        while self.sleep(Duration::from_secs(3600)) {}
-    }
-}
-
-/// A test that panicked has told why; the others' locks go on.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

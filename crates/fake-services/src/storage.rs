@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::answer::Answer;
 use crate::jwt;
 use crate::request::Request;
-use crate::server::{FakeServer, lock};
+use crate::server::FakeServer;
+use crate::sync::lock;
 
 /// Under the project's URL.
 const ROOT: &str = "/storage/v1";

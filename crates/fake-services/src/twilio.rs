@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::answer::Answer;
 use crate::request::Request;
-use crate::server::{FakeServer, lock};
+use crate::server::FakeServer;
+use crate::sync::lock;
 
 pub struct Twilio {
     api: FakeServer,
