@@ -88,11 +88,13 @@ fn assert_shows_no_secret(error: &Error) {
     }
 }
 
-/// Fetches from a server in a new process with these environment variables. The error is what the
+/// Fetches from a server in a new process with these environment variables and none of OpenSSL's others. The error is what the
 /// process prints.
 fn fetch_in_a_process(server: &FakeServer, environment: &[(&str, &str)]) -> Result<(), String> {
     let test = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored", "--nocapture", "tests::fetch_in_an_environment"])
+        .env_remove("SSL_CERT_FILE")
+        .env_remove("SSL_CERT_DIR")
         .env("CIVIC_HTTP_TEST_URL", server.url("/x"))
         .envs(environment.iter().copied())
         .output()
