@@ -2,9 +2,9 @@
 //!
 //! Nothing here knows PostgreSQL. Each call blocks the calling thread and runs on its own
 //! single-threaded runtime, which ends with the call. Only name resolution uses a second thread,
-//! because getaddrinfo blocks (docs/architecture.md, decision 8, has why the client is not reqwest's
-//! blocking one). That thread inherits the caller's signal mask: **block every signal in
+//! because getaddrinfo blocks. That thread inherits the caller's signal mask: **block every signal in
 //! the calling thread before the first call**, or the server's signal handlers may run in it.
+//! docs/architecture.md, decision 8, explains why this is not reqwest's blocking client.
 //!
 //! Every call ends: after [`Limits::total`] at the latest, and about 20 ms after its [`Cancel`] was
 //! set. Each transfer makes its own connection, so none goes stale between two jobs. The proxy

@@ -74,7 +74,7 @@ fn a_printed_client_shows_no_secret() {
 
 #[test]
 fn credentials_are_sent_by_plain_http_to_a_loopback_address_only() {
-    // Addresses of nobody, and an address that a name would resolve to.
+    // Addresses of documentation, and of a private network.
     for host in ["192.0.2.1:8080", "[2001:db8::1]:8080", "10.255.255.1:8080"] {
         let source = source(host, short(LIMITS));
         let url = format!("http://{host}/2010-04-01/media");
