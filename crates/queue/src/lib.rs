@@ -3,12 +3,12 @@
 //! A ring of 64-bit words. A frame is a header, the time at which it came, and the bytes of one
 //! transaction's events. A writer reserves a frame before its transaction commits and settles it
 //! afterwards: committed or cancelled. The reader takes frames in the order in which they were
-//! reserved and stops at the first that is not settled. A transaction that changes what another has
-//! changed reserves after that one has committed, so this order is the order of commits wherever
-//! two transactions can tell one.
+//! reserved and stops at the first that is not settled. A transaction that changes a row that another
+//! has changed reserves after that one has committed, so this order is the order of commits wherever two
+//! transactions depend on each other.
 //!
-//! Every word of the free part is zero: the reader wipes what it gives back. So a header that is
-//! not written yet is told from one that is, without a lock.
+//! Every word of the free part is zero, because the reader zeroes what it releases. So the reader
+//! recognises, without a lock, a header that is not written yet.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -147,7 +147,7 @@ impl<'a> Queue<'a> {
     }
 
     fn settle(&self, reservation: Reservation, state: u64) {
-        // Release: whoever sees the state sees the events.
+        // Release: a reader that sees the state also sees the events.
         let header = reservation.length << 8 | state;
         self.word(reservation.position).store(header, Ordering::Release);
     }
