@@ -4,12 +4,12 @@
 mod access;
 mod attacks;
 mod crash;
+mod faults;
 mod foreign;
 mod jobs;
 mod load;
 mod sensitive;
 mod settings;
-mod weather;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
