@@ -27,9 +27,6 @@ if [ $# -eq 0 ]; then
     RUSTFLAGS="--cfg loom" cargo test --quiet --release --package civic_queue --target-dir target/loom
 fi
 
-# A Storage API in a process of its own, which tests kill.
-cargo build --quiet --package civic_fake_services
-
 for index in "${!majors[@]}"; do
     major=${majors[$index]}
     say "testing on PostgreSQL $major ($((index + 1)) of ${#majors[@]})"

@@ -377,3 +377,9 @@ pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> b
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+#[ignore = "the process that tests of a killed Storage API start"]
+fn fake_storage_process() {
+    civic_fake_services::Process::serve();
+}
