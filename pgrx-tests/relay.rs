@@ -27,10 +27,9 @@ const TICKETS: &str = "
 
 /// A cluster of this test's own, with a relay for the database `postgres` and a table of tickets.
 fn relayed(settings: &[&str]) -> Cluster {
-    let cluster = Cluster::start(&[&["shared_preload_libraries=pg_civic"], settings].concat());
-    let mut session = cluster.superuser();
-    session.run(TICKETS);
-    wait_for_relay(&mut session);
+    let prepare = |cluster: &Cluster| cluster.superuser().run(TICKETS);
+    let cluster = Cluster::preloaded("relay", settings, prepare);
+    wait_for_relay(&mut cluster.superuser());
     cluster
 }
 

@@ -43,14 +43,14 @@ struct Town {
 const TEMPLATE: &str = "template_town";
 
 fn preloaded(settings: &[&str]) -> Cluster {
-    let cluster = Cluster::start(&[&["shared_preload_libraries=pg_civic"], settings].concat());
-    cluster.superuser().run(&format!("CREATE DATABASE {TEMPLATE}"));
-    let mut session = cluster.superuser_of(TEMPLATE);
-    for fixture in [SUPABASE, APPLICATION, "CREATE EXTENSION pg_civic"] {
-        session.run(fixture);
-    }
-    session.run("SELECT count(*) FROM civic.setup('public.tickets')");
-    cluster
+    Cluster::preloaded("service", settings, |cluster| {
+        cluster.superuser().run(&format!("CREATE DATABASE {TEMPLATE}"));
+        let mut session = cluster.superuser_of(TEMPLATE);
+        for fixture in [SUPABASE, APPLICATION, "CREATE EXTENSION pg_civic"] {
+            session.run(fixture);
+        }
+        session.run("SELECT count(*) FROM civic.setup('public.tickets')");
+    })
 }
 
 impl Town {

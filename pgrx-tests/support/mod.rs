@@ -127,7 +127,7 @@ impl Database {
         let _guard = COPYING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut client = server.connect("postgres", Arc::default());
         // The session that filled the template may still be on its way out.
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + DEADLINE;
         let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
         while let Err(error) = client.batch_execute(&statement) {
             assert!(Instant::now() < deadline, "{statement}: {error}");
@@ -362,10 +362,13 @@ impl Session {
     }
 }
 
+/// How long a test waits for what takes milliseconds where nothing else runs.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
 /// Waits for a condition, and fails where it does not come.
 #[track_caller]
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
-    wait_within(Duration::from_secs(30), what, condition);
+    wait_within(DEADLINE, what, condition);
 }
 
 /// [`wait_until`] for what takes seconds where nothing else runs.
