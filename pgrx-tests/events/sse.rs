@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, literal};
+use crate::pg_tests::support::{DEADLINE, Database, OTHER_TENANT, Session, TENANT, literal};
 
 const ASK: &str = "SELECT civic.dashboard_events()";
 
@@ -105,7 +105,7 @@ fn the_timestamp_is_now_in_utc_and_no_two_answers_share_an_id() {
 /// The next client that connects. One that has failed never does.
 fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).expect("a listener");
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + DEADLINE;
     loop {
         match listener.accept() {
             Ok((connection, _)) => {

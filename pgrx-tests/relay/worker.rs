@@ -168,7 +168,7 @@ fn a_relay_with_a_transaction_that_does_not_end_does_not_spin() {
 fn another_database_can_be_dropped_while_the_relay_is_idle() {
     let cluster = relayed(&[]);
     let mut session = cluster.superuser();
-    session.run("SET statement_timeout = '15s'");
+    session.run("SET statement_timeout = '2min'");
     for round in 0..3 {
         session.run("CREATE DATABASE other");
         let mut other = cluster.superuser_of("other");
@@ -204,7 +204,7 @@ fn the_relays_own_database_can_be_dropped_by_force_and_made_anew() {
             assert_eq!(listener.hears(&end).last(), Some(&end));
             stats(&mut town, "delivered") != before
         });
-        admin.run("SET statement_timeout = '15s'");
+        admin.run("SET statement_timeout = '2min'");
         admin.run("DROP DATABASE town WITH (FORCE)");
     }
 }

@@ -46,7 +46,7 @@ fn a_setup_that_finds_all_there_keeps_no_writer_waiting() {
     setting_up.run("BEGIN");
     setting_up.run(SETUP);
     writer.run(&format!(
-        "SET lock_timeout = '10s';
+        "SET lock_timeout = '1min';
          INSERT INTO tickets (tenant_id) VALUES ('{TENANT}');
          INSERT INTO storage.objects (bucket_id, name) VALUES ('evidence', '{TENANT}/a/b');
          UPDATE storage.buckets SET updated_at = now()"

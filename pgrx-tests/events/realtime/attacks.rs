@@ -77,7 +77,7 @@ fn a_session_that_is_ended_while_it_looks_for_realtime_keeps_no_lock() {
     assert!(waiting.join().expect("no panic").is_err());
     let left = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {process}");
     wait_until("it is gone", || admin.text(&left) == "0");
-    admin.run("COMMIT; SET lock_timeout = '5s'");
+    admin.run("COMMIT; SET lock_timeout = '1min'");
     admin.run("BEGIN; LOCK TABLE tickets; COMMIT");
     let dead = "SELECT count(*) FROM pg_locks l
                 WHERE l.pid IS NULL OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid)";

