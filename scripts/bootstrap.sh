@@ -97,7 +97,7 @@ copy_server() {
     for directory in $(printf '%s\n' "${directories[@]}" | sort -u); do
         [ -e "$unpacking/copy$directory" ] || (cd / && cp -a --parents "${directory#/}" "$unpacking/copy")
     done
-    find "$unpacking/copy" -name 'pg_civic*' -delete
+    find "$unpacking/copy" -type f -name 'pg_civic*' -delete
     mkdir -p "$(dirname "$copy")"
     mv "$unpacking/copy" "$copy"
 }
