@@ -83,6 +83,20 @@ fn wait_for_event(session: &mut Session, pid: &str, event: &str) {
     wait_until(event, || session.text(&sql) == "1");
 }
 
+/// Has every commit wait for a standby that does not exist, unless `synchronous_commit` is local. The
+/// checkpointer decides that, and may read the setting later than a session does.
+fn wait_for_absent_standby(cluster: &Cluster) {
+    let mut session = cluster.superuser();
+    session.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    session.run("SELECT pg_reload_conf()");
+    session.run("SET statement_timeout = '100ms'");
+    wait_until("commits wait", || {
+        let commit = "SELECT pg_logical_emit_message(true, 'probe', '')";
+        let _ = session.client().batch_execute(commit);
+        session.warnings().iter().any(|it| it.message().contains("synchronous replication"))
+    });
+}
+
 fn pid(session: &mut Session) -> String {
     session.text("SELECT pg_backend_pid()")
 }
