@@ -49,7 +49,7 @@ part() { # part NAME COMMAND...
 
 # Without a server, so it fails first. loom tries every interleaving of the queue's few steps.
 if [ $# -eq 0 ]; then
-    part "build the tests of the crates" cargo test --quiet --no-run \
+    part "build the tests of the crates" cargo test --no-run \
         --package civic_queue --package civic_http --package civic_fake_services --package pg_civic_bench || true
     part "test the crates" cargo test --quiet \
         --package civic_queue --package civic_http --package civic_fake_services --package pg_civic_bench || true
@@ -60,7 +60,7 @@ fi
 # What `cargo pgrx test` builds: the tests, and the library that they install into the copy of a server.
 build() { # build MAJOR
     local features=(--no-default-features --features "pg$1 pg_test")
-    cargo test --quiet --no-run "${features[@]}" \
+    cargo test --no-run "${features[@]}" \
         && cargo pgrx install --test --pg-config "${copies[$1]}" "${features[@]}" >/dev/null
 }
 suite() { # suite MAJOR FILTER...
