@@ -28,7 +28,14 @@ fi
 mkdir -p "$data"
 [ "$(id -u)" -ne 0 ] || chown "$SERVER_USER" "$data"
 logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+declare -A running=() begun
+finish() {
+    local pid
+    for pid in "${running[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+    rm -rf "$logs"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
 
 # Every part runs, also after one that failed; the last lines say how long each took, and how it ended.
 results=()
@@ -39,11 +46,11 @@ record() { # record STATUS SECONDS NAME
     results+=("$(printf '%5d:%02d  %-6s  %s' $(($2 / 60)) $(($2 % 60)) "$outcome" "$3")")
 }
 part() { # part NAME COMMAND...
-    local name=$1 begun=$SECONDS status=0
+    local name=$1 start=$SECONDS status=0
     shift
     say "$name"
     "$@" || status=$?
-    record "$status" $((SECONDS - begun)) "$name"
+    record "$status" $((SECONDS - start)) "$name"
     return "$status"
 }
 
@@ -76,7 +83,7 @@ done
 
 # The suites run side by side. Each installs its library when it begins, and the last one that was built
 # lies where cargo puts both: so the second begins when the first has installed.
-declare -A running begun
+set -m # a process group for each, which an interrupt ends
 for major in "${built[@]}"; do
     say "test on PostgreSQL $major"
     begun[$major]=$SECONDS
@@ -94,6 +101,7 @@ for major in "${built[@]}"; do
     # The output of the first is shown as it comes, that of the second when the first has ended.
     tail -n +1 -f --pid="${running[$major]}" "$logs/$major"
     wait "${running[$major]}" || status=$?
+    unset "running[$major]"
     record "$status" $(($(cat "$logs/$major.end") - ${begun[$major]})) "test on PostgreSQL $major"
 done
 
