@@ -414,7 +414,6 @@ fn a_value_that_a_person_set_before_the_library_was_loaded_is_not_taken() {
     }
 }
 
-#[cfg(not(feature = "pg14"))]
 #[test]
 fn an_unknown_setting_is_refused_once_the_library_is_loaded() {
     let mut session = loaded(&Database::plain());

@@ -234,10 +234,7 @@ fn set_for_now(name: &CStr, value: &CStr) {
 pub fn reserve_setting_prefix(prefix: &'static CStr) {
     // SAFETY: `prefix` ends in NUL.
     unsafe {
-        #[cfg(not(feature = "pg14"))]
         pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
     }
 }
 
@@ -325,9 +322,9 @@ pub fn transaction_start() -> i64 {
 pub fn transaction_number() -> pg_sys::LocalTransactionId {
     // SAFETY: reads this backend's own entry, which it has for as long as it lives.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
         let number = (*pg_sys::MyProc).lxid;
-        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         let number = (*pg_sys::MyProc).vxid.lxid;
         number
     }
