@@ -1,17 +1,18 @@
-//! What pg_civic does to other schemas: only when asked, all of it or nothing, and told row by row.
+//! What pg_civic does to other schemas: only on request, all of it or nothing, reported row by row.
 //!
-//! The caller's own rights decide. What he lacks is told before anything is touched.
+//! The caller's own rights decide. What the caller lacks is reported before anything is changed.
 
-mod buckets;
 mod check;
-mod files;
 mod firewall;
-mod grants;
 mod ledger;
+mod plan;
 mod policy;
+pub mod privileges;
 mod publication;
 mod realtime;
+mod relation;
 mod rights;
+mod storage;
 mod tickets;
 
 use std::collections::HashSet;
@@ -23,19 +24,11 @@ use pgrx::prelude::*;
 
 use crate::error::Error;
 use crate::{catalog, pg};
-
-/// One step of `setup` or `teardown`: what it was about, what was done, and why.
-type Step = (String, &'static str, String);
-
-const DONE: &str = "done";
-const ALREADY: &str = "already there";
-const SKIPPED: &str = "skipped";
-const REMOVED: &str = "removed";
-const KEPT: &str = "kept";
-
-fn step(component: impl Into<String>, action: &'static str, detail: impl Into<String>) -> Step {
-    (component.into(), action, detail.into())
-}
+use plan::{SKIPPED, Step, step};
+use publication::Published;
+use realtime::NO_REALTIME;
+use storage::{NO_STORAGE, Storage};
+use tickets::Trigger;
 
 fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> {
     let mut seen = HashSet::new();
@@ -46,45 +39,106 @@ fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> 
     Err(Error::Privileges { action, role: catalog::current_role()?, missing })
 }
 
-fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
+fn set_up(oid: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
     catalog::begin()?;
-    let table = tickets.map(tickets::Table::find).transpose()?;
-    let mut missing = files::missing_privileges(files::Purpose::SetUp)?;
-    missing.extend(realtime::missing_privileges()?);
-    missing.extend(
-        table
-            .iter()
-            .map(tickets::Table::missing_privileges)
-            .collect::<Result<Vec<_>, _>>()?
-            .concat(),
-    );
+    let table = oid.map(tickets::Table::find).transpose()?;
+    let (storage, messages) = (Storage::find()?, realtime::messages()?);
+    let published = match &table {
+        Some(table) => Published::find(table.relation.oid, &table.relation.name)?,
+        None => None,
+    };
+    let mut missing = vec![];
+    if let Some(storage) = &storage {
+        missing.extend(storage.missing_for_setup()?);
+    }
+    if let Some(messages) = &messages {
+        missing.extend(realtime::missing_privileges(messages)?);
+    }
+    if let Some(table) = &table {
+        missing.extend(table.missing_privileges()?);
+    }
+    missing.extend(published.iter().flat_map(Published::missing_privileges));
     require("set up pg_civic", missing)?;
-    firewall::refuse_others()?;
 
-    let mut steps = files::set_up()?;
-    // Before the trigger that sends: nothing is said on a channel that is not guarded.
-    steps.extend(realtime::set_up()?);
-    match table {
-        Some(table) => {
-            steps.extend(table.set_up()?);
-            steps.extend(publication::set_up(&table)?);
+    let mut steps = vec![];
+    match &storage {
+        Some(storage) => {
+            storage.refuse_traps()?;
+            for component in storage.buckets().iter().chain(&storage.components()?) {
+                steps.extend(plan::set_up(component.as_ref())?);
+            }
         }
-        None => steps.push(step("trigger", SKIPPED, "no table of tickets was given")),
+        None => steps.push(step("storage", SKIPPED, NO_STORAGE)),
+    }
+    // Before the trigger that sends: no event is sent on a channel that is not guarded.
+    match &messages {
+        Some(messages) => {
+            for component in realtime::components(messages, true) {
+                steps.extend(plan::set_up(component.as_ref())?);
+            }
+        }
+        None => steps.push(step("realtime", SKIPPED, NO_REALTIME)),
+    }
+    let Some(table) = table else {
+        steps.push(step("trigger", SKIPPED, "no table of tickets was given"));
+        return Ok(steps);
+    };
+    steps.extend(plan::set_up(&table.trigger()?)?);
+    steps.extend(table.columns());
+    match published {
+        Some(published) => steps.extend(plan::set_up(&published)?),
+        // Without Realtime a publication is not expected.
+        None => steps.extend(messages.map(|_| {
+            let name = publication::name(&table.relation.name);
+            step(name, SKIPPED, "there is no publication of this name")
+        })),
     }
     Ok(steps)
 }
 
 fn tear_down() -> Result<Vec<Step>, Error> {
     catalog::begin()?;
-    let mut missing = files::missing_privileges(files::Purpose::TearDown)?;
-    missing.extend(realtime::missing_privileges()?);
-    missing.extend(tickets::missing_privileges_to_remove()?);
+    let (storage, messages) = (Storage::find()?, realtime::messages()?);
+    let triggers = tickets::own_triggers()?;
+    let mut missing = vec![];
+    if let Some(storage) = &storage {
+        missing.extend(storage.missing_for_teardown()?);
+    }
+    if let Some(messages) = &messages {
+        missing.extend(realtime::missing_privileges(messages)?);
+    }
+    for trigger in &triggers {
+        missing.extend(trigger.missing_privileges()?);
+    }
     require("tear down pg_civic", missing)?;
 
-    let mut steps = publication::tear_down()?;
-    steps.extend(tickets::tear_down()?);
-    steps.extend(realtime::tear_down()?);
-    steps.extend(files::tear_down()?);
+    let mut steps = vec![];
+    for Trigger { table, .. } in &triggers {
+        if let Some(published) = Published::find(table.oid, &table.name)? {
+            steps.extend(plan::tear_down(&published)?);
+        }
+    }
+    for trigger in &triggers {
+        steps.extend(plan::tear_down(trigger)?);
+    }
+    if triggers.is_empty() {
+        steps.push(step("trigger", SKIPPED, "does not exist"));
+    }
+    steps.extend(tickets::revoke_grants()?);
+    // In the opposite order: a function is dropped after the policies that call it.
+    if let Some(messages) = &messages {
+        for component in realtime::components(messages, false).iter().rev() {
+            steps.extend(plan::tear_down(component.as_ref())?);
+        }
+    }
+    match &storage {
+        Some(storage) => {
+            for component in storage.components()?.iter().rev().chain(&storage.buckets()) {
+                steps.extend(plan::tear_down(component.as_ref())?);
+            }
+        }
+        None => steps.push(step("storage", SKIPPED, NO_STORAGE)),
+    }
     Ok(steps)
 }
 
@@ -92,9 +146,9 @@ fn tear_down() -> Result<Vec<Step>, Error> {
 mod civic {
     use super::*;
 
-    /// Guards the buckets and makes the tickets of a table heard.
+    /// Guards the buckets, and publishes the changes of the tickets of a table.
     ///
-    /// Errors: 42P01 for an OID of nothing, 42809 for what is no table, 42703 for a table without
+    /// Errors: 42P01 for an OID of nothing, 42809 for what is not a table, 42703 for a table without
     /// `tenant_id`, 42501 for a role that lacks a right that some step needs. Nothing is half done.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
@@ -110,7 +164,7 @@ mod civic {
         Ok(TableIterator::new(set_up(tickets.map(|table| table.0))?))
     }
 
-    /// Undoes `setup`: triggers, policies, and those buckets that hold nothing.
+    /// Undoes `setup`: triggers, policies, and the buckets that are empty.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
     fn teardown() -> Result<
@@ -123,7 +177,7 @@ mod civic {
         Ok(TableIterator::new(tear_down()?))
     }
 
-    /// What is right, what is not, and the statement that mends it.
+    /// What is right, what is not, and the statement that repairs it.
     #[pg_extern(stable, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
     // pgrx reads the columns' names from the type as it stands here.

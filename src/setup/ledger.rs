@@ -1,8 +1,8 @@
-//! `civic.changed_privileges`: what `setup` has granted and revoked, for `teardown` to give back.
+//! `civic.changed_privileges`: what `setup()` has granted and revoked, so that `teardown()` undoes it.
 
 use pgrx::spi::quote_identifier;
 
-use super::catalog;
+use crate::catalog;
 use crate::error::Error;
 
 /// One privilege on one object, as one role has granted it to another.
@@ -41,6 +41,11 @@ impl Privilege {
         }
     }
 
+    /// `TRUNCATE on storage.objects of anon`.
+    pub fn description(&self) -> String {
+        format!("{} on {} of {}", self.what(), self.table(), self.role())
+    }
+
     pub fn revoke_statement(&self) -> String {
         format!("REVOKE {} ON TABLE {} FROM {} CASCADE", self.what(), self.table(), self.role())
     }
@@ -68,7 +73,7 @@ impl Change {
 
 const TABLE: &str = "changed_privileges";
 
-/// Keeps a change. One that is kept already stays as it was first.
+/// Records a change. The first record of a privilege stays.
 pub fn record(change: Change, privilege: &Privilege) -> Result<(), Error> {
     let Privilege { schema, object, column, privilege, grantee, grantor, is_grantable } = privilege;
     let insert = "INSERT INTO civic.changed_privileges
@@ -89,7 +94,7 @@ pub fn record(change: Change, privilege: &Privilege) -> Result<(), Error> {
     catalog::with_own_table(TABLE, || catalog::update(insert, &arguments)).map(|_| ())
 }
 
-/// What was recorded, in an order in which it can be given back: what the owner had granted first.
+/// What was recorded, in an order in which it can be granted again: what the owner had granted first.
 pub fn recorded(change: Change) -> Result<Vec<Privilege>, Error> {
     let select =
         "SELECT object_schema, object_name, column_name, privilege, grantee, grantor, is_grantable

@@ -1,17 +1,18 @@
 //! Ways around the policies, and code of others that runs with more rights than its owner has.
 
-use super::super::{catalog, rights};
-use super::{Finding, SETUP, bad, good};
+use super::super::plan::{Finding, bad, good};
+use super::super::privileges::guarded_tables;
+use super::super::{policy, rights};
+use crate::catalog;
 use crate::error::Error;
 
 /// The tables under the policies, with their partitions.
 macro_rules! guarded {
     () => {
-        "WITH RECURSIVE tables AS (
+        concat!("WITH RECURSIVE tables AS (
              SELECT c.oid, c.relowner, c.relforcerowsecurity, n.nspname,
                     pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
-             FROM (VALUES ('storage', 'buckets'), ('storage', 'objects'), ('realtime', 'messages'))
-                  s (nspname, relname)
+             FROM ", guarded_tables!(), " s (nspname, relname)
              JOIN pg_catalog.pg_namespace n ON n.nspname = s.nspname
              JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.relname
                   AND c.relkind IN ('r', 'p')
@@ -43,7 +44,7 @@ macro_rules! guarded {
              UNION
              SELECT u.view, x.name, x.relowner, x.relforcerowsecurity
              FROM reaching x JOIN uses u ON u.used = x.view
-         )"
+         )")
     };
 }
 
@@ -70,27 +71,75 @@ pub fn event_triggers() -> Result<Vec<Finding>, Error> {
     Ok(catalog::event_triggers_of_others()?.into_iter().map(finding).collect())
 }
 
-/// Rights that no policy covers, on the tables of one service.
-pub fn uncovered_rights(schema: &str) -> Result<Vec<Finding>, Error> {
-    let component = rights::component(schema);
-    let found = rights::found(schema)?;
-    let mut findings = vec![if found.is_empty() {
-        good(component.clone(), "policies cover what anon and authenticated may do")
-    } else {
-        let detail = format!(
-            "no policy covers: {}",
-            rights::summary(found.iter().map(|found| &found.right))
-        );
-        bad(component.clone(), detail, SETUP)
-    }];
-    for (who, fix) in rights::by_membership(schema)? {
-        let detail = format!("no policy covers what {who} may do");
-        findings.push(bad(component.clone(), detail, fix));
+/// Privileges that no policy covers, which `anon` or `authenticated` has as a member of another role.
+pub fn memberships(schema: &str) -> Result<Vec<Finding>, Error> {
+    let finding = |(member, fix)| {
+        let detail = format!("no policy covers what {member} may do");
+        bad(rights::name(schema), detail, fix)
+    };
+    Ok(rights::by_membership(schema)?.into_iter().map(finding).collect())
+}
+
+/// Whether the roles of users pass row security, have the rights of the owner of a guarded table, or
+/// can read or write the files of the server. Membership counts whether inherited or not: SET ROLE is one
+/// statement away.
+pub fn roles() -> Result<Vec<Finding>, Error> {
+    let mut findings = vec![];
+    for role in ["anon", policy::AUTHENTICATED] {
+        if !policy::has_role(role)? {
+            continue;
+        }
+        let fixes = catalog::texts(
+            concat!(
+                guarded!(),
+                "SELECT DISTINCT f.fix
+                 FROM pg_catalog.pg_roles r
+                 CROSS JOIN LATERAL (
+                     SELECT pg_catalog.format('ALTER ROLE %I NOSUPERUSER NOBYPASSRLS;', r.rolname)
+                     WHERE r.rolsuper OR r.rolbypassrls
+                     UNION ALL
+                     -- Never to a superuser: what is on the table would run with its rights.
+                     SELECT CASE WHEN r.oid = t.relowner
+                                 THEN pg_catalog.format('ALTER TABLE %s OWNER TO %I;', t.name,
+                                          coalesce((SELECT s.rolname FROM pg_catalog.pg_roles s
+                                                    WHERE s.rolname = 'supabase_' || t.nspname || '_admin'),
+                                                   (SELECT pg_catalog.pg_get_userbyid(n.nspowner)
+                                                    FROM pg_catalog.pg_namespace n
+                                                    WHERE n.nspname = t.nspname)))
+                                 ELSE pg_catalog.format('REVOKE %I FROM %I;',
+                                          pg_catalog.pg_get_userbyid(t.relowner), r.rolname) END
+                     FROM tables t
+                     WHERE NOT r.rolsuper AND pg_catalog.pg_has_role(r.oid, t.relowner, 'MEMBER')
+                     UNION ALL
+                     -- The last three read or write the files of the server.
+                     SELECT pg_catalog.format('REVOKE %I FROM %I;', o.rolname, m.rolname)
+                     FROM pg_catalog.pg_roles m
+                     JOIN pg_catalog.pg_auth_members g ON g.member = m.oid
+                     JOIN pg_catalog.pg_roles o ON o.oid = g.roleid
+                     WHERE pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER')
+                       AND NOT r.rolsuper AND NOT m.rolsuper AND NOT m.rolbypassrls
+                       AND (o.rolsuper OR o.rolbypassrls
+                            OR o.rolname IN ('pg_read_server_files', 'pg_write_server_files',
+                                             'pg_execute_server_program'))
+                 ) f (fix)
+                 WHERE r.rolname = $1
+                 ORDER BY 1"
+            ),
+            &[role.into()],
+        )?;
+        let component = format!("role {role}");
+        findings.push(if fixes.is_empty() {
+            good(component, "subject to row security")
+        } else {
+            let detail = "passes row security, has the rights of the owner of a guarded table, or reads files \
+                          of the server, by itself or as a member of another role";
+            bad(component, detail, fixes.join(" "))
+        });
     }
     Ok(findings)
 }
 
-/// Where a superuser owns a guarded table, what others have put on it runs with a superuser's rights:
+/// If a superuser owns a guarded table, code that others have put on it runs with a superuser's rights:
 /// statements on the table run as its owner.
 pub fn owners() -> Result<Vec<Finding>, Error> {
     catalog::rows(
@@ -111,7 +160,7 @@ pub fn owners() -> Result<Vec<Finding>, Error> {
     )
 }
 
-/// What the partitions that Realtime makes each day would be granted.
+/// Privileges that the partitions that Realtime creates each day would get.
 pub fn default_privileges() -> Result<Vec<Finding>, Error> {
     let fixes = catalog::texts(
         "SELECT DISTINCT pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s REVOKE ALL ON TABLES FROM %s;',
@@ -131,15 +180,15 @@ pub fn default_privileges() -> Result<Vec<Finding>, Error> {
         &[],
     )?;
     let finding = |fix: String| {
-        let detail = "a new partition of realtime.messages would be open to them by its own name, \
-                      where no policy holds";
+        let detail = "a new partition of realtime.messages would be open to them under the name of the \
+                      partition, where no policy applies";
         bad("default privileges in schema realtime", detail, fix)
     };
     Ok(fixes.into_iter().map(finding).collect())
 }
 
 /// Triggers on the guarded tables that belong to neither the services nor pg_civic: each runs as the
-/// next one who writes, `service_role` for one.
+/// next role that writes, for example `service_role`.
 pub fn triggers_of_others() -> Result<Vec<Finding>, Error> {
     let found = catalog::rows(
         concat!(
@@ -180,8 +229,8 @@ fn finding(row: &crate::pg::Row<'_, '_>) -> Result<Finding, pgrx::spi::Error> {
 
 /// Views and materialized views that show the guarded tables as their owner sees them.
 ///
-/// A view reads a table as the view's owner, unless it is a `security_invoker` one. So it matters
-/// who owns the view that names the table, and whether a person may use it or any view over it. A
+/// A view reads a table as the view's owner, unless it is a `security_invoker` one. So what counts is
+/// the owner of the view that names the table, and whether a user may use it or any view over it. A
 /// materialized view holds a copy.
 pub fn views() -> Result<Vec<Finding>, Error> {
     catalog::rows(
@@ -238,9 +287,9 @@ pub fn views() -> Result<Vec<Finding>, Error> {
     )
 }
 
-/// SECURITY DEFINER functions that a person may call and that read or may read the guarded tables past
-/// the policies. The catalog knows what a body in SQL's own syntax uses. Of a body that is a string
-/// there is only its text.
+/// SECURITY DEFINER functions that a user may call and that read or may read the guarded tables past
+/// the policies. The catalog has what a body in SQL syntax uses. Of a body that is a string there is only
+/// its text.
 pub fn functions() -> Result<Vec<Finding>, Error> {
     catalog::rows(
         concat!(

@@ -1,0 +1,332 @@
+//! Supabase Storage: the buckets, row security, functions, policies, index and rights of its tables.
+
+use pgrx::pg_sys::Oid;
+
+use super::firewall::OBJECT_FUNCTIONS;
+use super::plan::{Component, Components, DONE, KEPT, REMOVED, SETUP, SKIPPED, State, Step, step};
+use super::policy::{Migrated, POLICIES};
+use super::privileges::{self, BUCKETS, CREATE_ON_SCHEMA, OBJECTS};
+use super::relation::{Relation, RowSecurity};
+use super::rights::Rights;
+use crate::catalog::{self, Change, Owner};
+use crate::error::Error;
+use crate::storage::bucket::ALL;
+
+pub const NO_STORAGE: &str = "there is no schema storage with tables buckets and objects";
+
+/// Storage's two tables.
+#[derive(Clone)]
+pub struct Storage {
+    buckets: Relation,
+    objects: Relation,
+}
+
+impl Storage {
+    /// `None` unless both exist.
+    pub fn find() -> Result<Option<Storage>, Error> {
+        let buckets = Relation::named("storage", "buckets")?;
+        let objects = Relation::named("storage", "objects")?;
+        Ok(buckets.zip(objects).map(|(buckets, objects)| Storage { buckets, objects }))
+    }
+
+    pub fn missing_for_setup(&self) -> Result<Vec<String>, Error> {
+        let has_index = Indexes::find(self.objects.oid)?.range.is_some();
+        let is_needed = |privilege: &&str| *privilege != CREATE_ON_SCHEMA || !has_index;
+        let on_objects: Vec<_> = OBJECTS.setup.iter().copied().filter(is_needed).collect();
+        self.missing(BUCKETS.setup, &on_objects)
+    }
+
+    pub fn missing_for_teardown(&self) -> Result<Vec<String>, Error> {
+        self.missing(BUCKETS.teardown, OBJECTS.teardown)
+    }
+
+    fn missing(&self, on_buckets: &[&str], on_objects: &[&str]) -> Result<Vec<String>, Error> {
+        let mut missing = privileges::missing(&self.buckets, on_buckets, BUCKETS.uses_rows)?;
+        missing.extend(privileges::missing(&self.objects, on_objects, OBJECTS.uses_rows)?);
+        Ok(missing)
+    }
+
+    /// To be called before the buckets are read for a change.
+    ///
+    /// Errors: 42804 if a column has another type than Storage gives it; 55000 as
+    /// [`Storage::refuse_code_of_others`].
+    pub fn refuse_traps(&self) -> Result<(), Error> {
+        let found = foreign_columns()?;
+        if !found.is_empty() {
+            return Err(Error::StorageColumns { found });
+        }
+        self.refuse_code_of_others()
+    }
+
+    /// Errors: 55000 if a superuser owns storage.buckets, and a change of it would run code of another role.
+    fn refuse_code_of_others(&self) -> Result<(), Error> {
+        let owner = Owner::new(self.buckets.owner)?;
+        owner.refuse_code_of_others(self.buckets.oid, "storage.buckets", Change::Any)
+    }
+
+    pub fn buckets(&self) -> Components {
+        let bucket = |id| Bucket { id, storage: self.clone() };
+        ALL.iter().map(|known| Box::new(bucket(known.id())) as Box<dyn Component>).collect()
+    }
+
+    /// Everything but the buckets, in the order of creation.
+    pub fn components(&self) -> Result<Components, Error> {
+        let mut components: Components = vec![
+            Box::new(RowSecurity(self.buckets.clone())),
+            Box::new(RowSecurity(self.objects.clone())),
+        ];
+        components
+            .extend(OBJECT_FUNCTIONS.map(|function| Box::new(function) as Box<dyn Component>));
+        components.extend(POLICIES.map(|policy| Box::new(policy) as Box<dyn Component>));
+        for policy in Migrated::find()? {
+            components.push(Box::new(policy));
+        }
+        components.push(Box::new(Index(self.objects.clone())));
+        components.push(Box::new(Rights("storage")));
+        Ok(components)
+    }
+}
+
+/// The columns that are read and written, if they are not of the types that Storage gives them: another
+/// type's casts and operators are other people's code.
+pub fn foreign_columns() -> Result<Vec<String>, Error> {
+    catalog::texts(
+        "SELECT pg_catalog.format('%I of storage.%I is %s', w.attname, c.relname,
+                    coalesce(pg_catalog.format_type(a.atttypid, a.atttypmod), 'missing'))
+         FROM (VALUES ('buckets', 'id'), ('buckets', 'name'), ('buckets', 'public'),
+                      ('objects', 'bucket_id'), ('objects', 'name')) w (relname, attname)
+         JOIN pg_catalog.pg_namespace n ON n.nspname = 'storage'
+         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname
+         LEFT JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = c.oid AND a.attname = w.attname AND NOT a.attisdropped
+         WHERE CASE w.attname
+               WHEN 'public' THEN a.atttypid = 'pg_catalog.bool'::pg_catalog.regtype
+               ELSE a.atttypid IN ('pg_catalog.text'::pg_catalog.regtype,
+                                   'pg_catalog.varchar'::pg_catalog.regtype) END IS NOT TRUE
+         ORDER BY c.relname, w.attname",
+        &[],
+    )
+}
+
+/// A private bucket. Its row is changed as the owner of storage.buckets.
+struct Bucket {
+    id: &'static str,
+    storage: Storage,
+}
+
+impl Bucket {
+    /// Whether the bucket is public, read with rights that see every row: `true`, `false` or no row.
+    /// `None` if the caller has no such rights. The columns have Storage's types, so with the caller's
+    /// own rights no code of others runs.
+    fn is_public(&self) -> Result<Option<Vec<String>>, Error> {
+        let reader = catalog::texts(
+            "SELECT CASE
+                 WHEN pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
+                      AND (r.rolsuper OR r.rolbypassrls
+                           OR NOT (c.relrowsecurity AND c.relforcerowsecurity))
+                 THEN 'owner'
+                 WHEN pg_catalog.has_schema_privilege(current_user, c.relnamespace, 'USAGE')
+                      AND pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT')
+                      AND NOT pg_catalog.row_security_active(c.oid)
+                      -- Never with a superuser's rights: a plan runs expressions of indexes.
+                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles s
+                                      WHERE s.rolname = current_user AND s.rolsuper)
+                 THEN 'caller' END
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+             WHERE c.oid = $1",
+            &[self.storage.buckets.oid.into()],
+        )?;
+        let sql = "SELECT coalesce(public, false) FROM storage.buckets
+                   WHERE id OPERATOR(pg_catalog.=) $1";
+        Ok(match reader.concat().as_str() {
+            "owner" => {
+                let owner = Owner::new(self.storage.buckets.owner)?;
+                Some(owner.texts("storage.buckets", sql, &[self.id.into()])?)
+            }
+            "caller" => Some(catalog::texts(sql, &[self.id.into()])?),
+            _ => None,
+        })
+    }
+
+    /// Deletes the row. `Err(why)` if that is refused.
+    fn delete(&self) -> Result<Result<(), String>, Error> {
+        // Storage's triggers refuse a DELETE in SQL unless an earlier statement has set this.
+        const ALLOW: &str = "storage.allow_delete_query";
+        let set = "SELECT pg_catalog.set_config($1, $2, true)";
+        let before =
+            catalog::texts("SELECT pg_catalog.current_setting($1, true)", &[ALLOW.into()])?
+                .concat();
+        catalog::texts(set, &[ALLOW.into(), "true".into()])?;
+        let delete = "DELETE FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1";
+        let deleted = Owner::new(self.storage.buckets.owner)?.change(
+            "storage.buckets",
+            delete,
+            &[self.id.into()],
+        );
+        catalog::texts(set, &[ALLOW.into(), before.into()])?;
+        match deleted {
+            Err(Error::Refused { why, .. }) => Ok(Err(why)),
+            deleted => deleted.map(Ok),
+        }
+    }
+}
+
+impl Component for Bucket {
+    fn name(&self) -> String {
+        format!("bucket {}", self.id)
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let Some(found) = self.is_public()? else {
+            let detail = "hidden from this role: call check() as the owner of storage.buckets";
+            return Ok(State::Unknown(detail.to_owned()));
+        };
+        Ok(match found.first().map(String::as_str) {
+            None => State::Missing("missing".to_owned()),
+            Some("false") => State::Installed("private".to_owned()),
+            Some(_) => State::Different(
+                "public: anyone who knows the address of a file can read it".to_owned(),
+            ),
+        })
+    }
+
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        let (statement, done) = if was.is_missing() {
+            (
+                "INSERT INTO storage.buckets (id, name, public) VALUES ($1, $1, false)",
+                "created, private",
+            )
+        } else {
+            (
+                "UPDATE storage.buckets SET public = false WHERE id OPERATOR(pg_catalog.=) $1",
+                "was public, made private",
+            )
+        };
+        let owner = Owner::new(self.storage.buckets.owner)?;
+        owner.change("storage.buckets", statement, &[self.id.into()])?;
+        Ok(vec![match self.state()? {
+            State::Installed(_) => step(self.name(), DONE, done),
+            _ => step(self.name(), SKIPPED, "a trigger or a rule of storage.buckets prevents it"),
+        }])
+    }
+
+    /// Removes a bucket without objects, and keeps any other.
+    fn remove(&self, was: &State) -> Result<Vec<Step>, Error> {
+        let kept = |why: String| Ok(vec![step(self.name(), KEPT, why)]);
+        if was.is_missing() {
+            return self.dropped(was, || Ok(()));
+        }
+        let count = "SELECT pg_catalog.count(*) FROM storage.objects
+                     WHERE bucket_id OPERATOR(pg_catalog.=) $1";
+        let objects = Owner::new(self.storage.objects.owner)?;
+        let objects = objects.texts("storage.objects", count, &[self.id.into()])?.concat();
+        if objects != "0" {
+            return kept(format!("contains {objects} objects"));
+        }
+        self.storage.refuse_code_of_others()?;
+        if let Err(why) = self.delete()? {
+            return kept(format!("cannot be removed: {why}"));
+        }
+        if !self.state()?.is_missing() {
+            return kept("a trigger or a rule of storage.buckets prevents its removal".to_owned());
+        }
+        Ok(vec![step(self.name(), REMOVED, "was empty")])
+    }
+}
+
+/// The index that makes a folder a range: `setup()` creates one if Storage has none.
+struct Index(Relation);
+
+const INDEX: &str = "civic_objects_bucket_id_name";
+
+struct Indexes {
+    /// A valid index whose first columns are bucket_id and name in byte order, under the operators of the
+    /// read rule (text_pattern_ops has others).
+    range: Option<String>,
+    /// Whether an index has the name that `setup()` gives to its index.
+    has_own: bool,
+}
+
+impl Indexes {
+    fn find(objects: Oid) -> Result<Indexes, Error> {
+        let found = catalog::rows(
+            "SELECT i.indexrelid::pg_catalog.regclass::pg_catalog.text, x.relname = $2,
+                    i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts >= 2
+                    AND i.indcollation[1] = 'pg_catalog.\"C\"'::pg_catalog.regcollation
+                    AND EXISTS (
+                        SELECT FROM pg_catalog.pg_attribute a0, pg_catalog.pg_attribute a1
+                        WHERE a0.attrelid = i.indrelid AND a0.attname = 'bucket_id'
+                          AND a0.attnum = i.indkey[0] AND a0.attcollation = i.indcollation[0]
+                          AND a1.attrelid = i.indrelid AND a1.attname = 'name'
+                          AND a1.attnum = i.indkey[1])
+                    AND (SELECT pg_catalog.bool_and(
+                                    a.amname = 'btree' AND f.opfname = 'text_ops'
+                                    AND f.opfnamespace = 'pg_catalog'::pg_catalog.regnamespace)
+                         FROM pg_catalog.pg_opclass o
+                         JOIN pg_catalog.pg_opfamily f ON f.oid = o.opcfamily
+                         JOIN pg_catalog.pg_am a ON a.oid = f.opfmethod
+                         WHERE o.oid IN (i.indclass[0], i.indclass[1]))
+             FROM pg_catalog.pg_index i
+             JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+             WHERE i.indrelid = $1
+             ORDER BY x.relname",
+            &[objects.into(), INDEX.into()],
+            |row| {
+                let (is_own, is_range) = (row.get::<bool>(2)?, row.get::<bool>(3)?);
+                Ok((row.get::<String>(1)?, is_own == Some(true), is_range == Some(true)))
+            },
+        )?;
+        let range = found.iter().find(|(_, _, is_range)| *is_range);
+        Ok(Indexes {
+            range: range.and_then(|(name, ..)| name.clone()),
+            has_own: found.iter().any(|(_, is_own, _)| *is_own),
+        })
+    }
+}
+
+impl Component for Index {
+    fn name(&self) -> String {
+        "index on (bucket_id, name COLLATE \"C\")".to_owned()
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let Indexes { range, has_own } = Indexes::find(self.0.oid)?;
+        Ok(match range {
+            Some(index) => State::Installed(index),
+            // CREATE INDEX CONCURRENTLY leaves an invalid one of the name where it fails.
+            None if has_own => State::Different(format!("{INDEX} is invalid, or another index")),
+            None => {
+                State::Missing("missing: every read scans the objects of every municipality".into())
+            }
+        })
+    }
+
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        if !was.is_missing() {
+            self.0.execute(&format!("DROP INDEX storage.{INDEX}"))?;
+        }
+        self.0.execute(&format!(
+            "CREATE INDEX {INDEX} ON storage.objects (bucket_id, name COLLATE pg_catalog.\"C\")"
+        ))?;
+        Ok(vec![step(self.name(), DONE, format!("created as storage.{INDEX}"))])
+    }
+
+    fn remove(&self, _was: &State) -> Result<Vec<Step>, Error> {
+        if !Indexes::find(self.0.oid)?.has_own {
+            return Ok(vec![]);
+        }
+        self.0.execute(&format!("DROP INDEX storage.{INDEX}"))?;
+        Ok(vec![step(format!("index storage.{INDEX}"), REMOVED, "dropped")])
+    }
+
+    fn fix(&self, state: &State) -> String {
+        if !state.is_missing() {
+            return SETUP.to_owned();
+        }
+        format!(
+            "CREATE INDEX CONCURRENTLY {INDEX} ON storage.objects
+                 (bucket_id, name COLLATE pg_catalog.\"C\");"
+        )
+    }
+}
