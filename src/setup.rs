@@ -24,11 +24,7 @@ use pgrx::prelude::*;
 
 use crate::error::Error;
 use crate::{catalog, pg};
-use plan::{SKIPPED, Step, step};
-use publication::Published;
-use realtime::NO_REALTIME;
-use storage::{NO_STORAGE, Storage};
-use tickets::Trigger;
+use plan::{Step, unneeded, walk};
 
 fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> {
     let mut seen = HashSet::new();
@@ -39,106 +35,47 @@ fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> 
     Err(Error::Privileges { action, role: catalog::current_role()?, missing })
 }
 
-fn set_up(oid: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
+fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
     catalog::begin()?;
-    let table = oid.map(tickets::Table::find).transpose()?;
-    let (storage, messages) = (Storage::find()?, realtime::messages()?);
-    let published = match &table {
-        Some(table) => Published::find(table.relation.oid, &table.relation.name)?,
-        None => None,
-    };
-    let mut missing = vec![];
-    if let Some(storage) = &storage {
-        missing.extend(storage.missing_for_setup()?);
-    }
-    if let Some(messages) = &messages {
-        missing.extend(realtime::missing_privileges(messages)?);
-    }
+    let table = tickets.map(tickets::Table::find).transpose()?;
+    let mut missing = storage::missing_privileges(|needed| needed.setup)?;
+    missing.extend(realtime::missing_privileges()?);
     if let Some(table) = &table {
         missing.extend(table.missing_privileges()?);
     }
-    missing.extend(published.iter().flat_map(Published::missing_privileges));
     require("set up pg_civic", missing)?;
+    storage::refuse_traps()?;
 
-    let mut steps = vec![];
-    match &storage {
-        Some(storage) => {
-            storage.refuse_traps()?;
-            for component in storage.buckets().iter().chain(&storage.components()?) {
-                steps.extend(plan::set_up(component.as_ref())?);
-            }
-        }
-        None => steps.push(step("storage", SKIPPED, NO_STORAGE)),
-    }
+    let mut components = storage::components()?;
     // Before the trigger that sends: no event is sent on a channel that is not guarded.
-    match &messages {
-        Some(messages) => {
-            for component in realtime::components(messages, true) {
-                steps.extend(plan::set_up(component.as_ref())?);
-            }
-        }
-        None => steps.push(step("realtime", SKIPPED, NO_REALTIME)),
+    components.extend(realtime::components(true)?);
+    match table {
+        Some(table) => components.extend(table.components()?),
+        None => components.push(unneeded("trigger", "no table of tickets was given")),
     }
-    let Some(table) = table else {
-        steps.push(step("trigger", SKIPPED, "no table of tickets was given"));
-        return Ok(steps);
-    };
-    steps.extend(plan::set_up(&table.trigger()?)?);
-    steps.extend(table.columns());
-    match published {
-        Some(published) => steps.extend(plan::set_up(&published)?),
-        // Without Realtime a publication is not expected.
-        None => steps.extend(messages.map(|_| {
-            let name = publication::name(&table.relation.name);
-            step(name, SKIPPED, "there is no publication of this name")
-        })),
-    }
-    Ok(steps)
+    walk(components, plan::set_up)
 }
 
 fn tear_down() -> Result<Vec<Step>, Error> {
     catalog::begin()?;
-    let (storage, messages) = (Storage::find()?, realtime::messages()?);
-    let triggers = tickets::own_triggers()?;
-    let mut missing = vec![];
-    if let Some(storage) = &storage {
-        missing.extend(storage.missing_for_teardown()?);
-    }
-    if let Some(messages) = &messages {
-        missing.extend(realtime::missing_privileges(messages)?);
-    }
-    for trigger in &triggers {
-        missing.extend(trigger.missing_privileges()?);
-    }
+    let mut missing = storage::missing_privileges(|needed| needed.teardown)?;
+    missing.extend(realtime::missing_privileges()?);
+    missing.extend(tickets::missing_to_tear_down()?);
     require("tear down pg_civic", missing)?;
 
-    let mut steps = vec![];
-    for Trigger { table, .. } in &triggers {
-        if let Some(published) = Published::find(table.oid, &table.name)? {
-            steps.extend(plan::tear_down(&published)?);
-        }
+    let mut components = storage::components()?;
+    if realtime::messages()?.is_some() {
+        components.extend(realtime::components(false)?);
     }
-    for trigger in &triggers {
-        steps.extend(plan::tear_down(trigger)?);
+    let tickets = tickets::components()?;
+    if tickets.is_empty() {
+        components.push(unneeded("trigger", "no table has it"));
     }
-    if triggers.is_empty() {
-        steps.push(step("trigger", SKIPPED, "does not exist"));
-    }
+    components.extend(tickets);
+    // A function is dropped after the policies that call it.
+    components.reverse();
+    let mut steps = walk(components, plan::tear_down)?;
     steps.extend(tickets::revoke_grants()?);
-    // In the opposite order: a function is dropped after the policies that call it.
-    if let Some(messages) = &messages {
-        for component in realtime::components(messages, false).iter().rev() {
-            steps.extend(plan::tear_down(component.as_ref())?);
-        }
-    }
-    match &storage {
-        Some(storage) => {
-            for component in storage.components()?.iter().rev().chain(&storage.buckets()) {
-                steps.extend(plan::tear_down(component.as_ref())?);
-            }
-        }
-        None => steps.push(step("storage", SKIPPED, NO_STORAGE)),
-    }
     Ok(steps)
 }
 

@@ -216,8 +216,8 @@ impl Component for Function {
     }
 
     /// To be called once the policies that use it are dropped.
-    fn remove(&self, was: &State) -> Result<Vec<Step>, Error> {
-        let drop = format!("DROP FUNCTION {}", self.signature());
-        self.dropped(was, || catalog::execute_as_superuser(&drop))
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        catalog::execute_as_superuser(&format!("DROP FUNCTION {}", self.signature()))?;
+        Ok(self.dropped())
     }
 }

@@ -58,7 +58,7 @@ pub enum State {
 
 impl State {
     pub fn is_missing(&self) -> bool {
-        matches!(self, State::Missing(_) | State::Unneeded(_))
+        matches!(self, State::Missing(_))
     }
 }
 
@@ -71,8 +71,8 @@ pub trait Component {
     /// Creates it. Called if it is missing or different.
     fn make(&self, was: &State) -> Result<Vec<Step>, Error>;
 
-    /// Removes it. What `teardown()` leaves as it is has no step.
-    fn remove(&self, _was: &State) -> Result<Vec<Step>, Error> {
+    /// Removes it. Called if it is installed or different. What `teardown()` leaves as it is has no step.
+    fn remove(&self) -> Result<Vec<Step>, Error> {
         Ok(vec![])
     }
 
@@ -81,34 +81,46 @@ pub trait Component {
         SETUP.to_owned()
     }
 
-    /// The step of an object that was created, or replaced because it was different.
+    /// The step of a component that was created, or replaced because it was different.
     fn made(&self, was: &State) -> Vec<Step> {
         let detail =
             if was.is_missing() { "created" } else { "was different, and has been replaced" };
         vec![step(self.name(), DONE, detail)]
     }
 
-    /// The step of an object that `drop` removes, if it exists and is pg_civic's.
-    fn dropped(
-        &self,
-        was: &State,
-        drop: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<Vec<Step>, Error>
-    where
-        Self: Sized,
-    {
-        if was.is_missing() {
-            return Ok(vec![step(self.name(), SKIPPED, "does not exist")]);
-        }
-        if *was == State::Foreign {
-            return Ok(vec![step(self.name(), SKIPPED, "is not pg_civic's")]);
-        }
-        drop()?;
-        Ok(vec![step(self.name(), REMOVED, "dropped")])
+    /// The step of a component that was dropped.
+    fn dropped(&self) -> Vec<Step> {
+        vec![step(self.name(), REMOVED, "dropped")]
     }
 }
 
 pub type Components = Vec<Box<dyn Component>>;
+
+pub fn boxed(components: impl IntoIterator<Item = impl Component + 'static>) -> Components {
+    components.into_iter().map(|component| Box::new(component) as Box<dyn Component>).collect()
+}
+
+/// In the place of components that are not looked at, and why.
+pub struct Skipped(pub String, pub State);
+
+impl Component for Skipped {
+    fn name(&self) -> String {
+        self.0.clone()
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        Ok(self.1.clone())
+    }
+
+    fn make(&self, _was: &State) -> Result<Vec<Step>, Error> {
+        Ok(vec![])
+    }
+}
+
+/// In the place of components that this database does not need.
+pub fn unneeded(name: &str, why: impl Into<String>) -> Box<dyn Component> {
+    Box::new(Skipped(name.to_owned(), State::Unneeded(why.into())))
+}
 
 /// Errors: 42710 if another role's object has the name.
 pub fn set_up(component: &dyn Component) -> Result<Vec<Step>, Error> {
@@ -122,7 +134,24 @@ pub fn set_up(component: &dyn Component) -> Result<Vec<Step>, Error> {
 }
 
 pub fn tear_down(component: &dyn Component) -> Result<Vec<Step>, Error> {
-    component.remove(&component.state()?)
+    let name = component.name();
+    Ok(match component.state()? {
+        State::Installed(_) | State::Different(_) => component.remove()?,
+        State::Foreign => vec![step(name, SKIPPED, "is not pg_civic's")],
+        State::Missing(detail) | State::Unneeded(detail) | State::Unknown(detail) => {
+            vec![step(name, SKIPPED, detail)]
+        }
+    })
+}
+
+/// The rows of all components, in their order.
+pub fn walk<R>(
+    components: Components,
+    step: fn(&dyn Component) -> Result<Vec<R>, Error>,
+) -> Result<Vec<R>, Error> {
+    let rows: Result<Vec<_>, _> =
+        components.iter().map(|component| step(component.as_ref())).collect();
+    Ok(rows?.into_iter().flatten().collect())
 }
 
 pub fn check(component: &dyn Component) -> Result<Vec<Finding>, Error> {

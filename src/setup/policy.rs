@@ -206,8 +206,9 @@ impl Component for Policy {
         Ok(self.made(was))
     }
 
-    fn remove(&self, was: &State) -> Result<Vec<Step>, Error> {
-        self.dropped(was, || self.execute(&self.drop_statement()))
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        self.execute(&self.drop_statement())?;
+        Ok(self.dropped())
     }
 }
 

@@ -4,6 +4,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 
 use super::plan::{ALREADY, Component, DONE, KEPT, SKIPPED, State, Step, step};
+use super::relation::Relation;
 use crate::catalog::{self, Owner};
 use crate::error::Error;
 
@@ -11,8 +12,7 @@ const PUBLICATION: &str = "supabase_realtime";
 
 /// A table with the trigger, as a member of the publication.
 pub struct Published {
-    /// The table, qualified and quoted.
-    table: String,
+    table: Relation,
     is_published: bool,
     /// The role that adds the table: the owner of the table or of the publication, whichever has the
     /// rights of the other.
@@ -25,7 +25,6 @@ pub struct Published {
     /// Whether a key identifies each row. Without one PostgreSQL refuses every UPDATE of a published
     /// table.
     has_identity: bool,
-    has_row_security: bool,
 }
 
 pub fn name(table: &str) -> String {
@@ -34,7 +33,7 @@ pub fn name(table: &str) -> String {
 
 impl Published {
     /// `None` if there is no publication of this name.
-    pub fn find(oid: Oid, table: &str) -> Result<Option<Published>, Error> {
+    pub fn find(table: &Relation) -> Result<Option<Published>, Error> {
         let found = catalog::rows(
         "SELECT p.puballtables
                 OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r
@@ -57,8 +56,7 @@ impl Published {
                  WHERE l.oid IN (SELECT c.oid WHERE c.relkind = 'r'
                                  UNION ALL
                                  SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)
-                ) IS NOT FALSE,
-                c.relrowsecurity
+                ) IS NOT FALSE
          FROM pg_catalog.pg_publication p, pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (SELECT
@@ -66,17 +64,16 @@ impl Published {
                   WHEN pg_catalog.pg_has_role(p.pubowner, c.relowner, 'USAGE') THEN p.pubowner
              END) a (actor)
          WHERE p.pubname = $1 AND c.oid = $2",
-            &[PUBLICATION.into(), oid.into()],
+            &[PUBLICATION.into(), table.oid.into()],
             |row| {
                 Ok(Published {
-                    table: table.to_owned(),
+                    table: table.clone(),
                     is_published: row.get(1)?.unwrap_or_default(),
                     actor: row.get(2)?,
                     is_callers: row.get(3)?.unwrap_or_default(),
                     publication_owner: row.get(4)?.unwrap_or_default(),
                     is_logged: row.get(5)?.unwrap_or_default(),
                     has_identity: row.get(6)?.unwrap_or_default(),
-                    has_row_security: row.get(7)?.unwrap_or_default(),
                 })
             },
         )?;
@@ -92,12 +89,12 @@ impl Published {
     }
 
     fn add_statement(&self) -> String {
-        format!("ALTER PUBLICATION {} ADD TABLE {}", quote_identifier(PUBLICATION), self.table)
+        format!("ALTER PUBLICATION {} ADD TABLE {}", quote_identifier(PUBLICATION), self.table.name)
     }
 
     /// Who receives the changes.
     fn readers(&self) -> &'static str {
-        if self.has_row_security {
+        if self.table.has_row_security {
             "a subscriber receives the rows that row security shows them"
         } else {
             "the table has no row security: a subscriber who may SELECT receives every row"
@@ -107,7 +104,7 @@ impl Published {
 
 impl Component for Published {
     fn name(&self) -> String {
-        name(&self.table)
+        name(&self.table.name)
     }
 
     fn state(&self) -> Result<State, Error> {
@@ -115,7 +112,7 @@ impl Component for Published {
             State::Missing("not published: citizens receive no changes of their tickets".to_owned())
         } else if !self.has_identity {
             State::Different("published without a key: PostgreSQL refuses every UPDATE".to_owned())
-        } else if !self.has_row_security {
+        } else if !self.table.has_row_security {
             State::Different(self.readers().to_owned())
         } else {
             State::Installed("published, under row security".to_owned())
@@ -147,19 +144,16 @@ impl Component for Published {
 
     /// It is not known who has published the table, so it stays published: a role that may SELECT its
     /// rows could read them anyway.
-    fn remove(&self, _was: &State) -> Result<Vec<Step>, Error> {
-        if !self.is_published {
-            return Ok(vec![]);
-        }
+    fn remove(&self) -> Result<Vec<Step>, Error> {
         let detail = format!(
             "the application may need it; to end it: ALTER PUBLICATION {PUBLICATION} DROP TABLE {};",
-            self.table
+            self.table.name
         );
         Ok(vec![step(self.name(), KEPT, detail)])
     }
 
     fn fix(&self, _state: &State) -> String {
-        let table = &self.table;
+        let table = &self.table.name;
         let identity = format!("ALTER TABLE {table} REPLICA IDENTITY FULL;");
         match (self.is_published, self.has_identity) {
             (true, true) => {

@@ -1,7 +1,7 @@
 //! Supabase Realtime: who may join the channels, and who may send there.
 
 use super::firewall::MESSAGE_FUNCTIONS;
-use super::plan::{Component, Components, DONE, SKIPPED, State, Step, step};
+use super::plan::{Component, Components, DONE, SKIPPED, State, Step, boxed, step, unneeded};
 use super::policy::{CLOSED, Policy, permissive, restrictive};
 use super::privileges::{self, MESSAGES};
 use super::relation::{Relation, RowSecurity};
@@ -10,7 +10,7 @@ use crate::catalog;
 use crate::error::Error;
 use crate::events::realtime::HAS_PARTITION;
 
-pub const NO_REALTIME: &str = "there is no table realtime.messages";
+const NO_REALTIME: &str = "there is no table realtime.messages";
 
 /// The table of messages, if Realtime is installed.
 pub fn messages() -> Result<Option<Relation>, Error> {
@@ -47,22 +47,27 @@ const POLICIES: [Policy; 3] = [
     ),
 ];
 
-/// For `setup()` and for `teardown()`.
-pub fn missing_privileges(messages: &Relation) -> Result<Vec<String>, Error> {
-    privileges::missing(messages, MESSAGES.setup, MESSAGES.uses_rows)
+pub fn missing_privileges() -> Result<Vec<String>, Error> {
+    match messages()? {
+        Some(messages) => privileges::missing(&messages, MESSAGES.setup, MESSAGES.uses_rows),
+        None => Ok(vec![]),
+    }
 }
 
 /// In the order of creation. The partitions matter only if messages are sent.
-pub fn components(messages: &Relation, has_partitions: bool) -> Components {
-    let mut components: Components = vec![Box::new(RowSecurity(messages.clone()))];
-    components.extend(MESSAGE_FUNCTIONS.map(|function| Box::new(function) as Box<dyn Component>));
-    components.extend(POLICIES.map(|policy| Box::new(policy) as Box<dyn Component>));
+pub fn components(has_partitions: bool) -> Result<Components, Error> {
+    let Some(messages) = messages()? else {
+        return Ok(vec![unneeded("realtime", NO_REALTIME)]);
+    };
+    let mut components = boxed([RowSecurity(messages.clone())]);
+    components.extend(boxed(MESSAGE_FUNCTIONS));
+    components.extend(boxed(POLICIES));
     if has_partitions {
-        components.push(Box::new(Partitions(messages.clone())));
+        components.extend(boxed([Partitions(messages)]));
     }
     // After the partitions: default privileges may have opened new ones.
-    components.push(Box::new(Rights("realtime")));
-    components
+    components.extend(boxed([Rights("realtime")]));
+    Ok(components)
 }
 
 /// Today's partition and tomorrow's. Realtime creates them in advance while a client is connected.

@@ -1,10 +1,12 @@
 //! A table of Storage, of Realtime or of the application, as the catalog has it.
 
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 
 use super::plan::{Component, DONE, State, Step, step};
 use crate::catalog::{self, Owner};
 use crate::error::Error;
+use crate::pg::Row;
 
 #[derive(Debug, Clone)]
 pub struct Relation {
@@ -19,50 +21,61 @@ pub struct Relation {
     pub forces_row_security: bool,
 }
 
-/// By the catalog and not by name: a role without USAGE on the schema gets the list of what it lacks,
-/// and not the server's error.
-macro_rules! select {
-    ($condition:literal) => {
-        concat!(
-            "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind::pg_catalog.text, c.relowner,
-                    pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
-                    c.relrowsecurity, c.relforcerowsecurity
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE ",
-            $condition
-        )
+/// The columns of a relation `c` in schema `n`, to be read by [`Relation::read`].
+macro_rules! relation {
+    () => {
+        "c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind::pg_catalog.text,
+         c.relowner, pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
+         c.relrowsecurity, c.relforcerowsecurity"
     };
 }
+pub(super) use relation;
 
 impl Relation {
-    /// The table of a service, if there is one.
+    /// How many columns `relation!` has.
+    pub const COLUMNS: usize = 7;
+
+    pub fn read(row: &Row<'_, '_>) -> Result<Relation, pgrx::spi::Error> {
+        Ok(Relation {
+            oid: row.get(1)?.unwrap_or(Oid::INVALID),
+            name: row.get(2)?.unwrap_or_default(),
+            kind: row.get(3)?.unwrap_or_default(),
+            owner: row.get(4)?.unwrap_or(Oid::INVALID),
+            owner_name: row.get(5)?.unwrap_or_default(),
+            has_row_security: row.get(6)?.unwrap_or_default(),
+            forces_row_security: row.get(7)?.unwrap_or_default(),
+        })
+    }
+
+    fn find(condition: &str, arguments: &[DatumWithOid<'_>]) -> Result<Option<Relation>, Error> {
+        let sql = format!(
+            "SELECT {} FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {condition}",
+            relation!()
+        );
+        Ok(catalog::rows(&sql, arguments, Relation::read)?.into_iter().next())
+    }
+
+    /// The table of a service, if it exists. By the catalog and not by name: a role without USAGE on the
+    /// schema gets the list of what it lacks, and not the server's error.
     pub fn named(schema: &str, table: &str) -> Result<Option<Relation>, Error> {
-        let sql = select!("n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')");
-        Ok(catalog::rows(sql, &[schema.into(), table.into()], read)?.into_iter().next())
+        let condition = "n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
+        Relation::find(condition, &[schema.into(), table.into()])
     }
 
     /// A relation of any kind.
     pub fn with_oid(oid: Oid) -> Result<Option<Relation>, Error> {
-        Ok(catalog::rows(select!("c.oid = $1"), &[oid.into()], read)?.into_iter().next())
+        Relation::find("c.oid = $1", &[oid.into()])
+    }
+
+    pub fn owner(&self) -> Result<Owner, Error> {
+        Owner::new(self.owner)
     }
 
     /// Runs one statement as the owner.
     pub fn execute(&self, statement: &str) -> Result<(), Error> {
-        Owner::new(self.owner)?.execute(statement, &[])
+        self.owner()?.execute(statement, &[])
     }
-}
-
-fn read(row: &crate::pg::Row<'_, '_>) -> Result<Relation, pgrx::spi::Error> {
-    Ok(Relation {
-        oid: row.get(1)?.unwrap_or(Oid::INVALID),
-        name: row.get(2)?.unwrap_or_default(),
-        kind: row.get(3)?.unwrap_or_default(),
-        owner: row.get(4)?.unwrap_or(Oid::INVALID),
-        owner_name: row.get(5)?.unwrap_or_default(),
-        has_row_security: row.get(6)?.unwrap_or_default(),
-        forces_row_security: row.get(7)?.unwrap_or_default(),
-    })
 }
 
 /// Row security, without which no policy is checked. `teardown()` leaves it enabled.

@@ -89,18 +89,8 @@ fn found(schema: &str) -> Result<Vec<Found>, Error> {
         ),
         &arguments(schema),
         |row| {
-            Ok(Found {
-                right: Privilege {
-                    schema: row.get(1)?.unwrap_or_default(),
-                    object: row.get(2)?.unwrap_or_default(),
-                    column: row.get(3)?.unwrap_or_default(),
-                    privilege: row.get(4)?.unwrap_or_default(),
-                    grantee: row.get(5)?.unwrap_or_default(),
-                    grantor: row.get(6)?.unwrap_or_default(),
-                    is_grantable: row.get(7)?.unwrap_or_default(),
-                },
-                grantor: row.get(8)?.unwrap_or(Oid::INVALID),
-            })
+            let grantor = row.get(8)?.unwrap_or(Oid::INVALID);
+            Ok(Found { right: Privilege::read(row)?, grantor })
         },
     )
 }
@@ -198,7 +188,7 @@ impl Component for Rights {
     }
 
     /// Grants again what was revoked, as the role that had granted it.
-    fn remove(&self, _was: &State) -> Result<Vec<Step>, Error> {
+    fn remove(&self) -> Result<Vec<Step>, Error> {
         let (mut granted, mut steps) = (vec![], vec![]);
         let of_schema = |right: &Privilege| right.schema == self.0;
         for right in ledger::recorded(Change::Revoked)?.into_iter().filter(of_schema) {

@@ -3,93 +3,91 @@
 use pgrx::pg_sys::Oid;
 
 use super::firewall::OBJECT_FUNCTIONS;
-use super::plan::{Component, Components, DONE, KEPT, REMOVED, SETUP, SKIPPED, State, Step, step};
+use super::plan::{
+    Component, Components, DONE, KEPT, REMOVED, SETUP, SKIPPED, Skipped, State, Step, boxed, step,
+    unneeded,
+};
 use super::policy::{Migrated, POLICIES};
-use super::privileges::{self, BUCKETS, CREATE_ON_SCHEMA, OBJECTS};
+use super::privileges::{self, BUCKETS, CREATE_ON_SCHEMA, Needed, OBJECTS};
 use super::relation::{Relation, RowSecurity};
 use super::rights::Rights;
-use crate::catalog::{self, Change, Owner};
+use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::storage::bucket::ALL;
 
-pub const NO_STORAGE: &str = "there is no schema storage with tables buckets and objects";
+const NO_STORAGE: &str = "there is no schema storage with tables buckets and objects";
 
 /// Storage's two tables.
 #[derive(Clone)]
-pub struct Storage {
+struct Storage {
     buckets: Relation,
     objects: Relation,
 }
 
+/// `None` unless both exist.
+fn storage() -> Result<Option<Storage>, Error> {
+    let buckets = Relation::named("storage", "buckets")?;
+    let objects = Relation::named("storage", "objects")?;
+    Ok(buckets.zip(objects).map(|(buckets, objects)| Storage { buckets, objects }))
+}
+
+pub fn exists() -> Result<bool, Error> {
+    Ok(storage()?.is_some())
+}
+
+/// What one of the two functions needs of [`BUCKETS`] and [`OBJECTS`].
+pub fn missing_privileges(needed: fn(&Needed) -> &[&'static str]) -> Result<Vec<String>, Error> {
+    let Some(Storage { buckets, objects }) = storage()? else { return Ok(vec![]) };
+    let mut missing = privileges::missing(&buckets, needed(&BUCKETS), BUCKETS.uses_rows)?;
+    let mut on_objects = needed(&OBJECTS).to_vec();
+    if Indexes::find(objects.oid)?.range.is_some() {
+        on_objects.retain(|privilege| *privilege != CREATE_ON_SCHEMA);
+    }
+    missing.extend(privileges::missing(&objects, &on_objects, OBJECTS.uses_rows)?);
+    Ok(missing)
+}
+
+/// Errors: 42804 if a column has another type than Storage gives it; 55000 if a superuser owns
+/// storage.buckets, and a change of it would run code of another role.
+pub fn refuse_traps() -> Result<(), Error> {
+    let Some(storage) = storage()? else { return Ok(()) };
+    let found = foreign_columns()?;
+    if !found.is_empty() {
+        return Err(Error::StorageColumns { found });
+    }
+    storage.refuse_code_of_others()
+}
+
 impl Storage {
-    /// `None` unless both exist.
-    pub fn find() -> Result<Option<Storage>, Error> {
-        let buckets = Relation::named("storage", "buckets")?;
-        let objects = Relation::named("storage", "objects")?;
-        Ok(buckets.zip(objects).map(|(buckets, objects)| Storage { buckets, objects }))
-    }
-
-    pub fn missing_for_setup(&self) -> Result<Vec<String>, Error> {
-        let has_index = Indexes::find(self.objects.oid)?.range.is_some();
-        let is_needed = |privilege: &&str| *privilege != CREATE_ON_SCHEMA || !has_index;
-        let on_objects: Vec<_> = OBJECTS.setup.iter().copied().filter(is_needed).collect();
-        self.missing(BUCKETS.setup, &on_objects)
-    }
-
-    pub fn missing_for_teardown(&self) -> Result<Vec<String>, Error> {
-        self.missing(BUCKETS.teardown, OBJECTS.teardown)
-    }
-
-    fn missing(&self, on_buckets: &[&str], on_objects: &[&str]) -> Result<Vec<String>, Error> {
-        let mut missing = privileges::missing(&self.buckets, on_buckets, BUCKETS.uses_rows)?;
-        missing.extend(privileges::missing(&self.objects, on_objects, OBJECTS.uses_rows)?);
-        Ok(missing)
-    }
-
-    /// To be called before the buckets are read for a change.
-    ///
-    /// Errors: 42804 if a column has another type than Storage gives it; 55000 as
-    /// [`Storage::refuse_code_of_others`].
-    pub fn refuse_traps(&self) -> Result<(), Error> {
-        let found = foreign_columns()?;
-        if !found.is_empty() {
-            return Err(Error::StorageColumns { found });
-        }
-        self.refuse_code_of_others()
-    }
-
-    /// Errors: 55000 if a superuser owns storage.buckets, and a change of it would run code of another role.
     fn refuse_code_of_others(&self) -> Result<(), Error> {
-        let owner = Owner::new(self.buckets.owner)?;
+        let owner = self.buckets.owner()?;
         owner.refuse_code_of_others(self.buckets.oid, "storage.buckets", Change::Any)
     }
+}
 
-    pub fn buckets(&self) -> Components {
-        let bucket = |id| Bucket { id, storage: self.clone() };
-        ALL.iter().map(|known| Box::new(bucket(known.id())) as Box<dyn Component>).collect()
-    }
-
-    /// Everything but the buckets, in the order of creation.
-    pub fn components(&self) -> Result<Components, Error> {
-        let mut components: Components = vec![
-            Box::new(RowSecurity(self.buckets.clone())),
-            Box::new(RowSecurity(self.objects.clone())),
-        ];
-        components
-            .extend(OBJECT_FUNCTIONS.map(|function| Box::new(function) as Box<dyn Component>));
-        components.extend(POLICIES.map(|policy| Box::new(policy) as Box<dyn Component>));
-        for policy in Migrated::find()? {
-            components.push(Box::new(policy));
-        }
-        components.push(Box::new(Index(self.objects.clone())));
-        components.push(Box::new(Rights("storage")));
-        Ok(components)
-    }
+/// In the order of creation.
+pub fn components() -> Result<Components, Error> {
+    let Some(storage) = storage()? else { return Ok(vec![unneeded("storage", NO_STORAGE)]) };
+    let foreign = foreign_columns()?.join(", ");
+    let mut components = if foreign.is_empty() {
+        boxed(ALL.map(|bucket| Bucket { id: bucket.id(), storage: storage.clone() }))
+    } else {
+        let detail = format!("{foreign}: not as Storage creates them, so the buckets are not read");
+        boxed([Skipped("columns of Storage's tables".to_owned(), State::Unknown(detail))])
+    };
+    let Storage { buckets, objects } = storage;
+    components.extend(boxed([RowSecurity(buckets), RowSecurity(objects.clone())]));
+    components.extend(boxed(OBJECT_FUNCTIONS));
+    components.extend(boxed(POLICIES));
+    components.extend(boxed(Migrated::find()?));
+    components.extend(boxed([Index(objects)]));
+    components.extend(boxed([Rights("storage")]));
+    Ok(components)
 }
 
 /// The columns that are read and written, if they are not of the types that Storage gives them: another
 /// type's casts and operators are other people's code.
-pub fn foreign_columns() -> Result<Vec<String>, Error> {
+fn foreign_columns() -> Result<Vec<String>, Error> {
     catalog::texts(
         "SELECT pg_catalog.format('%I of storage.%I is %s', w.attname, c.relname,
                     coalesce(pg_catalog.format_type(a.atttypid, a.atttypmod), 'missing'))
@@ -141,7 +139,7 @@ impl Bucket {
                    WHERE id OPERATOR(pg_catalog.=) $1";
         Ok(match reader.concat().as_str() {
             "owner" => {
-                let owner = Owner::new(self.storage.buckets.owner)?;
+                let owner = self.storage.buckets.owner()?;
                 Some(owner.texts("storage.buckets", sql, &[self.id.into()])?)
             }
             "caller" => Some(catalog::texts(sql, &[self.id.into()])?),
@@ -159,11 +157,8 @@ impl Bucket {
                 .concat();
         catalog::texts(set, &[ALLOW.into(), "true".into()])?;
         let delete = "DELETE FROM storage.buckets WHERE id OPERATOR(pg_catalog.=) $1";
-        let deleted = Owner::new(self.storage.buckets.owner)?.change(
-            "storage.buckets",
-            delete,
-            &[self.id.into()],
-        );
+        let deleted =
+            self.storage.buckets.owner()?.change("storage.buckets", delete, &[self.id.into()]);
         catalog::texts(set, &[ALLOW.into(), before.into()])?;
         match deleted {
             Err(Error::Refused { why, .. }) => Ok(Err(why)),
@@ -203,7 +198,7 @@ impl Component for Bucket {
                 "was public, made private",
             )
         };
-        let owner = Owner::new(self.storage.buckets.owner)?;
+        let owner = self.storage.buckets.owner()?;
         owner.change("storage.buckets", statement, &[self.id.into()])?;
         Ok(vec![match self.state()? {
             State::Installed(_) => step(self.name(), DONE, done),
@@ -212,15 +207,12 @@ impl Component for Bucket {
     }
 
     /// Removes a bucket without objects, and keeps any other.
-    fn remove(&self, was: &State) -> Result<Vec<Step>, Error> {
+    fn remove(&self) -> Result<Vec<Step>, Error> {
         let kept = |why: String| Ok(vec![step(self.name(), KEPT, why)]);
-        if was.is_missing() {
-            return self.dropped(was, || Ok(()));
-        }
         let count = "SELECT pg_catalog.count(*) FROM storage.objects
                      WHERE bucket_id OPERATOR(pg_catalog.=) $1";
-        let objects = Owner::new(self.storage.objects.owner)?;
-        let objects = objects.texts("storage.objects", count, &[self.id.into()])?.concat();
+        let owner = self.storage.objects.owner()?;
+        let objects = owner.texts("storage.objects", count, &[self.id.into()])?.concat();
         if objects != "0" {
             return kept(format!("contains {objects} objects"));
         }
@@ -312,7 +304,7 @@ impl Component for Index {
         Ok(vec![step(self.name(), DONE, format!("created as storage.{INDEX}"))])
     }
 
-    fn remove(&self, _was: &State) -> Result<Vec<Step>, Error> {
+    fn remove(&self) -> Result<Vec<Step>, Error> {
         if !Indexes::find(self.0.oid)?.has_own {
             return Ok(vec![]);
         }

@@ -10,11 +10,13 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::ledger::{self, Change, Privilege};
 use super::plan::{
-    AS_MADE, Component, DONE, Finding, KEPT, REMOVED, SKIPPED, State, Step, bad, step,
+    AS_MADE, Component, Components, DONE, Finding, KEPT, REMOVED, State, Step, bad, boxed, step,
+    unneeded,
 };
 use super::policy::has_role;
 use super::privileges::{self, TICKETS, TRIGGER_FUNCTION};
-use super::relation::Relation;
+use super::publication::{self, Published};
+use super::relation::{Relation, relation};
 use crate::catalog;
 use crate::error::Error;
 use crate::events::payload::Column;
@@ -25,7 +27,7 @@ const TRIGGER: &str = "ticket_update_notify";
 
 /// A table whose changes are to be published.
 pub struct Table {
-    pub relation: Relation,
+    relation: Relation,
     /// Columns of a ticket that it lacks.
     missing: Vec<&'static str>,
 }
@@ -91,29 +93,59 @@ impl Table {
                 missing.push(format!("TRIGGER on table {}", table.name));
             }
         }
+        missing.extend(Published::find(table)?.iter().flat_map(Published::missing_privileges));
         Ok(missing)
     }
 
-    pub fn trigger(&self) -> Result<Trigger, Error> {
-        let found = triggers(Some(&self.relation))?.into_iter().next();
-        let missing = || Trigger {
-            name: TRIGGER.to_owned(),
-            table: self.relation.clone(),
-            exists: false,
-            is_enabled: false,
-            is_inherited: false,
-            is_as_made: false,
-        };
-        Ok(found.unwrap_or_else(missing))
+    /// In the order of creation.
+    pub fn components(&self) -> Result<Components, Error> {
+        let table = &self.relation;
+        let mut components = boxed(triggers(Some(table))?);
+        if components.is_empty() {
+            components = boxed([Trigger {
+                name: TRIGGER.to_owned(),
+                table: table.clone(),
+                exists: false,
+                is_enabled: false,
+                is_inherited: false,
+                is_as_made: false,
+            }]);
+        }
+        if !self.missing.is_empty() {
+            let missing = self.missing.join(", ");
+            let detail = format!("null in every event, the table lacks them: {missing}");
+            components.push(unneeded(&format!("columns of {}", table.name), detail));
+        }
+        match Published::find(table)? {
+            Some(published) => components.extend(boxed([published])),
+            // Without Realtime a publication is not expected.
+            None if Relation::named("realtime", "messages")?.is_some() => components.push(
+                unneeded(&publication::name(&table.name), "there is no publication of this name"),
+            ),
+            None => {}
+        }
+        Ok(components)
     }
+}
 
-    /// Of the columns that the table lacks.
-    pub fn columns(&self) -> Option<Step> {
-        let missing = self.missing.join(", ");
-        let detail = format!("null in every event, the table lacks them: {missing}");
-        let name = format!("columns of {}", self.relation.name);
-        (!missing.is_empty()).then(|| step(name, SKIPPED, detail))
+/// Of every table with the trigger, for `teardown()` and `check()`.
+pub fn components() -> Result<Components, Error> {
+    let mut components = vec![];
+    for trigger in triggers(None)? {
+        let published = Published::find(&trigger.table)?.filter(|_| !trigger.is_inherited);
+        components.extend(boxed([trigger]));
+        components.extend(boxed(published));
     }
+    Ok(components)
+}
+
+/// What the caller lacks to remove every trigger.
+pub fn missing_to_tear_down() -> Result<Vec<String>, Error> {
+    let mut missing = vec![];
+    for trigger in triggers(None)?.iter().filter(|trigger| !trigger.is_inherited) {
+        missing.extend(privileges::missing(&trigger.table, TICKETS.teardown, TICKETS.uses_rows)?);
+    }
+    Ok(missing)
 }
 
 /// A partition that `setup()` must deal with: the owner of the whole table cannot create a trigger there,
@@ -125,39 +157,40 @@ struct Partition {
 }
 
 fn partitions(table: &Relation) -> Result<Vec<Partition>, Error> {
-    let found = catalog::rows(
-        "SELECT p.relid::pg_catalog.oid, t.has_trigger, t.takes_triggers
-         FROM pg_catalog.pg_partition_tree($1) p
-         JOIN pg_catalog.pg_class c ON c.oid = p.relid
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         CROSS JOIN LATERAL (SELECT
-             EXISTS (SELECT FROM pg_catalog.pg_trigger
-                     WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0),
-             pg_catalog.has_table_privilege($3, c.oid, 'TRIGGER')) t (has_trigger, takes_triggers)
-         WHERE c.oid <> $1 AND (t.has_trigger OR NOT t.takes_triggers)
-         ORDER BY p.level, pg_catalog.format('%I.%I', n.nspname, c.relname)",
+    catalog::rows(
+        concat!(
+            "SELECT ",
+            relation!(),
+            ", t.has_trigger, t.takes_triggers
+             FROM pg_catalog.pg_partition_tree($1) p
+             JOIN pg_catalog.pg_class c ON c.oid = p.relid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             CROSS JOIN LATERAL (SELECT
+                 EXISTS (SELECT FROM pg_catalog.pg_trigger
+                         WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0),
+                 pg_catalog.has_table_privilege($3, c.oid, 'TRIGGER')) t (has_trigger, takes_triggers)
+             WHERE c.oid <> $1 AND (t.has_trigger OR NOT t.takes_triggers)
+             ORDER BY p.level, 2"
+        ),
         &[table.oid.into(), TRIGGER.into(), table.owner.into()],
-        |row| Ok((row.get::<Oid>(1)?, row.get::<bool>(2)?, row.get::<bool>(3)?)),
-    )?;
-    let mut partitions = vec![];
-    for (oid, has_trigger, takes_triggers) in found {
-        if let Some(table) = Relation::with_oid(oid.unwrap_or(Oid::INVALID))? {
-            let (has_trigger, takes_triggers) =
-                (has_trigger == Some(true), takes_triggers == Some(true));
-            partitions.push(Partition { table, has_trigger, takes_triggers });
-        }
-    }
-    Ok(partitions)
+        |row| {
+            Ok(Partition {
+                table: Relation::read(row)?,
+                has_trigger: row.get(Relation::COLUMNS + 1)?.unwrap_or_default(),
+                takes_triggers: row.get(Relation::COLUMNS + 2)?.unwrap_or_default(),
+            })
+        },
+    )
 }
 
 /// A trigger that calls the trigger function, or is to.
 pub struct Trigger {
     name: String,
-    pub table: Relation,
+    table: Relation,
     exists: bool,
     is_enabled: bool,
     /// Whether a partition has it from its table.
-    pub is_inherited: bool,
+    is_inherited: bool,
     /// Whether it is as `setup()` creates it. True for one of another name, which its creator answers for.
     is_as_made: bool,
 }
@@ -168,9 +201,12 @@ pub struct Trigger {
 ///
 /// As created means: AFTER (no bit) INSERT (4) OR UPDATE (16) FOR EACH ROW (1), without a column list, a
 /// condition or an argument. ENABLE ALWAYS is the owner's choice.
-pub fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
-    let found = catalog::rows(
-        "SELECT t.tgrelid, t.tgname::pg_catalog.text,
+fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
+    catalog::rows(
+        concat!(
+            "SELECT ",
+            relation!(),
+            ", t.tgname::pg_catalog.text,
                 t.tgenabled IN ('O', 'A') AND NOT EXISTS (
                     SELECT FROM pg_catalog.pg_partition_tree($3) p
                     JOIN pg_catalog.pg_trigger o ON o.tgrelid = p.relid AND o.tgname = t.tgname
@@ -189,29 +225,21 @@ pub fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
                          OR t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A'))
                ELSE t.tgrelid = $3 AND t.tgname = $2
                     AND (NOT t.tgisinternal OR t.tgparentid <> 0) END
-         ORDER BY pg_catalog.format('%I.%I', n.nspname, c.relname), t.tgname",
+         ORDER BY 2, t.tgname"
+        ),
         &[TRIGGER_FUNCTION.into(), TRIGGER.into(), table.map(|table| table.oid).into()],
         |row| {
-            let flag = |place| Ok::<_, pgrx::spi::Error>(row.get::<bool>(place)? == Some(true));
-            let name = row.get::<String>(2)?.unwrap_or_default();
-            Ok((row.get::<Oid>(1)?.unwrap_or(Oid::INVALID), name, flag(3)?, flag(4)?, flag(5)?))
+            const FIRST: usize = Relation::COLUMNS + 1;
+            Ok(Trigger {
+                table: Relation::read(row)?,
+                name: row.get(FIRST)?.unwrap_or_default(),
+                exists: true,
+                is_enabled: row.get(FIRST + 1)?.unwrap_or_default(),
+                is_inherited: row.get(FIRST + 2)?.unwrap_or_default(),
+                is_as_made: row.get(FIRST + 3)?.unwrap_or_default(),
+            })
         },
-    )?;
-    let mut triggers = vec![];
-    for (oid, name, is_enabled, is_inherited, is_as_made) in found {
-        if let Some(table) = Relation::with_oid(oid)? {
-            let exists = true;
-            triggers.push(Trigger { name, table, exists, is_enabled, is_inherited, is_as_made });
-        }
-    }
-    Ok(triggers)
-}
-
-/// Of every trigger in the database, but for those that a partition has from its table.
-pub fn own_triggers() -> Result<Vec<Trigger>, Error> {
-    let mut triggers = triggers(None)?;
-    triggers.retain(|trigger| !trigger.is_inherited);
-    Ok(triggers)
+    )
 }
 
 fn drop_trigger(table: &Relation, name: &str) -> Result<(), Error> {
@@ -220,13 +248,6 @@ fn drop_trigger(table: &Relation, name: &str) -> Result<(), Error> {
 
 fn trigger_name(trigger: &str, table: &str) -> String {
     format!("trigger {trigger} on {table}")
-}
-
-impl Trigger {
-    /// To remove it.
-    pub fn missing_privileges(&self) -> Result<Vec<String>, Error> {
-        privileges::missing(&self.table, TICKETS.teardown, TICKETS.uses_rows)
-    }
 }
 
 impl Component for Trigger {
@@ -265,8 +286,12 @@ impl Component for Trigger {
         Ok(steps)
     }
 
-    fn remove(&self, was: &State) -> Result<Vec<Step>, Error> {
-        self.dropped(was, || drop_trigger(&self.table, &self.name))
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        if self.is_inherited {
+            return Ok(vec![]);
+        }
+        drop_trigger(&self.table, &self.name)?;
+        Ok(self.dropped())
     }
 
     fn fix(&self, _state: &State) -> String {

@@ -1,10 +1,8 @@
 //! What an event needs to reach a browser.
 
-use super::super::plan::{self, Finding, SETUP, bad, good, readable, unrepaired};
-use super::super::publication::Published;
-use super::super::realtime::{self, NO_REALTIME};
+use super::super::plan::{self, Finding, SETUP, bad, good, readable, unrepaired, walk};
+use super::super::realtime;
 use super::super::relation::Relation;
-use super::super::tickets;
 use super::exposure;
 use super::server::default_of;
 use crate::catalog;
@@ -18,13 +16,8 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
     let transport = settings::access().event_transport;
     let messages = realtime::messages()?;
     let mut findings = vec![event_transport(transport, messages.is_some())?];
-    let Some(messages) = messages else {
-        findings.push(good("realtime", format!("{NO_REALTIME}, so browsers receive no events")));
-        return Ok(findings);
-    };
-    for component in realtime::components(&messages, transport.has_realtime()) {
-        findings.extend(plan::check(component.as_ref())?);
-    }
+    findings.extend(walk(realtime::components(transport.has_realtime())?, plan::check)?);
+    let Some(messages) = messages else { return Ok(findings) };
     if messages.forces_row_security {
         let fix = "ALTER TABLE realtime.messages NO FORCE ROW LEVEL SECURITY;";
         let detail = "forced on the owner of the table, who sends the messages";
@@ -44,9 +37,11 @@ fn event_transport(transport: EventTransport, exists: bool) -> Result<Finding, E
     Ok(match transport {
         EventTransport::Auto if exists => good(component, "auto: notify and realtime"),
         EventTransport::Auto => good(component, "auto: notify"),
-        EventTransport::Listed { realtime: true, .. } if !exists => {
-            bad(component, format!("realtime, but {NO_REALTIME}"), default_of(component)?)
-        }
+        EventTransport::Listed { realtime: true, .. } if !exists => bad(
+            component,
+            "realtime, but there is no table realtime.messages",
+            default_of(component)?,
+        ),
         EventTransport::Listed { notify: true, realtime: true } => {
             good(component, "notify and realtime")
         }
@@ -109,15 +104,4 @@ fn wal_level() -> Result<Finding, Error> {
             "ALTER SYSTEM SET wal_level = 'logical'; -- and restart the server",
         )
     })
-}
-
-/// Each table of tickets in the publication.
-pub fn published() -> Result<Vec<Finding>, Error> {
-    let mut findings = vec![];
-    for trigger in tickets::own_triggers()? {
-        if let Some(published) = Published::find(trigger.table.oid, &trigger.table.name)? {
-            findings.extend(plan::check(&published)?);
-        }
-    }
-    Ok(findings)
 }

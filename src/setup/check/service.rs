@@ -1,7 +1,7 @@
 //! What of the storage service is configured, and whether its secrets are safe. No value is shown.
 
 use super::super::plan::{Finding, bad, good, unrepaired};
-use super::super::storage::Storage;
+use super::super::storage;
 use super::server::preload_statement;
 use crate::catalog;
 use crate::error::Error;
@@ -11,7 +11,7 @@ use crate::storage::attachment::Attachments;
 
 pub fn findings() -> Result<Vec<Finding>, Error> {
     let mut findings = vec![storage(), whatsapp(), secrets()?];
-    if Storage::find()?.is_some() {
+    if storage::exists()? {
         findings.push(attachments()?);
     }
     Ok(findings)
