@@ -141,10 +141,10 @@ fn each_privilege_of_the_table_is_needed() {
          GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role}"
     ));
     for needed in privileges::NEEDED {
-        let (table, owner) = match needed.table {
-            "realtime.messages" => continue,
-            "storage.buckets" | "storage.objects" => (needed.table, "supabase_storage_admin"),
-            _ => ("public.tickets", role.as_str()),
+        let (table, owner) = match needed.schema {
+            "storage" => (needed.table_name(), "supabase_storage_admin"),
+            "" => ("public.tickets".to_owned(), role.as_str()),
+            _ => continue,
         };
         for (sql, listed) in [(SETUP, needed.setup), (TEARDOWN, needed.teardown)] {
             for privilege in listed {

@@ -54,59 +54,67 @@ macro_rules! firewall_exists {
     };
 }
 
+const fn in_c(
+    schema: &'static str,
+    name: &'static str,
+    arguments: &'static [&'static str],
+    symbol: &'static str,
+    comment: &'static str,
+) -> Function {
+    Function { schema, name, arguments, body: Body::C(symbol), is_leakproof: false, comment }
+}
+
+const fn exists(schema: &'static str, body: Body, comment: &'static str) -> Function {
+    let name = "civic_firewall_exists";
+    Function { schema, name, arguments: &[], body, is_leakproof: false, comment }
+}
+
 pub const OBJECT_FUNCTIONS: [Function; 3] = [
     Function {
-        schema: "storage",
-        name: "civic_firewall",
-        arguments: &["bucket_id", "name"],
-        body: Body::C("civic_firewall_object_read"),
         is_leakproof: true,
-        comment: "of pg_civic: whether an object is of another bucket, or one that the caller may read",
+        ..in_c(
+            "storage",
+            "civic_firewall",
+            &["bucket_id", "name"],
+            "civic_firewall_object_read",
+            "of pg_civic: whether an object is of another bucket, or one that the caller may read",
+        )
     },
-    Function {
-        schema: "storage",
-        name: "civic_firewall_upload",
-        arguments: &["bucket_id", "name"],
-        body: Body::C("civic_firewall_object_upload"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether an object is of another bucket, or one that the caller may add",
-    },
-    Function {
-        schema: "storage",
-        name: "civic_firewall_exists",
-        arguments: &[],
-        body: firewall_exists!("storage"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether storage.civic_firewall was restored",
-    },
+    in_c(
+        "storage",
+        "civic_firewall_upload",
+        &["bucket_id", "name"],
+        "civic_firewall_object_upload",
+        "of pg_civic: whether an object is of another bucket, or one that the caller may add",
+    ),
+    exists(
+        "storage",
+        firewall_exists!("storage"),
+        "of pg_civic: whether storage.civic_firewall was restored",
+    ),
 ];
 
 pub const MESSAGE_FUNCTIONS: [Function; 3] = [
-    Function {
-        schema: "realtime",
-        name: "civic_firewall",
-        arguments: &["topic"],
-        body: Body::C("civic_firewall_topic_read"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether a topic is another, or a channel that the caller may join",
-    },
-    Function {
-        schema: "realtime",
-        name: "civic_firewall_send",
-        arguments: &["topic", "extension"],
-        body: Body::C("civic_firewall_topic_send"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether a topic is another, or a message is presence in a channel that \
-                  the caller may join",
-    },
-    Function {
-        schema: "realtime",
-        name: "civic_firewall_exists",
-        arguments: &[],
-        body: firewall_exists!("realtime"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether realtime.civic_firewall was restored",
-    },
+    in_c(
+        "realtime",
+        "civic_firewall",
+        &["topic"],
+        "civic_firewall_topic_read",
+        "of pg_civic: whether a topic is another, or a channel that the caller may join",
+    ),
+    in_c(
+        "realtime",
+        "civic_firewall_send",
+        &["topic", "extension"],
+        "civic_firewall_topic_send",
+        "of pg_civic: whether a topic is another, or a message is presence in a channel that the caller \
+         may join",
+    ),
+    exists(
+        "realtime",
+        firewall_exists!("realtime"),
+        "of pg_civic: whether realtime.civic_firewall was restored",
+    ),
 ];
 
 /// The library as SQL names it, found where the server finds the extension's own.

@@ -85,6 +85,7 @@ pub const MEDIA_JOBS: [(Grantee, &[&str]); 2] =
 /// What the owner of a table needs, as whom each statement runs: USAGE on the schema, and these. The
 /// caller needs the rights of the owner.
 pub struct Needed {
+    pub schema: &'static str,
     pub table: &'static str,
     pub setup: &'static [&'static str],
     pub teardown: &'static [&'static str],
@@ -96,21 +97,35 @@ pub struct Needed {
 pub const CREATE_ON_SCHEMA: &str = "CREATE on schema";
 
 pub const BUCKETS: Needed = Needed {
-    table: "storage.buckets",
+    schema: "storage",
+    table: "buckets",
     setup: &["SELECT", "INSERT", "UPDATE"],
     teardown: &["SELECT", "DELETE"],
     uses_rows: true,
 };
 pub const OBJECTS: Needed = Needed {
-    table: "storage.objects",
+    schema: "storage",
+    table: "objects",
     setup: &[CREATE_ON_SCHEMA],
     teardown: &["SELECT"],
     uses_rows: true,
 };
 pub const MESSAGES: Needed =
-    Needed { table: "realtime.messages", setup: &[], teardown: &[], uses_rows: false };
-pub const TICKETS: Needed =
-    Needed { table: "the table of tickets", setup: &["TRIGGER"], teardown: &[], uses_rows: false };
+    Needed { schema: "realtime", table: "messages", setup: &[], teardown: &[], uses_rows: false };
+pub const TICKETS: Needed = Needed {
+    schema: "",
+    table: "the table of tickets",
+    setup: &["TRIGGER"],
+    teardown: &[],
+    uses_rows: false,
+};
+
+#[cfg(test)]
+impl Needed {
+    pub fn table_name(&self) -> String {
+        format!("{}.{}", self.schema, self.table).trim_start_matches('.').to_owned()
+    }
+}
 
 #[cfg(test)]
 pub const NEEDED: [Needed; 4] = [BUCKETS, OBJECTS, MESSAGES, TICKETS];
@@ -165,12 +180,11 @@ pub const UNCOVERED: [&str; 4] = ["TRUNCATE", "TRIGGER", "REFERENCES", "MAINTAIN
 pub const UNCOVERED_ON_MESSAGES: [&str; 2] = ["UPDATE", "DELETE"];
 
 /// The tables under the policies of `setup()`.
-macro_rules! guarded_tables {
-    () => {
-        "(VALUES ('storage', 'buckets'), ('storage', 'objects'), ('realtime', 'messages'))"
-    };
+pub fn guarded() -> Vec<String> {
+    [BUCKETS, OBJECTS, MESSAGES]
+        .map(|needed| format!("{}.{}", needed.schema, needed.table))
+        .to_vec()
 }
-pub(super) use guarded_tables;
 
 #[cfg(test)]
 mod tests {
@@ -195,8 +209,9 @@ mod tests {
             [] => "–".to_owned(),
             privileges => privileges.join(", "),
         };
-        let needed = NEEDED.map(|Needed { table, setup, teardown, .. }| {
-            format!("| {table} | {} | {} |", list(setup), list(teardown))
+        let needed = NEEDED.map(|needed| {
+            let table = needed.table_name();
+            format!("| {table} | {} | {} |", list(needed.setup), list(needed.teardown))
         });
         let revoked = [
             format!("| every table of the two owners | {} |", list(&UNCOVERED)),

@@ -14,7 +14,7 @@ const NO_REALTIME: &str = "there is no table realtime.messages";
 
 /// The table of messages, if Realtime is installed.
 pub fn messages() -> Result<Option<Relation>, Error> {
-    Relation::named("realtime", "messages")
+    Relation::named(MESSAGES.schema, MESSAGES.table)
 }
 
 const TABLE: (&str, &str) = ("realtime", "messages");

@@ -11,7 +11,7 @@ use pgrx::pg_sys::Oid;
 
 use super::ledger::{self, Change, Privilege};
 use super::plan::{Component, DONE, KEPT, REMOVED, SKIPPED, State, Step, step};
-use super::privileges::{UNCOVERED, UNCOVERED_ON_MESSAGES, guarded_tables};
+use super::privileges::{UNCOVERED, UNCOVERED_ON_MESSAGES, guarded};
 use crate::catalog::{self, Owner};
 use crate::error::Error;
 use crate::pg::role;
@@ -20,12 +20,12 @@ use crate::pg::role;
 /// `realtime.messages` `$3` too; NULL for all.
 macro_rules! privileges_on {
     () => {
-        concat!("WITH owned AS (
-             SELECT s.nspname, c.oid, c.relnamespace, c.relname, c.relowner
-             FROM ", guarded_tables!(), " s (nspname, relname)
-             JOIN pg_catalog.pg_namespace n ON n.nspname = s.nspname AND n.nspname = $1
-             JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.relname
-                  AND c.relkind IN ('r', 'p')
+        "WITH owned AS (
+             SELECT n.nspname, c.oid, c.relnamespace, c.relname, c.relowner
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')
+               AND pg_catalog.concat(n.nspname, '.', c.relname) = ANY ($4)
          ), partitions AS (
              SELECT p.relid AS oid
              FROM owned o CROSS JOIN LATERAL pg_catalog.pg_partition_tree(o.oid) p
@@ -50,15 +50,20 @@ macro_rules! privileges_on {
              JOIN pg_catalog.pg_attribute t
                   ON t.attrelid = g.oid AND t.attnum > 0 AND NOT t.attisdropped
              CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) a
-         )")
+         )"
     };
 }
 
-fn arguments(schema: &str) -> [DatumWithOid<'_>; 3] {
+fn arguments(schema: &str) -> [DatumWithOid<'_>; 4] {
     let names = |privileges: &[&str]| -> Vec<String> {
         privileges.iter().map(|privilege| privilege.to_string()).collect()
     };
-    [schema.into(), names(&UNCOVERED).into(), names(&UNCOVERED_ON_MESSAGES).into()]
+    [
+        schema.into(),
+        names(&UNCOVERED).into(),
+        names(&UNCOVERED_ON_MESSAGES).into(),
+        guarded().into(),
+    ]
 }
 
 /// A privilege that a role has, and which role has granted it.
@@ -127,6 +132,12 @@ pub fn by_membership(schema: &str) -> Result<Vec<(String, String)>, Error> {
     )
 }
 
+fn grantor(right: &Privilege) -> Result<Option<Oid>, Error> {
+    let sql = "SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1";
+    let oids = catalog::rows(sql, &[right.grantor.as_str().into()], |row| row.get::<Oid>(1))?;
+    Ok(oids.into_iter().flatten().next())
+}
+
 /// Tables, roles and privileges in one line.
 fn summary<'a>(rights: impl Iterator<Item = &'a Privilege>) -> String {
     let mut lines: Vec<(String, String)> = vec![];
@@ -192,46 +203,20 @@ impl Component for Rights {
         let (mut granted, mut steps) = (vec![], vec![]);
         let of_schema = |right: &Privilege| right.schema == self.0;
         for right in ledger::recorded(Change::Revoked)?.into_iter().filter(of_schema) {
-            // Partitions and roles are dropped and created: what now has the name may be another table, on which
-            // the grantor has nothing to grant.
-            let grantors = catalog::rows(
-                "SELECT g.oid FROM pg_catalog.pg_class c
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
-                 JOIN pg_catalog.pg_roles g ON g.rolname = $3
-                 WHERE c.relname = $2 AND c.relkind IN ('r', 'p')
-                   AND ($4 = 'public' OR EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $4))
-                   AND ($5 = '' OR EXISTS (SELECT FROM pg_catalog.pg_attribute
-                                           WHERE attrelid = c.oid AND attname = $5 AND NOT attisdropped))
-                   AND (pg_catalog.pg_has_role(g.oid, c.relowner, 'USAGE')
-                        OR EXISTS (
-                            SELECT FROM (
-                                SELECT c.relacl
-                                UNION ALL
-                                SELECT t.attacl FROM pg_catalog.pg_attribute t
-                                WHERE t.attrelid = c.oid AND t.attname = $5
-                            ) l (acl)
-                            CROSS JOIN LATERAL pg_catalog.aclexplode(l.acl) a
-                            WHERE a.is_grantable AND a.privilege_type = $6
-                              AND (a.grantee = 0 OR pg_catalog.pg_has_role(g.oid, a.grantee, 'USAGE'))))",
-                &[
-                    self.0.into(),
-                    right.object.as_str().into(),
-                    right.grantor.as_str().into(),
-                    right.grantee.as_str().into(),
-                    right.column.as_str().into(),
-                    right.privilege.as_str().into(),
-                ],
-                |row| row.get::<Oid>(1),
-            )?;
-            match grantors.into_iter().flatten().next() {
+            match grantor(&right)? {
                 Some(grantor) if !role::has_rights_of(grantor) => {
                     let detail = format!("as role {}: {};", right.grantor, right.grant_statement());
                     steps.push(step(right.description(), KEPT, detail));
                     continue;
                 }
+                // Partitions and roles are dropped and created. On a table of the name that belongs to
+                // another role the grantor has nothing to grant.
                 Some(grantor) => {
-                    Owner::new(grantor)?.execute(&right.grant_statement(), &[])?;
-                    granted.push(right.clone());
+                    match Owner::new(grantor)?.change(self.0, &right.grant_statement(), &[]) {
+                        Ok(()) => granted.push(right.clone()),
+                        Err(Error::Refused { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 None => {}
             }

@@ -26,8 +26,8 @@ struct Storage {
 
 /// `None` unless both exist.
 fn storage() -> Result<Option<Storage>, Error> {
-    let buckets = Relation::named("storage", "buckets")?;
-    let objects = Relation::named("storage", "objects")?;
+    let buckets = Relation::named(BUCKETS.schema, BUCKETS.table)?;
+    let objects = Relation::named(OBJECTS.schema, OBJECTS.table)?;
     Ok(buckets.zip(objects).map(|(buckets, objects)| Storage { buckets, objects }))
 }
 

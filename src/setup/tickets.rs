@@ -362,22 +362,11 @@ fn grant_to(owner: Oid) -> Result<Option<Step>, Error> {
     Ok(Some(step(execute_for(&role), DONE, detail)))
 }
 
-/// Revokes what `setup()` has granted, once the role owns no table with the trigger.
+/// Revokes what `setup()` has granted. To be called once no table has the trigger.
 pub fn revoke_grants() -> Result<Vec<Step>, Error> {
     let mut steps = vec![];
     for granted in ledger::recorded(Change::Granted)? {
         let role = &granted.grantee;
-        let is_used = catalog::holds(
-            "SELECT EXISTS (
-                 SELECT FROM pg_catalog.pg_trigger t
-                 JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-                 JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
-                 WHERE t.tgfoid = $1::pg_catalog.regprocedure AND r.rolname = $2)",
-            &[TRIGGER_FUNCTION.into(), role.as_str().into()],
-        )?;
-        if is_used {
-            continue;
-        }
         let exists = has_role(role)?;
         let name = quote_identifier(role);
         let revoke = format!("REVOKE EXECUTE ON FUNCTION {TRIGGER_FUNCTION} FROM {name}");
