@@ -164,10 +164,10 @@ fn a_dropped_or_changed_policy_is_found_and_repaired() {
 #[test]
 fn a_dropped_or_changed_firewall_function_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
-    for function in [
-        "storage.civic_firewall(text, text)",
-        "storage.civic_firewall_upload(text, text)",
-        "storage.civic_firewall_exists()",
+    for (function, policy) in [
+        ("storage.civic_firewall(text, text)", "civic firewall"),
+        ("storage.civic_firewall_upload(text, text)", "civic firewall"),
+        ("storage.civic_firewall_exists()", "civic closed"),
     ] {
         let component = format!("function {function}");
         for change in
@@ -179,8 +179,8 @@ fn a_dropped_or_changed_firewall_function_is_found_and_repaired() {
         let tampered = format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC");
         is_found_and_repaired(&mut session, &tampered, &component);
         session.run(&format!("DROP FUNCTION {function} CASCADE"));
-        let firewall = "policy \"civic firewall\" on storage.objects";
-        assert_eq!(session.wrong_components(), [&component, firewall]);
+        let policy = format!("policy \"{policy}\" on storage.objects");
+        assert_eq!(session.wrong_components(), [component, policy]);
         session.run(SETUP);
         assert_eq!(session.wrong(), []);
     }
