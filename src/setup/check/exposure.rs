@@ -30,8 +30,8 @@ pub fn memberships(schema: &str) -> Result<Vec<Finding>, Error> {
     Ok(rights::by_membership(schema)?.into_iter().map(finding).collect())
 }
 
-/// One part of exposure.sql.
-fn part(name: &str) -> Result<Vec<Finding>, Error> {
+/// One part of exposure.sql, by its name there.
+pub fn part(name: &str) -> Result<Vec<Finding>, Error> {
     catalog::rows(include_str!("exposure.sql"), &[name.into(), guarded().into()], |row| {
         Ok((
             row.get(1)?.unwrap_or_default(),
@@ -40,28 +40,4 @@ fn part(name: &str) -> Result<Vec<Finding>, Error> {
             row.get(4)?,
         ))
     })
-}
-
-pub fn roles() -> Result<Vec<Finding>, Error> {
-    part("roles")
-}
-
-pub fn owners() -> Result<Vec<Finding>, Error> {
-    part("owners")
-}
-
-pub fn default_privileges() -> Result<Vec<Finding>, Error> {
-    part("default privileges")
-}
-
-pub fn triggers_of_others() -> Result<Vec<Finding>, Error> {
-    part("triggers of others")
-}
-
-pub fn views() -> Result<Vec<Finding>, Error> {
-    part("views")
-}
-
-pub fn functions() -> Result<Vec<Finding>, Error> {
-    part("functions")
 }

@@ -24,7 +24,7 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
         findings.push(bad("row security of realtime.messages", detail, fix));
     }
     findings.extend(readable("rights in schema realtime", exposure::memberships("realtime"))?);
-    findings.extend(readable("default privileges", exposure::default_privileges())?);
+    findings.extend(readable("default privileges", exposure::part("default privileges"))?);
     if transport.has_realtime() {
         findings.push(send(&messages));
         findings.push(wal_level()?);
