@@ -117,7 +117,7 @@ mod civic {
     /// What is right, what is not, and the statement that repairs it.
     #[pg_extern(stable, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
-    // pgrx reads the columns' names from the type as it stands here.
+    // pgrx reads the names of the columns from the type written here.
     #[allow(clippy::type_complexity)]
     fn check() -> Result<
         TableIterator<

@@ -68,7 +68,11 @@ impl Storage {
 /// In the order of creation.
 pub fn components() -> Result<Components, Error> {
     let Some(storage) = storage()? else { return Ok(vec![unneeded("storage", NO_STORAGE)]) };
-    let foreign = foreign_columns()?.join(", ");
+    let foreign = match foreign_columns() {
+        // The name of a type must not hide the other components.
+        Err(Error::InvalidText(why)) => why.to_string(),
+        found => found?.join(", "),
+    };
     let mut components = if foreign.is_empty() {
         boxed(ALL.map(|bucket| Bucket { id: bucket.id(), storage: storage.clone() }))
     } else {
