@@ -183,7 +183,6 @@ fn on_conflict_tells_what_became_of_the_row() {
     assert!(session.heard().is_empty());
 }
 
-#[cfg(not(feature = "pg14"))]
 #[test]
 fn merge_tells_what_became_of_each_row() {
     let mut session = Database::plain().superuser();

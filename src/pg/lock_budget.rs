@@ -12,7 +12,7 @@ unsafe extern "C-unwind" {
 }
 
 /// The timer that the server starts at each wait for a lock, and not before (storage/lmgr/proc.c):
-/// DEADLOCK_TIMEOUT, the same number in PostgreSQL 14 to 18.
+/// DEADLOCK_TIMEOUT, the same number in PostgreSQL 15 to 18.
 const DEADLOCK_TIMER: i32 = 1;
 
 /// When this process last began to wait for a lock.

@@ -23,8 +23,7 @@ pub fn is_current_superuser() -> bool {
 }
 
 /// Whether the server can leave event triggers out for one statement (`event_triggers`).
-pub const CAN_DISABLE_EVENT_TRIGGERS: bool =
-    cfg!(not(any(feature = "pg14", feature = "pg15", feature = "pg16")));
+pub const CAN_DISABLE_EVENT_TRIGGERS: bool = cfg!(not(any(feature = "pg15", feature = "pg16")));
 
 /// As [`acting_as`], for statements that change the catalog. No event trigger fires while a superuser
 /// is acted as: its function belongs to anybody and would run with the superuser's rights. Where the

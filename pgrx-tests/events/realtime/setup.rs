@@ -30,9 +30,9 @@ fn components(session: &mut Session) -> Vec<String> {
     wrong(session).into_iter().map(|(component, ..)| component).collect()
 }
 
-/// Makes a fault, which is found, and mends it as `check()` says.
+/// Makes a fault, which is found, and repairs it as `check()` says.
 #[track_caller]
-fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
+fn is_found_and_repaired(session: &mut Session, tampered: &str, component: &str) {
     session.run(tampered);
     let found = wrong(session);
     let (_, _, fix) = found
@@ -44,7 +44,7 @@ fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
 }
 
 #[test]
-fn setup_says_each_step_and_does_nothing_the_second_time() {
+fn setup_reports_each_step_and_does_nothing_the_second_time() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -74,7 +74,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
 }
 
 #[test]
-fn teardown_takes_the_policies_away_and_leaves_the_publication_and_says_so() {
+fn teardown_drops_the_policies_and_keeps_the_publication() {
     let mut session = session();
     let steps = session.steps(TEARDOWN);
     for policy in ["civic join", "civic channels", "civic closed"] {
@@ -89,7 +89,7 @@ fn teardown_takes_the_policies_away_and_leaves_the_publication_and_says_so() {
 }
 
 #[test]
-fn without_realtime_it_is_skipped_and_said() {
+fn without_realtime_it_is_skipped_and_reported() {
     let mut session = Database::supabase().superuser();
     let steps = session.steps(SETUP);
     assert_eq!(action_of(&steps, "realtime"), "skipped");
@@ -98,7 +98,7 @@ fn without_realtime_it_is_skipped_and_said() {
 }
 
 #[test]
-fn realtime_that_came_later_is_found_and_mended() {
+fn realtime_that_came_later_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     session.run(REALTIME);
     session.run(ROW_SECURITY);
@@ -106,7 +106,7 @@ fn realtime_that_came_later_is_found_and_mended() {
     assert_eq!(
         found.len(),
         9,
-        "three functions, three policies, rights, the sending that waits for them, the publication"
+        "three functions, three policies, rights, the sending that requires them, the publication"
     );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
@@ -115,7 +115,7 @@ fn realtime_that_came_later_is_found_and_mended() {
 }
 
 #[test]
-fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
+fn a_policy_that_was_dropped_or_changed_is_found_and_repaired() {
     let mut session = session();
     for name in ["civic join", "civic channels", "civic closed"] {
         let component = format!("policy \"{name}\" on realtime.messages");
@@ -124,13 +124,13 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
             format!("ALTER POLICY \"{name}\" ON realtime.messages USING (true)"),
             format!("ALTER POLICY \"{name}\" ON realtime.messages TO service_role"),
         ] {
-            is_found_and_mended(&mut session, &tampered, &component);
+            is_found_and_repaired(&mut session, &tampered, &component);
         }
     }
 }
 
 #[test]
-fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
+fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_repaired() {
     let mut session = session();
     for (tampered, component) in [
         (
@@ -168,19 +168,19 @@ fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
         ("SET civic.event_transport = none", "civic.event_transport"),
         ("SET civic.event_listeners = ''", "civic.event_listeners"),
     ] {
-        is_found_and_mended(&mut session, tampered, component);
+        is_found_and_repaired(&mut session, tampered, component);
     }
 }
 
 #[test]
-fn a_role_that_passes_the_policies_on_messages_is_found_and_mended() {
+fn a_role_that_passes_the_policies_on_messages_is_found_and_repaired() {
     let mut session = session();
     // Rolled back: roles are the whole server's.
     session.run("BEGIN");
-    is_found_and_mended(
+    is_found_and_repaired(
         &mut session,
         "GRANT supabase_realtime_admin TO authenticated",
-        "row security of realtime.messages",
+        "role authenticated",
     );
     session.run("ROLLBACK");
 }
@@ -279,7 +279,7 @@ fn a_partitioned_table_is_published_with_its_partitions() {
 }
 
 #[test]
-fn who_lacks_the_rights_on_realtime_is_told_them_all_and_nothing_is_done() {
+fn every_missing_right_on_realtime_is_reported_and_nothing_is_done() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
