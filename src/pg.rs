@@ -8,14 +8,13 @@ pub mod encoding;
 pub mod error;
 pub mod event_stream;
 pub mod foreign;
+pub mod fresh_snapshot;
 pub mod guc;
 pub mod jit;
-pub mod latest;
 pub mod lock_budget;
 pub mod mailbox;
 pub mod memory;
 pub mod notify;
-mod presence;
 pub mod realtime;
 pub mod role;
 mod row;
@@ -28,6 +27,7 @@ pub mod transaction;
 pub mod trigger;
 pub mod wait;
 pub mod worker;
+mod worker_slot;
 
 use std::ffi::CStr;
 

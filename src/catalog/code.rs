@@ -151,7 +151,7 @@ pub fn refuse_code_of_others(
     pg::table::lock_for_writing(table);
     let arguments = [table.into(), owner.into(), change.trigger_events().into()];
     // Under a snapshot that is newer than the lock, and than a transaction's own.
-    let found = pg::latest::rows(FIND, &arguments)?;
+    let found = pg::fresh_snapshot::rows(FIND, &arguments)?;
     match found.into_iter().next() {
         None => Ok(()),
         Some(code) => Err(CatalogError::WouldRunAsSuperuser {

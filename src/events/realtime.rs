@@ -17,14 +17,14 @@ use super::transaction;
 use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::pg::lock_budget::LockBudget;
-use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
+use crate::pg::realtime::{self, SendError, Sender, Warnings};
 use crate::pg::subtransaction::{self, attempt, try_to};
 use crate::{pg, settings};
 
 /// After so many events in a row that are refused the rest is not tried: it would be refused too.
 const REFUSED_IN_A_ROW: usize = 10;
 /// Nor after so long without one that is stored.
-const PATIENCE: Duration = Duration::from_secs(1);
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// The level at which `realtime.send` is being called, and whether a subtransaction of its own
@@ -41,7 +41,7 @@ pub fn subtransaction_aborted(level: i32) {
 /// Why events were not stored.
 #[derive(Debug)]
 enum Failure {
-    Obstacle(Obstacle),
+    CannotSend(SendError),
     /// Storing a message would run code of others with the rights of a superuser.
     Refused(Error),
     /// An error that `realtime.send` did not catch.
@@ -53,7 +53,7 @@ enum Failure {
 impl Failure {
     /// Whether the next event would fail for the same reason.
     fn is_final(&self) -> bool {
-        matches!(self, Failure::Obstacle(_) | Failure::Refused(_))
+        matches!(self, Failure::CannotSend(_) | Failure::Refused(_))
     }
 }
 
@@ -84,7 +84,7 @@ impl Tally {
     fn is_hopeless(&self, locks: &LockBudget) -> bool {
         locks.is_spent()
             || self.refused_in_a_row >= REFUSED_IN_A_ROW
-            || self.refused_in_a_row > 0 && self.stored.elapsed() >= PATIENCE
+            || self.refused_in_a_row > 0 && self.stored.elapsed() >= STORE_TIMEOUT
     }
 }
 
@@ -114,7 +114,7 @@ impl Broadcast {
         if !events.may_have(Flags::REALTIME.with(Flags::IF_INSTALLED)) {
             return None;
         }
-        let is_installed = door::is_installed();
+        let is_installed = realtime::is_installed();
         (is_installed || events.may_have(Flags::REALTIME)).then(|| Broadcast {
             locks: LockBudget::new(settings::realtime_lock_timeout()),
             is_installed,
@@ -167,11 +167,11 @@ impl Broadcast {
         events: impl Iterator<Item = Record<'a>>,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        let sender = door::sender().map_err(Failure::Obstacle)?;
+        let sender = realtime::sender().map_err(Failure::CannotSend)?;
         sender.act(Warnings::Silenced, &self.locks, || {
             sender.lock(&self.locks);
             if !self.locks.spend(|| sender.is_guarded()) {
-                return Err(Failure::Obstacle(Obstacle::Unguarded));
+                return Err(Failure::CannotSend(SendError::Unguarded));
             }
             self.locks
                 .spend(|| {
@@ -256,8 +256,8 @@ impl Broadcast {
             );
         }
         match &self.failure {
-            Some(Failure::Obstacle(obstacle)) => {
-                let (why, hint) = explain(*obstacle);
+            Some(Failure::CannotSend(error)) => {
+                let (why, hint) = explain(*error);
                 (why.to_owned(), hint)
             }
             Some(Failure::Refused(error)) => (error.message(), CHECK),
@@ -283,7 +283,7 @@ impl Broadcast {
     /// True where it cannot be found out.
     fn has_partition(&self) -> bool {
         let look = || {
-            let sender = door::sender().ok()?;
+            let sender = realtime::sender().ok()?;
             Some(
                 sender.act(Warnings::Silenced, &self.locks, || self.locks.spend(has_partition_now)),
             )
@@ -293,7 +293,7 @@ impl Broadcast {
 }
 
 /// How a message that is sent and taken back has fared.
-pub enum Rehearsal {
+pub enum Probe {
     Stored,
     Refused(String),
     NotTried(&'static str),
@@ -301,48 +301,48 @@ pub enum Rehearsal {
 
 /// Sends a message and takes it back: what keeps others from being stored keeps this one, and
 /// Realtime's own warning says why.
-pub fn rehearse(sender: &Sender) -> Rehearsal {
+pub fn probe(sender: &Sender) -> Probe {
     if pg::transaction::is_read_only() {
-        return Rehearsal::NotTried("the transaction is read only");
+        return Probe::NotTried("the transaction is read only");
     }
     if !sender.is_callers() {
-        return Rehearsal::NotTried("this role is not a member of the owner of realtime.messages");
+        return Probe::NotTried("this role is not a member of the owner of realtime.messages");
     }
     let mut check = Buffer::default();
     let payload = b"{\"type\": \"check\"}";
     if check.push(1, Flags::REALTIME, 0, b"ticket_updates:", payload).is_err() {
-        return Rehearsal::NotTried("there is no memory for a message");
+        return Probe::NotTried("there is no memory for a message");
     }
     let locks = LockBudget::new(settings::realtime_lock_timeout());
-    let stored = subtransaction::rehearse(|| {
+    let stored = subtransaction::probe(|| {
         let send = |event: Record<'_>| send(sender, &locks, &event);
-        sender.act(Warnings::Told, &locks, || check.records().all(send))
+        sender.act(Warnings::Shown, &locks, || check.records().all(send))
     });
     match stored {
-        Ok(true) => Rehearsal::Stored,
-        Ok(false) => Rehearsal::Refused("Realtime's own warning says why".to_owned()),
-        Err(error) => Rehearsal::Refused(error),
+        Ok(true) => Probe::Stored,
+        Ok(false) => Probe::Refused("Realtime's own warning says why".to_owned()),
+        Err(error) => Probe::Refused(error),
     }
 }
 
 /// What stands in the way, and what to do.
-pub fn explain(obstacle: Obstacle) -> (&'static str, &'static str) {
-    match obstacle {
-        Obstacle::NoTable => (
+pub fn explain(error: SendError) -> (&'static str, &'static str) {
+    match error {
+        SendError::NoTable => (
             "there is no table realtime.messages",
             "Start Supabase Realtime on this database, or take realtime out of civic.event_transport.",
         ),
-        Obstacle::NoFunction => (
+        SendError::NoFunction => (
             "there is no function realtime.send(jsonb, text, text, boolean)",
             "Upgrade Supabase Realtime or pg_civic, whichever is older; until then set \
              civic.event_transport = notify.",
         ),
-        Obstacle::ForeignFunction => (
+        SendError::ForeignFunction => (
             "the owner of realtime.send has not the rights of the owner of realtime.messages",
             "Give the function to the table's owner with ALTER FUNCTION … OWNER TO, if it is the one \
              of Supabase Realtime.",
         ),
-        Obstacle::Unguarded => (
+        SendError::Unguarded => (
             "the channels are not guarded",
             "Run SELECT * FROM civic.setup(); which makes the policies on realtime.messages.",
         ),

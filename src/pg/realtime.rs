@@ -18,7 +18,7 @@ pub const GUARD: &CStr = c"civic channels";
 
 /// Why no event can be handed to Realtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum SendError {
     /// There is no table `realtime.messages`.
     NoTable,
     /// There is no function `realtime.send(jsonb, text, text, boolean)`.
@@ -55,13 +55,13 @@ pub fn is_installed() -> bool {
 }
 
 /// What is needed to send, as the catalog has it now.
-pub fn sender() -> Result<Sender, Obstacle> {
-    let table = messages().ok_or(Obstacle::NoTable)?;
-    let function = send_function().ok_or(Obstacle::NoFunction)?;
-    let owner = owner_of_table(table).ok_or(Obstacle::NoTable)?;
-    let author = owner_of_function(function).ok_or(Obstacle::NoFunction)?;
+pub fn sender() -> Result<Sender, SendError> {
+    let table = messages().ok_or(SendError::NoTable)?;
+    let function = send_function().ok_or(SendError::NoFunction)?;
+    let owner = owner_of_table(table).ok_or(SendError::NoTable)?;
+    let author = owner_of_function(function).ok_or(SendError::NoFunction)?;
     if !may_act_as(author, owner) {
-        return Err(Obstacle::ForeignFunction);
+        return Err(SendError::ForeignFunction);
     }
     Ok(Sender { function, table, owner })
 }
@@ -131,7 +131,7 @@ fn may_act_as(role: Oid, other: Oid) -> bool {
 /// could not store. The server's log has them as log_min_messages says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Warnings {
-    Told,
+    Shown,
     Silenced,
 }
 

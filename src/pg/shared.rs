@@ -9,7 +9,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
-use super::presence::Presence;
+use super::worker_slot::WorkerSlot;
 
 /// Why a transaction's events went out by ordinary NOTIFY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +42,11 @@ impl FellBack {
 pub struct Shared {
     control: Control,
     /// The relay. While there is none, no events are taken.
-    pub relay: Presence,
+    pub relay: WorkerSlot,
     /// The worker that fetches media, the process that works on other people's tables for it, and
     /// what the one asks of the other.
-    pub media: Presence,
-    pub media_tables: Presence,
+    pub media: WorkerSlot,
+    pub media_tables: WorkerSlot,
     pub mailbox: Mailbox,
     /// Where the queue stood still while a transaction waited in vain for it to be told, plus one.
     pub given_up: AtomicU64,

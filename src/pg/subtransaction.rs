@@ -21,7 +21,7 @@ pub fn try_to<R>(action: impl FnOnce() -> R) -> Result<R, String> {
 }
 
 /// As [`try_to`], and nothing of what it did is left where it succeeds either.
-pub fn rehearse<R>(action: impl FnOnce() -> R) -> Result<R, String> {
+pub fn probe<R>(action: impl FnOnce() -> R) -> Result<R, String> {
     run(|| Ok(action()), false, |_, message| message.to_owned())
 }
 

@@ -16,15 +16,15 @@ unsafe extern "C-unwind" {
     fn die(signal: std::ffi::c_int);
 }
 
-/// Whether this process was ever asked to end.
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether this process was ever requested to end.
+static SHUTDOWN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// What [`at_ordered_exit`] was given.
-static FAREWELL: OnceLock<fn()> = OnceLock::new();
+/// What [`on_shutdown`] was given.
+static SHUTDOWN_HOOK: OnceLock<fn()> = OnceLock::new();
 
 /// Of SIGTERM: may be called amid anything.
-unsafe extern "C-unwind" fn asked_to_end(signal: std::ffi::c_int) {
-    ASKED.store(true, Ordering::Relaxed);
+unsafe extern "C-unwind" fn request_shutdown(signal: std::ffi::c_int) {
+    SHUTDOWN_REQUESTED.store(true, Ordering::Relaxed);
     // SAFETY: the server's own handler, called as one.
     unsafe { die(signal) };
 }
@@ -50,9 +50,9 @@ pub fn begin(database: &str) {
     // SAFETY: a handler that does what the server's own does, in its place before signals are let in.
     unsafe {
         #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(asked_to_end));
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(request_shutdown));
         #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(asked_to_end));
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(request_shutdown));
     }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
@@ -77,20 +77,23 @@ pub fn begin(database: &str) {
 /// Has something done once when this process ends by an order, wherever that meets it: also amid a
 /// transaction, which is rolled back before. It can do transactions of its own, but nothing interrupts
 /// it any more, so it must not wait. An error in it is logged, and ends it.
-pub fn at_ordered_exit(farewell: fn()) {
-    if FAREWELL.set(farewell).is_ok() {
+pub fn on_shutdown(hook: fn()) {
+    if SHUTDOWN_HOOK.set(hook).is_ok() {
         // SAFETY: a function that lives as long as the process. It is called before what the server
         // itself does at the end, which was registered earlier.
-        unsafe { pg_sys::before_shmem_exit(Some(ordered_exit), pg_sys::Datum::from(0)) };
+        unsafe { pg_sys::before_shmem_exit(Some(run_shutdown_hook), pg_sys::Datum::from(0)) };
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn ordered_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    let Some(farewell) = FAREWELL.get().filter(|_| ASKED.load(Ordering::Relaxed)) else { return };
+unsafe extern "C-unwind" fn run_shutdown_hook(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    let Some(hook) = SHUTDOWN_HOOK.get().filter(|_| SHUTDOWN_REQUESTED.load(Ordering::Relaxed))
+    else {
+        return;
+    };
     // SAFETY: as the server does it itself when it removes temporary tables at this point.
     unsafe { pg_sys::AbortOutOfAnyTransaction() };
-    farewell();
+    hook();
 }
 
 /// Locks a table as who changes its rows does; false where he would have to wait.
@@ -112,7 +115,7 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
 
 /// Sleeps until this process's latch is set, the file has something to read, or the time is over.
 /// Then it does what the server asks of a process at such a point, and may end here by an error; but
-/// an order to end is left to the caller, see [`takes_leave`].
+/// an order to end is left to the caller, see [`take_shutdown_request`].
 pub fn wait(file: BorrowedFd<'_>, time: Duration) {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_TIMEOUT
@@ -129,23 +132,23 @@ pub fn wait(file: BorrowedFd<'_>, time: Duration) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    if !is_asked_to_end() {
+    if !is_shutdown_requested() {
         pg_sys::check_for_interrupts!();
     }
 }
 
-fn is_asked_to_end() -> bool {
+fn is_shutdown_requested() -> bool {
     // SAFETY: reads a variable of this process that a signal sets.
     unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
 }
 
-/// Whether the worker has been asked to end. If so it may still put its things in order: what it does
+/// Whether the worker has been requested to end. If so it may still put its things in order: what it does
 /// from here on is only interrupted by the next such order.
-pub fn takes_leave() -> bool {
-    let asked = is_asked_to_end();
-    if asked {
+pub fn take_shutdown_request() -> bool {
+    let requested = is_shutdown_requested();
+    if requested {
         // SAFETY: a variable of this process; the worker ends by itself.
         unsafe { (&raw mut pg_sys::ProcDiePending).write_volatile(0) };
     }
-    asked
+    requested
 }

@@ -19,7 +19,7 @@ use crate::{pg, settings};
 
 /// How long a transaction that falls back waits for what is queued before it. The relay is back a
 /// second after it ended, whatever ended it.
-const PATIENCE: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -77,7 +77,7 @@ pub fn takes(kept: usize) -> bool {
 /// waited in vain and the queue has not moved since, it is no use.
 fn wait_for_queue(shared: &'static Shared) {
     let queue = shared.queue();
-    let (place, deadline) = (queue.head(), Instant::now() + PATIENCE);
+    let (place, deadline) = (queue.head(), Instant::now() + DRAIN_TIMEOUT);
     if queue.tail() >= place || shared.relay.is_this_database() != Some(true) {
         return;
     }

@@ -22,7 +22,7 @@ const GATHERING: Duration = Duration::from_millis(50);
 /// How often it looks meanwhile whether somebody waits.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long it leaves the server's own queue to drain when that is nearly full.
-const STANDSTILL: Duration = Duration::from_secs(1);
+const QUEUE_FULL_BACKOFF: Duration = Duration::from_secs(1);
 
 pub fn register() {
     pg::worker::register("pg_civic relay", "civic_relay_main");
@@ -44,7 +44,7 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 }
 
 fn run(shared: &'static Shared) {
-    while !pg::transaction::is_asked_to_end() {
+    while !pg::transaction::is_shutdown_requested() {
         if BackgroundWorker::sighup_received() {
             pg::guc::reload_settings();
         }
@@ -52,7 +52,7 @@ fn run(shared: &'static Shared) {
         let time = match transactions {
             0 if shared.queue().used() == 0 => IDLE,
             // Its transaction has not ended yet, and will wake us; or the server's queue is full.
-            0 => STANDSTILL,
+            0 => QUEUE_FULL_BACKOFF,
             // One client's events are told at once. Many clients' gather, the longer the more.
             1..=2 => Duration::ZERO,
             many => Duration::from_millis(many).min(GATHERING),
@@ -74,7 +74,7 @@ fn pause(shared: &'static Shared, transactions: u64, time: Duration) {
         && !left.is_zero()
         && shared.awaited.load(Ordering::Relaxed) <= shared.queue().tail()
         && shared.queue().used() < shared.queue().size() / 2
-        && !pg::transaction::is_asked_to_end()
+        && !pg::transaction::is_shutdown_requested()
     {
         std::thread::sleep(left.min(LOOK));
     }

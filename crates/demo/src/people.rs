@@ -13,7 +13,7 @@ const DATABASE: &str = "demo";
 /// Everybody's user id: the roles are what matters.
 const USER: &str = "8f14e45f-0000-4000-8000-000000000000";
 /// An event comes in milliseconds; who waits this long waits in vain.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Server {
     socket: String,
@@ -36,7 +36,7 @@ impl Server {
 
     /// The relay connects to a database anew a second after it was dropped.
     pub fn wait_for_relay(&self, client: &mut Client) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         let query = "SELECT running FROM civic.relay_stats()";
         while !client.query_one(query, &[])?.get::<_, bool>(0) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
@@ -74,7 +74,7 @@ impl Server {
         let loaded = "SELECT pg_conf_load_time()::text";
         let before: String = client.query_one(loaded, &[])?.get(0);
         client.batch_execute("SELECT pg_reload_conf()")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         while client.query_one(loaded, &[])?.get::<_, String>(0) == before
             && Instant::now() < deadline
         {
@@ -161,7 +161,7 @@ pub struct Listener {
 impl Listener {
     /// The next event's payload.
     pub fn next_event(&mut self) -> Result<String, Error> {
-        let next = self.client.notifications().timeout_iter(PATIENCE).next()?;
+        let next = self.client.notifications().timeout_iter(EVENT_TIMEOUT).next()?;
         Ok(next.map_or("nothing was heard".to_owned(), |event| event.payload().to_owned()))
     }
 }

@@ -152,11 +152,11 @@ impl FakeServer {
 
     #[track_caller]
     fn wait_until(&self, is_so: impl Fn(&Seen) -> bool) {
-        let patience = Duration::from_secs(30);
+        let timeout = Duration::from_secs(30);
         let (seen, timeout) = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.seen(), patience, |seen| !is_so(seen))
+            .wait_timeout_while(self.shared.seen(), timeout, |seen| !is_so(seen))
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         assert!(!timeout.timed_out(), "it never came; requests: {}", seen.requests.len());
     }

@@ -5,8 +5,8 @@ use super::super::realtime::{self, NO_REALTIME, POLICIES, messages};
 use super::super::{catalog, firewall, tickets};
 use super::{Finding, bad, default_of, exposure, firewall_functions, good, policies_of};
 use crate::error::Error;
-use crate::events::realtime::{Rehearsal, explain, rehearse};
-use crate::pg::realtime::{self as door, Obstacle};
+use crate::events::realtime::{Probe, explain, probe};
+use crate::pg::realtime::{SendError, Sender, sender};
 use crate::settings::{self, EventTransport};
 
 pub fn findings() -> Result<Vec<Finding>, Error> {
@@ -95,30 +95,30 @@ fn send() -> Result<Finding, Error> {
     if exposure::owners()?.iter().any(|(owner, ..)| owner.ends_with("realtime.messages")) {
         return Ok(good(component, "not tried: a superuser owns realtime.messages"));
     }
-    let guarded = |sender: door::Sender| {
-        if sender.is_guarded() { Ok(sender) } else { Err(Obstacle::Unguarded) }
+    let guarded = |sender: Sender| {
+        if sender.is_guarded() { Ok(sender) } else { Err(SendError::Unguarded) }
     };
-    let sender = match door::sender().and_then(guarded) {
+    let sender = match sender().and_then(guarded) {
         Ok(sender) => sender,
-        Err(obstacle) => {
-            let (why, _) = explain(obstacle);
-            return Ok(bad(component, why, fix_of(obstacle)?));
+        Err(error) => {
+            let (why, _) = explain(error);
+            return Ok(bad(component, why, fix_of(error)?));
         }
     };
-    Ok(match rehearse(&sender) {
-        Rehearsal::Stored => good(component, "stores messages"),
-        Rehearsal::NotTried(why) => good(component, format!("is there; not tried: {why}")),
+    Ok(match probe(&sender) {
+        Probe::Stored => good(component, "stores messages"),
+        Probe::NotTried(why) => good(component, format!("is there; not tried: {why}")),
         // What mends it depends on what is wrong, of which Realtime's own warning tells.
-        Rehearsal::Refused(why) => {
+        Probe::Refused(why) => {
             (component.to_owned(), false, format!("does not store a message: {why}"), None)
         }
     })
 }
 
-fn fix_of(obstacle: Obstacle) -> Result<String, Error> {
-    Ok(match obstacle {
-        Obstacle::Unguarded => super::SETUP.to_owned(),
-        Obstacle::ForeignFunction => catalog::texts(
+fn fix_of(error: SendError) -> Result<String, Error> {
+    Ok(match error {
+        SendError::Unguarded => super::SETUP.to_owned(),
+        SendError::ForeignFunction => catalog::texts(
             concat!(
                 "SELECT pg_catalog.format('ALTER FUNCTION realtime.send(jsonb, text, text, boolean)
  OWNER TO %I; -- if its source is that of Supabase Realtime', pg_catalog.pg_get_userbyid(c.relowner))
@@ -129,7 +129,7 @@ fn fix_of(obstacle: Obstacle) -> Result<String, Error> {
         )?
         .concat()
         .replace('\n', ""),
-        Obstacle::NoTable | Obstacle::NoFunction => {
+        SendError::NoTable | SendError::NoFunction => {
             "ALTER SYSTEM SET civic.event_transport = 'notify'; SELECT pg_reload_conf(); \
              -- until Supabase Realtime is the one that pg_civic knows"
                 .to_owned()

@@ -19,7 +19,7 @@ const BYTES: usize = 200_000;
 const LATENCY: Duration = Duration::from_millis(50);
 /// A job asks three servers in turn: Twilio's API, the host that it sends on to, the Storage API.
 const SERVERS: u32 = 3;
-const PATIENCE: Duration = Duration::from_secs(300);
+const JOBS_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     server.create_served(&[server::SUPABASE, server::APPLICATION, server::CIVIC])?;
@@ -73,7 +73,7 @@ fn wait_for_end(session: &mut Client) -> Result<(), Error> {
     let query = "SELECT count(*) FILTER (WHERE state IN ('queued', 'running')),
                         count(*) FILTER (WHERE state IN ('failed', 'cancelled')), max(last_error)
                  FROM civic.media_jobs";
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + JOBS_TIMEOUT;
     loop {
         let row = session.query_one(query, &[])?;
         let (waiting, failed): (i64, i64) = (row.get(0), row.get(1));

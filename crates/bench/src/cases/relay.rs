@@ -111,7 +111,7 @@ fn bin_directory() -> Result<PathBuf, Error> {
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-/// From the commit's being sent to the event's being heard, one client, nothing else going on.
+/// From the commit's being sent to the event's being received, one client, nothing else going on.
 fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     let mut writer = server.session(SERVED)?;
     let mut listener = server.session(SERVED)?;
@@ -128,9 +128,9 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
         }
         let start = Instant::now();
         writer.execute(&insert, &[])?;
-        let patience = Duration::from_secs(5);
-        let heard = listener.notifications().timeout_iter(patience).next()?;
-        heard.ok_or("an event was not heard")?;
+        let timeout = Duration::from_secs(5);
+        let received = listener.notifications().timeout_iter(timeout).next()?;
+        received.ok_or("an event was not heard")?;
         let seconds = start.elapsed().as_secs_f64();
         if is_relayed { &mut relayed } else { &mut plain }.push(seconds);
     }
@@ -141,7 +141,7 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
             vec![sorted[((sorted.len() - 1) as f64 * share) as usize]]
         };
         Comparison {
-            case: format!("commit to heard, one client, {name}"),
+            case: format!("commit to received, one client, {name}"),
             ours: Figure::new("relay", of(&relayed)),
             peer: Figure::new("plain NOTIFY", of(&plain)),
             ratio: Ratio::More { at_most: 0.001 },

@@ -13,7 +13,7 @@ unsafe extern "C-unwind" {
 /// All zeros is the state before the worker's first start.
 #[derive(Default)]
 #[repr(C)]
-pub struct Presence {
+pub struct WorkerSlot {
     /// The worker's process, or 0 while there is none.
     pid: AtomicU32,
     /// The database that it serves, or served last.
@@ -22,7 +22,7 @@ pub struct Presence {
     latch: AtomicUsize,
 }
 
-impl Presence {
+impl WorkerSlot {
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
     }
