@@ -119,7 +119,7 @@ fn a_trigger_without_a_row_warns_and_the_statement_stands() {
         assert_eq!(warnings.len(), 1, "{trigger}");
         assert_eq!(
             warnings[0].message(),
-            "change of table \"ticket\" was not notified: a statement has no row to tell of",
+            "change of table \"ticket\" was not notified: a statement trigger has no row to report",
             "{trigger}"
         );
         assert_eq!(warnings[0].hint(), Some("Create the trigger FOR EACH ROW."));

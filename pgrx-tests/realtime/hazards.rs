@@ -281,10 +281,10 @@ fn a_send_of_another_role_is_not_called() {
     session.run("ALTER TABLE tickets ENABLE ROW LEVEL SECURITY");
     let alter = "ALTER FUNCTION realtime.send(jsonb, text, text, boolean)";
     session.run(&format!("{alter} OWNER TO {stranger}"));
-    assert_only_warned(&mut session, "has not the rights of the owner of realtime.messages");
+    assert_only_warned(&mut session, "lacks the rights of the owner of realtime.messages");
     assert!(session.wrong_components().contains(&"realtime.send".to_owned()));
     session.run(&format!("{alter} SECURITY DEFINER"));
-    assert_only_warned(&mut session, "has not the rights of the owner of realtime.messages");
+    assert_only_warned(&mut session, "lacks the rights of the owner of realtime.messages");
     assert_eq!(session.messages().len(), 0);
     // Once it may be the owner anyway, nothing is gained by being called as the owner.
     session.run(&format!("GRANT supabase_realtime_admin TO {stranger}"));

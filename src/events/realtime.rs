@@ -1,9 +1,9 @@
 //! The transport to browsers: events become private broadcasts of Supabase Realtime.
 //!
-//! A transaction's events are sent when it commits, all in one subtransaction. Sent row by row each would
-//! cost one of its own, hold its place in the table of messages for the rest of the transaction, and
-//! change the setting `realtime.topic` under the statements that follow. What cannot be sent costs one
-//! WARNING and never the ticket.
+//! A transaction's events are sent when it commits, all in one subtransaction. If they were sent
+//! row by row, each would need its own subtransaction, hold its place in the table of messages for
+//! the rest of the transaction, and change the setting `realtime.topic` for the following
+//! statements. Events that cannot be sent cost one WARNING, never the ticket.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -21,18 +21,19 @@ use crate::pg::realtime::{self, SendError, Sender, Warnings};
 use crate::pg::subtransaction::{self, attempt, try_to};
 use crate::{pg, settings};
 
-/// After so many events in a row that are refused the rest is not tried: it would be refused too.
+/// After this many refused events in a row the rest is not tried, because it would be refused too.
 const REFUSED_IN_A_ROW: usize = 10;
-/// Nor after so long without one that is stored.
+/// The rest is not tried either if no event was stored for this long.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The level at which `realtime.send` is being called, and whether a subtransaction of its own
-    /// was rolled back since. Those within are other code's, and may be as it means them to be.
+    /// The nesting level at which `realtime.send` runs, and whether a subtransaction directly below
+    /// it was rolled back since. Deeper ones belong to other code, which may roll them back on
+    /// purpose.
     static SENDING: Cell<(i32, bool)> = const { Cell::new((0, false)) };
 }
 
-/// Notes that a subtransaction was rolled back.
+/// Records that a subtransaction was rolled back.
 pub fn subtransaction_aborted(level: i32) {
     let (sending, is_rolled_back) = SENDING.get();
     SENDING.set((sending, is_rolled_back || sending > 0 && level == sending + 1));
@@ -42,11 +43,11 @@ pub fn subtransaction_aborted(level: i32) {
 #[derive(Debug)]
 enum Failure {
     CannotSend(SendError),
-    /// Storing a message would run code of others with the rights of a superuser.
+    /// Storing a message would run code of other roles with the rights of a superuser.
     Refused(Error),
     /// An error that `realtime.send` did not catch.
     Raised(String),
-    /// Storing a message has made a ticket sensitive of which an ordinary event is sent.
+    /// Storing a message made a ticket sensitive whose event was sent as an ordinary one.
     Overtaken,
 }
 
@@ -57,12 +58,12 @@ impl Failure {
     }
 }
 
-/// How the sending of some events went.
+/// Counts of the events sent so far.
 #[derive(Debug)]
 struct Tally {
     sent: usize,
     refused_in_a_row: usize,
-    /// When the last event was stored, or the sending began.
+    /// When the last event was stored, or sending began.
     stored: Instant,
 }
 
@@ -88,8 +89,8 @@ impl Tally {
     }
 }
 
-/// Sends one event, and says whether it was stored. `realtime.send` returns normally then too, with a
-/// warning: that its own subtransaction was rolled back tells of the error that it caught.
+/// Sends one event and returns whether it was stored. `realtime.send` returns normally after a
+/// failure too, with a warning. A rollback of its own subtransaction shows that it caught an error.
 fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
     let Some((topic, payload)) = event.event() else { return false };
     SENDING.set((pg::transaction::level(), false));
@@ -98,18 +99,18 @@ fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
     !is_rolled_back
 }
 
-/// The sending of one transaction's events.
+/// The transmission of one transaction's events.
 pub struct Broadcast {
     locks: LockBudget,
     is_installed: bool,
     tried: usize,
     sent: usize,
-    /// What the first failure was.
+    /// The first failure.
     failure: Option<Failure>,
 }
 
 impl Broadcast {
-    /// `None` where nothing is for Realtime.
+    /// `None` if no event is for Realtime.
     pub fn begin(events: &Buffer) -> Option<Broadcast> {
         if !events.may_have(Flags::REALTIME.with(Flags::IF_INSTALLED)) {
             return None;
@@ -124,7 +125,7 @@ impl Broadcast {
         })
     }
 
-    /// The events for Realtime, from a place on.
+    /// The events for Realtime, from a position on.
     fn wanted<'a>(
         &self,
         events: &'a Buffer,
@@ -137,7 +138,7 @@ impl Broadcast {
         events.records_from(start).filter(move |record| is_wanted(record.flags))
     }
 
-    /// Sends what it can of the events from a place on. Other people's code runs meanwhile.
+    /// Sends the events from a position on as far as possible. Code of other roles runs meanwhile.
     pub fn send(&mut self, events: &Buffer, start: usize) {
         let count = self.wanted(events, start).count();
         self.tried += count;
@@ -160,7 +161,7 @@ impl Broadcast {
         }
     }
 
-    /// Sends events as the owner of the table, where that is guarded.
+    /// Sends events as the owner of the table, if the table is guarded.
     fn send_each<'a>(
         &self,
         all: &Buffer,
@@ -198,7 +199,7 @@ impl Broadcast {
         })
     }
 
-    /// An event that raises an error must not cost the others, so each one alone.
+    /// Sends each event alone, so that one that raises an error does not lose the others.
     fn send_alone(&mut self, events: &Buffer, start: usize) {
         let mut tally = Tally::begin();
         for event in self.wanted(events, start) {
@@ -228,7 +229,8 @@ impl Broadcast {
         self.sent += tally.sent;
     }
 
-    /// Warns of what was not stored, and of the events from a place on, which were not tried.
+    /// Warns about events that were not stored, and about those from a position on, which were not
+    /// tried.
     pub fn finish(self, events: &Buffer, untried: usize) {
         let untried = self.wanted(events, untried).count();
         let lost = self.tried - self.sent + untried;
@@ -246,7 +248,7 @@ impl Broadcast {
     fn explain(&self) -> (String, &'static str) {
         const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
         const CHANGES: &str =
-            "Look for a trigger on realtime.messages, and let it change no tickets.";
+            "Change the triggers on realtime.messages so that they change no tickets.";
         if self.locks.is_spent() {
             let limit = settings::realtime_lock_timeout().as_millis();
             return (
@@ -262,14 +264,15 @@ impl Broadcast {
             }
             Some(Failure::Refused(error)) => (error.message(), CHECK),
             Some(Failure::Overtaken) => (
-                "storing it has made a ticket sensitive that was being sent as an ordinary one"
+                "storing a message made a ticket sensitive whose event was sent as an ordinary one"
                     .to_owned(),
                 CHANGES,
             ),
             _ if self.tried == self.sent => {
-                ("each message that is stored changes a ticket again".to_owned(), CHANGES)
+                ("each stored message changes a ticket again".to_owned(), CHANGES)
             }
-            // As the table's owner too: under a search_path that is not the caller's.
+            // The table's owner also needs a partition; it runs with another search_path than the
+            // caller.
             Some(Failure::Raised(_)) | None if !self.has_partition() => (
                 "realtime.messages has no partition for today".to_owned(),
                 "Supabase Realtime makes them while it runs: start it, or see civic.check() for the \
@@ -280,27 +283,27 @@ impl Broadcast {
         }
     }
 
-    /// True where it cannot be found out.
+    /// True if it cannot be determined.
     fn has_partition(&self) -> bool {
-        let look = || {
+        let find = || {
             let sender = realtime::sender().ok()?;
             Some(
                 sender.act(Warnings::Silenced, &self.locks, || self.locks.spend(has_partition_now)),
             )
         };
-        try_to(look).ok().flatten().unwrap_or(true)
+        try_to(find).ok().flatten().unwrap_or(true)
     }
 }
 
-/// How a message that is sent and taken back has fared.
+/// The result of a probe.
 pub enum Probe {
     Stored,
     Refused(String),
     NotTried(&'static str),
 }
 
-/// Sends a message and takes it back: what keeps others from being stored keeps this one, and
-/// Realtime's own warning says why.
+/// Sends a message and rolls it back. Whatever prevents messages from being stored prevents this
+/// one too, and Realtime's own warning shows the reason.
 pub fn probe(sender: &Sender) -> Probe {
     if pg::transaction::is_read_only() {
         return Probe::NotTried("the transaction is read only");
@@ -311,7 +314,7 @@ pub fn probe(sender: &Sender) -> Probe {
     let mut check = Buffer::default();
     let payload = b"{\"type\": \"check\"}";
     if check.push(1, Flags::REALTIME, 0, b"ticket_updates:", payload).is_err() {
-        return Probe::NotTried("there is no memory for a message");
+        return Probe::NotTried("there is not enough memory for a message");
     }
     let locks = LockBudget::new(settings::realtime_lock_timeout());
     let stored = subtransaction::probe(|| {
@@ -325,7 +328,7 @@ pub fn probe(sender: &Sender) -> Probe {
     }
 }
 
-/// What stands in the way, and what to do.
+/// The reason for a send error, and a hint.
 pub fn explain(error: SendError) -> (&'static str, &'static str) {
     match error {
         SendError::NoTable => (
@@ -338,9 +341,9 @@ pub fn explain(error: SendError) -> (&'static str, &'static str) {
              civic.event_transport = notify.",
         ),
         SendError::ForeignFunction => (
-            "the owner of realtime.send has not the rights of the owner of realtime.messages",
-            "Give the function to the table's owner with ALTER FUNCTION … OWNER TO, if it is the one \
-             of Supabase Realtime.",
+            "the owner of realtime.send lacks the rights of the owner of realtime.messages",
+            "If the function is the one of Supabase Realtime, give it to the table's owner with ALTER \
+             FUNCTION … OWNER TO.",
         ),
         SendError::Unguarded => (
             "the channels are not guarded",
@@ -349,7 +352,7 @@ pub fn explain(error: SendError) -> (&'static str, &'static str) {
     }
 }
 
-/// Whether a message of this moment finds a partition of `realtime.messages`, `$1` days ahead.
+/// Whether `realtime.messages` has a partition for the current time, `$1` days ahead.
 pub const HAS_PARTITION: &str = "
     SELECT c.relkind <> 'p' OR EXISTS (
         SELECT

@@ -37,7 +37,7 @@ pub enum Error {
     #[error("could not start a thread: {why}")]
     NoThread { why: String },
     /// A thread panicked: a bug of pg_civic. The server's log has the message.
-    #[error("the transfer failed by a mistake of pg_civic")]
+    #[error("the transfer failed because of a bug in pg_civic")]
     Panicked,
 }
 

@@ -152,8 +152,10 @@ unsafe fn take_json(datum: pg_sys::Datum) -> Result<Json, Error> {
     // SAFETY: the caller's promise.
     unsafe {
         check_size(varlena_size(datum), JSON_LIMIT)?;
-        let value: Value = jsonb_value(datum, |bytes| check_size(bytes, JSON_LIMIT))?
-            .ok_or_else(|| Error::Catalog { why: "a document is nested too deep".to_owned() })?;
+        let value: Value =
+            jsonb_value(datum, |bytes| check_size(bytes, JSON_LIMIT))?.ok_or_else(|| {
+                Error::Catalog { why: "a document is nested deeper than 127 levels".to_owned() }
+            })?;
         Ok(Json(value))
     }
 }

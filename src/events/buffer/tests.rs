@@ -1,4 +1,4 @@
-//! The log, by example and against a model.
+//! Tests of the log, by example and against a model.
 
 use super::*;
 use proptest::prelude::*;
@@ -62,7 +62,7 @@ fn another_log_comes_behind_the_own_one() {
 }
 
 proptest! {
-    /// Against a model: a stack of lists, one for each level. A text that begins with `s` is a
+    /// Compares with a model: a stack of lists, one per level. A text that begins with `s` is a
     /// sensitive version.
     #[test]
     fn it_behaves_as_a_stack_of_levels(steps in prop::collection::vec((0u8..5, "[as][a-c]{0,2}"), 0..60)) {

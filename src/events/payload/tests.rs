@@ -1,4 +1,4 @@
-//! What an event says, by example and by property.
+//! Tests of the event's JSON, by example and by property.
 
 use super::*;
 use proptest::prelude::*;
@@ -168,7 +168,7 @@ fn an_event_of_an_ordinary_version_is_redacted_as_one_of_a_sensitive_ticket() {
 }
 
 proptest! {
-    /// The trigger and an application's own event name a ticket in the same way.
+    /// The trigger and an event of the application name a ticket in the same way.
     #[test]
     fn the_id_of_an_event_is_found_whatever_it_holds(id in "[a\"\\\\,:é\\x01]{0,8}") {
         let whole = written(json!({"id": id, "status": "\",\"ticket_id\":\"x\""}), Detail::Whole);

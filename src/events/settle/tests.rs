@@ -1,4 +1,4 @@
-//! Settling, by example and against a simple model.
+//! Tests of settling, by example and against a simple model.
 
 use super::*;
 use crate::events::payload::{self, ChangedAt, Column, Detail, Operation, Ticket};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const TABLE: u32 = 7;
 
-/// The event of an UPDATE as the trigger writes it.
+/// The event of an UPDATE in the trigger's form.
 fn written(id: &Value, status: &str) -> Vec<u8> {
     let mut ticket = Ticket::default();
     ticket.set_json(Column::Id, id, Value::to_string);
@@ -37,7 +37,7 @@ fn settled(buffer: &mut Buffer, mode: SensitiveEvents) -> Unpublished {
     settle(buffer, 0, mode, &itself)
 }
 
-/// Channel, status and whether the event is said to be of a sensitive ticket.
+/// Channel, status and `is_sensitive` of each event.
 fn published(buffer: &Buffer) -> Vec<(String, Value, Value)> {
     buffer
         .events_from(0, Flags::NOTIFY)
@@ -71,7 +71,7 @@ fn each_mode_settles_as_it_publishes_sensitive_tickets() {
         assert_eq!(settled(&mut buffer, mode), Unpublished::default());
         let expected = [expected, vec![shared(json!("closed"), false)]].concat();
         assert_eq!(published(&buffer), expected);
-        // Once more, and from behind the end, nothing changes.
+        // Settling again, or from the end, changes nothing.
         let end = buffer.len();
         settled(&mut buffer, mode);
         settle(&mut buffer, end, mode, &itself);
@@ -203,7 +203,7 @@ fn a_late_sensitive_version_of_a_sent_ticket_is_noticed() {
         ordinary(&mut sent, TABLE, "a", &json!(1), "open");
         late.push_sensitive(3, TABLE, b"a", &token(&json!(id)));
         assert_eq!(would_change(&sent, &late, mode, &itself), expected);
-        // What is settled already is not sent whole.
+        // A redacted event is not sent whole.
         sent.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
         settled(&mut sent, mode);
         assert!(!would_change(&sent, &late, mode, &itself));
@@ -231,15 +231,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whether the ticket has a sensitive version, by the simplest rule: follow each change of the id
-/// both ways until nothing is added.
+/// Whether the ticket has a sensitive version, by the simplest rule: follow renames in both
+/// directions until nothing is added.
 fn is_sensitive(steps: &[Step], table: u8, id: u8) -> bool {
-    // Two partitions and a table that has none.
+    // Two partitions and a table without any.
     let root = |table: u8| table / 2;
     let mut same = vec![id];
     for _ in 0..steps.len() {
         for step in steps {
-            // The model's changes of ids are all in the first partition.
+            // In the model all renames are in the first partition.
             if let Step::Renamed(old, new) = step
                 && root(table) == 0
             {
