@@ -1,4 +1,4 @@
-//! Who may touch which object.
+//! Access rules for objects.
 
 use std::rc::Rc;
 
@@ -8,20 +8,20 @@ use crate::claims::Identity;
 use crate::pg::encoding;
 use crate::settings::Access;
 
-/// The buckets in which the caller reads the own tenant's folder. None without a tenant.
+/// The buckets in which the caller may read their own tenant's folder. None without a tenant.
 pub fn readable_buckets(identity: &Identity, access: &Access) -> impl Iterator<Item = Bucket> {
     ALL.into_iter().filter(|bucket| can_read_in(identity, access, *bucket))
 }
 
-/// Whether the caller reads the own tenant's folder in this bucket.
+/// Whether the caller may read their own tenant's folder in this bucket.
 pub fn can_read_in(identity: &Identity, access: &Access, bucket: Bucket) -> bool {
     identity.tenant_id().is_some()
         && (!bucket.is_sensitive() || identity.has_any_role(&access.sensitive_readers))
 }
 
-/// The read rule of one caller, ready to be asked for many rows.
+/// The read rule of one caller, prepared for many rows.
 pub struct Reader {
-    /// Which of the buckets the caller reads, by their place in [`ALL`].
+    /// Which buckets the caller may read, by their position in [`ALL`].
     reads: [bool; ALL.len()],
     identity: Rc<Identity>,
 }
@@ -31,8 +31,8 @@ impl Reader {
         Reader { reads: ALL.map(|bucket| can_read_in(&identity, access, bucket)), identity }
     }
 
-    /// Whether the firewall lets an object pass: each object of other buckets, those of ours by the
-    /// read rule. It compares bytes: a row of somebody else's need not hold valid UTF-8.
+    /// Whether the firewall lets an object pass: always in other buckets, in ours by the read rule.
+    /// It compares bytes: a row of another user may hold invalid UTF-8.
     pub fn passes(&self, bucket_id: &[u8], name: &[u8]) -> bool {
         Bucket::from_id(bucket_id).is_none_or(|bucket| {
             let starts = |start: &str| name.starts_with(start.as_bytes());
@@ -41,8 +41,8 @@ impl Reader {
     }
 }
 
-/// Whether the firewall lets an object be added: one of another bucket always, one of ours by the
-/// upload rule. A name that is not UTF-8 is no name of ours.
+/// Whether the firewall lets an object be added: always in other buckets, in ours by the upload
+/// rule. A name that is not UTF-8 is never valid in ours.
 pub fn passes_upload(identity: &Identity, access: &Access, bucket_id: &[u8], name: &[u8]) -> bool {
     Bucket::from_id(bucket_id).is_none() || can_upload(identity, access, bucket_id, name)
 }

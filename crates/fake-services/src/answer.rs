@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::server::Stop;
 
-/// An answer. Without more it is sent whole and at once, with its length.
+/// An answer. By default it is sent whole and at once, with its length.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -20,23 +20,23 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 enum Manner {
     Whole,
-    /// The whole length is promised, this many bytes come, the connection ends.
+    /// Announces the whole length, sends this many bytes, then closes the connection.
     Cut(usize),
-    /// So many bytes, each time after so long.
+    /// This many bytes at a time, with this pause before each.
     Drip(usize, Duration),
-    /// The body over and over, chunked, without end.
+    /// Repeats the body without end, chunked.
     Endless,
-    /// A head whose headers have no end.
+    /// A response head with endless headers.
     HeaderBomb,
-    /// These bytes, and the connection ends.
+    /// Sends these bytes, then closes the connection.
     Raw,
-    /// Nothing, for ever.
+    /// Never answers.
     BlackHole,
-    /// Nothing, and the connection ends.
+    /// Closes the connection without an answer.
     HangUp,
 }
 
-/// How a client knows where the body ends.
+/// How the client finds the end of the body.
 enum Framing {
     Length,
     Chunked,
@@ -57,7 +57,7 @@ impl Answer {
         Answer::new(status).header("content-type", "application/json").body(body.to_string())
     }
 
-    /// A file of a content type.
+    /// A file with a content type.
     pub fn file(content_type: &str, body: impl Into<Vec<u8>>) -> Answer {
         Answer::new(200).header("content-type", content_type).body(body)
     }
@@ -78,12 +78,12 @@ impl Answer {
         Answer { manner: Manner::HeaderBomb, ..Answer::new(200) }
     }
 
-    /// Bytes that need not be HTTP.
+    /// Arbitrary bytes, not necessarily HTTP.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Answer {
         Answer { manner: Manner::Raw, ..Answer::new(200).body(bytes) }
     }
 
-    /// A header; `content-length` stands in the place of the true one.
+    /// Adds a header; `content-length` replaces the true one.
     pub fn header(mut self, name: &str, value: &str) -> Answer {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -94,13 +94,13 @@ impl Answer {
         self
     }
 
-    /// After this long.
+    /// Delays the answer by this time.
     pub fn after(mut self, delay: Duration) -> Answer {
         self.after = delay;
         self
     }
 
-    /// Later than it says by itself.
+    /// Delays the answer by this time in addition to its own delay.
     pub(crate) fn later(mut self, latency: Duration) -> Answer {
         self.after += latency;
         self
@@ -121,7 +121,7 @@ impl Answer {
         self
     }
 
-    /// Sends it; the connection may be used again where it says true.
+    /// Sends the answer; true if the connection may be reused.
     pub(crate) fn send(
         &self,
         stream: &mut impl Write,

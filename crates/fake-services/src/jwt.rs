@@ -11,7 +11,7 @@ fn signature(secret: &str, signed: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The token over a payload, which stays byte for byte as it is.
+/// Signs a payload, which is kept byte for byte.
 pub fn sign(secret: &str, payload: &str) -> String {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let signed = format!("{}.{}", encode(br#"{"alg":"HS256"}"#), encode(payload.as_bytes()));
@@ -19,7 +19,7 @@ pub fn sign(secret: &str, payload: &str) -> String {
     format!("{signed}.{signature}")
 }
 
-/// The payload of a token whose signature is good.
+/// The payload of a token, if its signature is valid.
 pub fn verify(secret: &str, token: &str) -> Option<String> {
     let (signed, given) = token.rsplit_once('.')?;
     let given = BASE64_URL_SAFE_NO_PAD.decode(given).ok()?;

@@ -1,8 +1,8 @@
-//! The program as a test of the extension uses it.
+//! Tests the program as the tests of the extension use it.
 
 use civic_fake_services::{Client, Options, Process, Storage};
 
-/// Asks with the default key; gives status and body.
+/// Sends a request with the default key; returns status and body.
 fn ask(process: &Process, method: &str, path: &str, body: &str) -> (u16, String) {
     let key = Storage::start(Options::default()).service_key().to_owned();
     let url = format!("{}/object/{path}", process.url());
