@@ -77,7 +77,7 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
 }
 
 /// What leaky functions and errors told of objects that are not this municipality's citizen's.
-fn leaked(told: &[String]) -> Vec<&String> {
+fn leaked(revealed: &[String]) -> Vec<&String> {
     let is_held_back = |text: &&String| {
         let is_others = |bucket: &str| {
             text.match_indices(OTHER_TENANT).any(|(at, _)| {
@@ -86,7 +86,7 @@ fn leaked(told: &[String]) -> Vec<&String> {
         };
         text.contains("gbv-evidence.jpg") || is_others("/evidence") || is_others("/documents")
     };
-    told.iter().filter(is_held_back).collect()
+    revealed.iter().filter(is_held_back).collect()
 }
 
 #[test]
@@ -144,23 +144,23 @@ fn a_leaky_function_never_sees_a_row_that_the_firewall_holds_back() {
             superuser.run(CARELESS);
         }
         for planner in ["enable_tidscan", "enable_seqscan", "enable_indexscan", "enable_material"] {
-            let mut told_in_all = 0;
+            let mut revealed_in_all = 0;
             for statement in statements {
                 session.run(&format!("BEGIN; SET LOCAL {planner} = off"));
                 let error = session.client().batch_execute(statement).err();
                 session.run("ROLLBACK");
-                let mut told: Vec<String> =
+                let mut revealed: Vec<String> =
                     session.notices().iter().map(|notice| notice.message().to_owned()).collect();
-                told.extend(error.map(|error| format!("{error:?}")));
-                told_in_all += told.len();
-                let leaked = leaked(&told);
+                revealed.extend(error.map(|error| format!("{error:?}")));
+                revealed_in_all += revealed.len();
+                let leaked = leaked(&revealed);
                 assert!(leaked.is_empty(), "{statement}, careless {careless}: {leaked:?}");
             }
-            assert!(told_in_all > 100, "the leaks do tell of what they see");
+            assert!(revealed_in_all > 100, "the leaks do tell of what they see");
         }
     }
     // They would tell of the rest, were it not held back.
     superuser.run("SELECT evil.leak(bucket_id, name) FROM storage.objects");
-    let told: Vec<_> = superuser.notices().iter().map(|notice| notice.to_string()).collect();
-    assert!(!leaked(&told).is_empty());
+    let revealed: Vec<_> = superuser.notices().iter().map(|notice| notice.to_string()).collect();
+    assert!(!leaked(&revealed).is_empty());
 }

@@ -4,6 +4,7 @@
 mod attachments;
 mod confirm;
 mod downloads;
+mod faults;
 mod foreign;
 mod interruption;
 mod links;
@@ -12,7 +13,6 @@ mod secrets;
 mod settings;
 mod targets;
 mod uploads;
-mod weather;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

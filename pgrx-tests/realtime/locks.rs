@@ -1,4 +1,4 @@
-//! Locks on the way to Realtime: a ticket waits no longer than `civic.realtime_lock_timeout` for all of
+//! Locks on the way to Realtime: a ticket waits at most `civic.realtime_lock_timeout` for all of
 //! them together.
 
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::super::support::{Database, OTHER_TENANT, Session, TENANT, claims};
 use super::insert;
 
-/// Far more than the setting, and far less than the three seconds of three locks at a second each:
-/// the machine may be busy.
+/// Far longer than the setting, because the machine may be busy, and far shorter than three locks
+/// at a second each.
 const LONGEST: Duration = Duration::from_millis(1500);
 
 #[track_caller]
@@ -58,7 +58,7 @@ fn a_lock_on_any_object_on_the_way_costs_the_timeout_once() {
             "DO $$ BEGIN EXECUTE 'LOCK TABLE ' || {partition} || ' IN ACCESS EXCLUSIVE MODE'; END $$"
         ),
         "LOCK TABLE realtime.messages IN SHARE MODE".to_owned(),
-        // A table of a trigger's, at each message: the lock is waited for within realtime.send.
+        // A table that a trigger uses for each message: the wait is within realtime.send.
         "LOCK TABLE public.counts IN ACCESS EXCLUSIVE MODE".to_owned(),
         "SELECT pg_advisory_xact_lock(4711)".to_owned(),
     ] {
@@ -85,7 +85,8 @@ fn a_lock_on_any_object_on_the_way_costs_the_timeout_once() {
     }
 }
 
-/// Each message waits a little for a lock that is then given: together they must not add up.
+/// Each message waits briefly for a lock that is then released: together the waits must not exceed
+/// the limit.
 #[test]
 fn many_short_waits_add_up_to_the_timeout_and_no_further() {
     let database = Database::realtime();
@@ -116,7 +117,7 @@ fn many_short_waits_add_up_to_the_timeout_and_no_further() {
 }
 
 #[test]
-fn the_timeout_is_a_setting_of_the_superuser() {
+fn the_timeout_is_a_superuser_setting() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run("SELECT civic.tenant_id()");
@@ -130,7 +131,7 @@ fn the_timeout_is_a_setting_of_the_superuser() {
 }
 
 #[test]
-fn a_longer_timeout_waits_for_a_lock_that_is_given_up_in_time() {
+fn a_longer_timeout_waits_for_a_lock_that_is_released_in_time() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run("SET civic.realtime_lock_timeout = '60s'");

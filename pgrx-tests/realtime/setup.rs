@@ -1,4 +1,4 @@
-//! What civic.setup(), civic.teardown() and civic.check() do where Realtime is.
+//! civic.setup(), civic.teardown() and civic.check() with Realtime installed.
 
 use super::super::support::cluster::Cluster;
 use super::super::support::installation::{SETUP, TEARDOWN, Wrong, action_of, actions};
@@ -7,17 +7,17 @@ use super::insert;
 
 const PUBLISHED: &str = "public.tickets in publication supabase_realtime";
 
-/// Row security on the tickets, without which `check()` finds fault.
+/// Row security on the tickets, without which `check()` reports a finding.
 const ROW_SECURITY: &str = "ALTER TABLE tickets ENABLE ROW LEVEL SECURITY";
 
-/// A session in a database where everything is right.
+/// A session in a database without findings.
 fn session() -> Session {
     let mut session = Database::realtime().superuser();
     session.run(ROW_SECURITY);
     session
 }
 
-/// What `check()` finds wrong, but for the test server's own `wal_level`.
+/// The findings of `check()`, except for the test server's own `wal_level`.
 #[track_caller]
 fn wrong(session: &mut Session) -> Vec<Wrong> {
     let mut wrong = session.wrong();
@@ -30,7 +30,7 @@ fn components(session: &mut Session) -> Vec<String> {
     wrong(session).into_iter().map(|(component, ..)| component).collect()
 }
 
-/// Makes a fault, which is found, and mends it as `check()` says.
+/// Makes a fault, which `check()` reports, and repairs it with the reported fix.
 #[track_caller]
 fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
     session.run(tampered);
@@ -44,7 +44,7 @@ fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
 }
 
 #[test]
-fn setup_says_each_step_and_does_nothing_the_second_time() {
+fn setup_reports_each_step_and_changes_nothing_the_second_time() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -74,7 +74,7 @@ fn setup_says_each_step_and_does_nothing_the_second_time() {
 }
 
 #[test]
-fn teardown_takes_the_policies_away_and_leaves_the_publication_and_says_so() {
+fn teardown_removes_the_policies_and_keeps_the_publication_and_reports_it() {
     let mut session = session();
     let steps = session.steps(TEARDOWN);
     for policy in ["civic join", "civic channels", "civic closed"] {
@@ -89,7 +89,7 @@ fn teardown_takes_the_policies_away_and_leaves_the_publication_and_says_so() {
 }
 
 #[test]
-fn without_realtime_it_is_skipped_and_said() {
+fn a_missing_realtime_is_skipped_and_reported() {
     let mut session = Database::supabase().superuser();
     let steps = session.steps(SETUP);
     assert_eq!(action_of(&steps, "realtime"), "skipped");
@@ -98,7 +98,7 @@ fn without_realtime_it_is_skipped_and_said() {
 }
 
 #[test]
-fn realtime_that_came_later_is_found_and_mended() {
+fn realtime_installed_later_is_found_and_set_up() {
     let mut session = Database::guarded().superuser();
     session.run(REALTIME);
     session.run(ROW_SECURITY);
@@ -115,7 +115,7 @@ fn realtime_that_came_later_is_found_and_mended() {
 }
 
 #[test]
-fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
+fn a_dropped_or_changed_policy_is_found_and_repaired() {
     let mut session = session();
     for name in ["civic join", "civic channels", "civic closed"] {
         let component = format!("policy \"{name}\" on realtime.messages");
@@ -130,7 +130,7 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
 }
 
 #[test]
-fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
+fn whatever_prevents_messages_from_being_stored_or_guarded_is_found_and_repaired() {
     let mut session = session();
     for (tampered, component) in [
         (
@@ -173,9 +173,9 @@ fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_mended() {
 }
 
 #[test]
-fn a_role_that_passes_the_policies_on_messages_is_found_and_mended() {
+fn a_role_that_bypasses_the_policies_on_messages_is_found_and_repaired() {
     let mut session = session();
-    // Rolled back: roles are the whole server's.
+    // Rolled back, because roles belong to the whole server.
     session.run("BEGIN");
     is_found_and_mended(
         &mut session,
@@ -186,7 +186,7 @@ fn a_role_that_passes_the_policies_on_messages_is_found_and_mended() {
 }
 
 #[test]
-fn check_tries_to_send_and_leaves_nothing() {
+fn check_sends_a_probe_and_leaves_nothing() {
     let mut session = session();
     let send = "SELECT ok, detail FROM civic.check() WHERE component = 'realtime.send'";
     let row = session.rows(send).remove(0);
@@ -202,7 +202,7 @@ fn check_tries_to_send_and_leaves_nothing() {
 }
 
 #[test]
-fn check_tries_nothing_as_somebody_else_or_read_only() {
+fn check_sends_no_probe_as_another_role_or_read_only() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run("BEGIN READ ONLY");
@@ -214,7 +214,7 @@ fn check_tries_nothing_as_somebody_else_or_read_only() {
 }
 
 #[test]
-fn a_table_without_a_key_is_not_published_since_its_updates_would_fail() {
+fn a_table_without_a_key_is_not_published_because_its_updates_would_fail() {
     let mut session = Database::realtime().superuser();
     session.run("CREATE TABLE repairs (id int, tenant_id text, status text)");
     let steps = session.steps("SELECT * FROM civic.setup('repairs')");
@@ -228,7 +228,7 @@ fn a_table_without_a_key_is_not_published_since_its_updates_would_fail() {
 }
 
 #[test]
-fn a_publication_and_a_table_of_two_strangers_are_left_to_a_superuser() {
+fn a_publication_and_a_table_of_two_other_owners_are_left_to_a_superuser() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -254,7 +254,7 @@ fn a_publication_and_a_table_of_two_strangers_are_left_to_a_superuser() {
 }
 
 #[test]
-fn a_publication_of_all_tables_has_the_tickets_already() {
+fn a_publication_of_all_tables_already_has_the_tickets() {
     let mut session = Database::uninstalled().superuser();
     session.run(REALTIME);
     session.run(
@@ -279,7 +279,7 @@ fn a_partitioned_table_is_published_with_its_partitions() {
 }
 
 #[test]
-fn who_lacks_the_rights_on_realtime_is_told_them_all_and_nothing_is_done() {
+fn a_caller_without_rights_on_realtime_gets_the_full_list_and_nothing_is_done() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -299,7 +299,7 @@ fn who_lacks_the_rights_on_realtime_is_told_them_all_and_nothing_is_done() {
 }
 
 #[test]
-fn a_log_that_realtime_cannot_read_is_found() {
+fn a_wal_level_that_realtime_cannot_read_is_found() {
     for (level, expected) in [("replica", "f"), ("logical", "t")] {
         let cluster = Cluster::start(&[&format!("wal_level={level}")]);
         let mut session = cluster.superuser();
