@@ -1,31 +1,31 @@
-//! What the extension puts into the catalog. All of it stands here, so that nothing gets in, and
-//! nobody gets at it, without being declared.
+//! The complete list of what the extension puts into the catalog, with its grants. Anything
+//! undeclared fails a test.
 
 use super::support::{Database, Session};
 
-/// Schema of test builds, which holds what starts the server.
+/// Schema of test builds, with the functions that start the server.
 const OF_TESTS: &str = "tests";
 
-/// How a function may be called: volatility and parallel safety as pg_proc has them, then whether
-/// it is STRICT, LEAKPROOF, its cost.
+/// How a function may be called: volatility and parallel safety as in pg_proc, then whether it is
+/// STRICT, LEAKPROOF, and its cost.
 type Call = (char, char, bool, bool, u32);
 
 #[derive(Clone, Copy)]
 enum Callers {
     Everybody,
-    /// Whom the server's side of the application is.
+    /// The role of the application's server side.
     ServiceRole,
-    /// People who have logged in.
+    /// Users who are logged in.
     Authenticated,
     /// Both of these.
     PeopleAndService,
-    /// Superusers, and whoever one of them grants it to.
+    /// Superusers, and roles to which a superuser grants it.
     Nobody,
 }
 
 use Callers::*;
 
-/// Whatever has no search_path of its own looks nothing up by name. None is SECURITY DEFINER.
+/// Functions without their own search_path look nothing up by name. None is SECURITY DEFINER.
 const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
@@ -56,7 +56,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         ('v', 'u', false, false, 1000),
         Authenticated,
     ),
-    // Each answer has an id of its own. Without a ward it is for all of them, so not STRICT.
+    // Each answer has its own id. Without a ward it covers all of them, so it is not STRICT.
     (
         "dashboard_events(ward_id text DEFAULT NULL::text)",
         "civic.\"text/event-stream\"",
@@ -70,7 +70,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         ('v', 'u', false, false, 100000),
         ServiceRole,
     ),
-    // A NULL is an error and not silence, so not STRICT.
+    // A NULL is an error, so not STRICT.
     (
         "enqueue_media(media_url text, media_content_type text, ticket_id text, tenant_id text, \
          is_sensitive boolean DEFAULT false)",
@@ -85,7 +85,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         ('i', 's', true, false, 10),
         Everybody,
     ),
-    // In the leader alone: parallel workers have no secrets.
+    // Only in the leader: parallel workers have no secrets.
     (
         "get_signed_url(bucket text, path text, expiry integer DEFAULT 3600)",
         "text",
@@ -100,7 +100,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         ('i', 's', true, false, 5),
         Everybody,
     ),
-    // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
+    // A NULL is an error, so not STRICT. Like NOTIFY, not in a parallel worker.
     (
         "publish(municipality_id text, event jsonb, sensitive boolean DEFAULT false)",
         "void",
@@ -139,7 +139,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
     ("tenant_folder_start()", "text", ('s', 's', true, true, 1), Everybody),
     ("tenant_id()", "text", ('s', 's', true, false, 1), Everybody),
     ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1), Everybody),
-    // The transaction's time stands in for a ticket's own.
+    // The transaction's time replaces a missing time of a ticket.
     (
         "ticket_payload(operation text, ticket jsonb)",
         "jsonb",
@@ -187,7 +187,7 @@ const SETTINGS: [(&str, &str); 15] = [
     ("civic.tenant_claim", "app_metadata.tenant_id"),
 ];
 
-/// Settings of the server: in a preloaded library of its start.
+/// Settings of the server, set at its start if the library is preloaded.
 const OF_THE_SERVER: [(&str, &str); 9] = [
     ("civic.database", "postgres"),
     ("civic.media_attempts", "10"),
@@ -203,7 +203,7 @@ const OF_THE_SERVER: [(&str, &str); 9] = [
     ("civic.twilio_account_sid", ""),
 ];
 
-/// Settings of the server that are in no list.
+/// Settings of the server that appear in no list.
 const SECRETS: [&str; 3] = ["civic.jwt_secret", "civic.service_key", "civic.twilio_auth_token"];
 
 /// A session in which the library is loaded.
@@ -214,7 +214,7 @@ fn loaded(database: &Database) -> Session {
 }
 
 #[test]
-fn every_function_is_as_it_is_listed_here() {
+fn every_function_is_defined_as_listed() {
     let mut session = Database::supabase().superuser();
     let found = session.column(
         "SELECT format('%s(%s) -> %s %s %s %s %s %s', proname, pg_get_function_arguments(oid),
@@ -232,7 +232,7 @@ fn every_function_is_as_it_is_listed_here() {
 }
 
 #[test]
-fn every_function_is_called_by_those_who_are_listed_here() {
+fn every_function_is_granted_as_listed() {
     let database = Database::supabase();
     let mut session = database.superuser();
     let plain = database.role("plain", "");
@@ -268,7 +268,7 @@ fn every_function_is_called_by_those_who_are_listed_here() {
 }
 
 #[test]
-fn the_table_is_read_by_people_but_for_the_address_and_by_the_servers_side() {
+fn users_read_media_jobs_without_the_address_and_the_server_role_reads_all() {
     let mut session = Database::plain().superuser();
     let given = session.column(
         "SELECT concat_ws(' ', 'table', grantee::regrole, privilege_type)
@@ -293,7 +293,7 @@ fn the_table_is_read_by_people_but_for_the_address_and_by_the_servers_side() {
 }
 
 #[test]
-fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_path() {
+fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_path() {
     let mut session = Database::plain().superuser();
     let definers = "SELECT oid::regprocedure FROM pg_proc
                     WHERE pronamespace = 'civic'::regnamespace AND prosecdef";
@@ -310,7 +310,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_p
 }
 
 #[test]
-fn the_extension_owns_its_schema_its_functions_one_domain_and_two_tables_and_nothing_else() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -355,7 +355,7 @@ fn every_function_and_the_schema_have_a_comment() {
 }
 
 #[test]
-fn every_setting_is_listed_here_described_and_a_superusers() {
+fn every_setting_is_listed_described_and_set_only_by_a_superuser() {
     let mut session = loaded(&Database::plain());
     let found = session.rows(
         "SELECT name, boot_val, context, short_desc, extra_desc FROM pg_settings
@@ -379,7 +379,7 @@ fn every_setting_is_listed_here_described_and_a_superusers() {
 }
 
 #[test]
-fn the_secrets_are_settings_that_no_list_shows() {
+fn secret_settings_appear_in_no_list() {
     let mut session = loaded(&Database::plain());
     for name in SECRETS {
         assert_eq!(session.text(&format!("SHOW {name}")), "", "{name}");
@@ -391,7 +391,7 @@ fn the_secrets_are_settings_that_no_list_shows() {
 }
 
 #[test]
-fn nobody_but_a_superuser_changes_who_reads_evidence() {
+fn only_a_superuser_changes_who_reads_evidence() {
     let database = Database::supabase();
     for (name, _) in SETTINGS {
         let mut session = loaded(&database);
@@ -403,7 +403,7 @@ fn nobody_but_a_superuser_changes_who_reads_evidence() {
 }
 
 #[test]
-fn a_value_that_a_person_set_before_the_library_was_loaded_is_not_taken() {
+fn a_value_set_by_a_user_before_the_library_was_loaded_is_not_used() {
     let database = Database::supabase();
     let role = database.role("person", "");
     for (name, default) in SETTINGS {

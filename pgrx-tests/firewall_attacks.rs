@@ -1,11 +1,11 @@
-//! What somebody with SQL at hand tries: other operators, names and functions.
+//! Attacks with arbitrary SQL: other operators, names and functions.
 
 use super::firewall::{own, seen, stocked};
 use super::support::{Database, OTHER_TENANT, TENANT};
 
 const CARELESS: &str = "CREATE POLICY careless ON storage.objects USING (true)";
 
-/// A schema that `authenticated` fills as he likes.
+/// A schema in which `authenticated` can create anything.
 fn with_a_schema_of_his_own(database: &Database) {
     database
         .superuser()
@@ -13,7 +13,7 @@ fn with_a_schema_of_his_own(database: &Database) {
 }
 
 #[test]
-fn nobodys_search_path_gives_the_rules_another_meaning() {
+fn no_search_path_changes_the_meaning_of_the_rules() {
     let database = stocked();
     with_a_schema_of_his_own(&database);
     let mut session = database.person(TENANT, "citizen");
@@ -67,7 +67,7 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
         assert_eq!(session.sqlstate(&insert), "42501", "{insert}");
     }
 
-    // The same where it is the superuser who sets up with that path.
+    // The same if the superuser runs setup with that search_path.
     let mut superuser = database.superuser();
     superuser.run("SET search_path = evil, pg_temp, pg_catalog; SELECT * FROM civic.teardown()");
     superuser.run("SELECT * FROM civic.setup()");
@@ -76,7 +76,8 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
     assert_eq!(seen(&mut session)[2..], own(TENANT, false));
 }
 
-/// What leaky functions and errors told of objects that are not this municipality's citizen's.
+/// The output of leaky functions and errors about objects that this municipality's citizen may not
+/// see.
 fn leaked(revealed: &[String]) -> Vec<&String> {
     let is_held_back = |text: &&String| {
         let is_others = |bucket: &str| {
@@ -90,7 +91,7 @@ fn leaked(revealed: &[String]) -> Vec<&String> {
 }
 
 #[test]
-fn a_leaky_function_never_sees_a_row_that_the_firewall_holds_back() {
+fn a_leaky_function_never_sees_a_row_that_the_firewall_hides() {
     let database = stocked();
     with_a_schema_of_his_own(&database);
     let mut superuser = database.superuser();
@@ -156,10 +157,10 @@ fn a_leaky_function_never_sees_a_row_that_the_firewall_holds_back() {
                 let leaked = leaked(&revealed);
                 assert!(leaked.is_empty(), "{statement}, careless {careless}: {leaked:?}");
             }
-            assert!(revealed_in_all > 100, "the leaks do tell of what they see");
+            assert!(revealed_in_all > 100, "the leaky functions do reveal what they see");
         }
     }
-    // They would tell of the rest, were it not held back.
+    // They would reveal the rest if it were not hidden.
     superuser.run("SELECT evil.leak(bucket_id, name) FROM storage.objects");
     let revealed: Vec<_> = superuser.notices().iter().map(|notice| notice.to_string()).collect();
     assert!(!leaked(&revealed).is_empty());

@@ -191,7 +191,8 @@ fn a_change_by_a_deferred_trigger_is_published_too() {
              FOR EACH ROW EXECUTE FUNCTION closes()",
     );
     session.run(&insert(TENANT, 1, false));
-    let published: Vec<_> = session.published("status").into_iter().map(|(_, value)| value).collect();
+    let published: Vec<_> =
+        session.published("status").into_iter().map(|(_, value)| value).collect();
     assert_eq!(published, ["open", "closed"]);
 }
 

@@ -1,5 +1,5 @@
-//! Bad weather through SQL: each ends in a clear error, in bounded time, and the backend goes on. The
-//! crate that speaks HTTP tests the rest.
+//! Faults through SQL: each one ends in a clear error within a time limit, and the backend
+//! continues. The tests of the HTTP crate cover the rest.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn upload(path: &str) -> String {
 }
 
 #[test]
-fn what_the_storage_api_says_becomes_an_error_with_a_state_of_its_own() {
+fn each_error_of_the_storage_api_has_its_own_sqlstate() {
     let town = Town::new();
     let told = |code: &str, error: &str| {
         Answer::json(400, &json!({"statusCode": code, "error": error, "message": "told why"}))
@@ -52,7 +52,7 @@ fn what_the_storage_api_says_becomes_an_error_with_a_state_of_its_own() {
 }
 
 #[test]
-fn nobody_there_is_told_at_once() {
+fn a_refused_connection_is_reported_at_once() {
     let town = Town::new();
     let gone = FakeServer::start(|_| Answer::new(200));
     let url = gone.url("");
@@ -66,7 +66,7 @@ fn nobody_there_is_told_at_once() {
 }
 
 #[test]
-fn what_takes_too_long_ends_when_the_setting_says() {
+fn a_slow_exchange_ends_at_the_timeout() {
     let town = Town::new();
     town.configure(&[("civic.http_timeout", "500ms")]);
     let mut session = town.service_role();
@@ -85,7 +85,7 @@ fn what_takes_too_long_ends_when_the_setting_says() {
 }
 
 #[test]
-fn what_the_media_host_says_becomes_an_error_with_a_state_of_its_own() {
+fn each_error_of_the_media_host_has_its_own_sqlstate() {
     let town = Town::new();
     for (answer, state) in [
         (Answer::new(404), "P0002"),
@@ -107,7 +107,7 @@ fn what_the_media_host_says_becomes_an_error_with_a_state_of_its_own() {
 }
 
 #[test]
-fn a_file_that_was_fetched_and_cannot_be_stored_is_an_error() {
+fn a_fetched_file_that_cannot_be_stored_is_an_error() {
     let town = Town::new();
     town.storage.fails_first([Answer::new(500)]);
     let url = town.twilio.offer("image/jpeg", PHOTO);
@@ -118,13 +118,13 @@ fn a_file_that_was_fetched_and_cannot_be_stored_is_an_error() {
 }
 
 #[test]
-fn a_link_that_is_asked_for_in_bad_weather_is_an_error() {
+fn a_link_request_that_fails_is_an_error() {
     let town = Town::new();
     town.configure(&[("civic.jwt_secret", "")]);
     let path = format!("{TENANT}/f/a.jpg");
     super::add_object(&mut town.superuser(), "evidence", &path, super::SUB);
     let link = format!("SELECT civic.get_signed_url('evidence', '{path}')");
-    // The row is there and the file is not.
+    // The row exists but the file does not.
     assert_eq!(town.person("citizen").sqlstate(&link), "P0002");
     town.storage.fails_first([Answer::json(200, &json!({"signedURL": "javascript:alert(1)"}))]);
     assert_eq!(town.person("citizen").sqlstate(&link), "08P01");

@@ -1,4 +1,4 @@
-//! Waiting for a server that never answers: the backend leaves when it is asked to, and at once.
+//! Waiting for a server that never answers: the backend can be interrupted at once.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use super::downloads::download;
 use super::{Town, wait_until};
 use crate::pg_tests::support::Session;
 
-/// Long for a machine that does other things meanwhile, and well below any time-out of the transfer.
+/// Long for a busy machine, and well below any timeout of the transfer.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
-/// Each function that waits, with a server that is a black hole.
+/// Each function that waits, with a server that never answers.
 fn waiting(town: &Town) -> Vec<String> {
     let url = town.twilio.offer_answer(Answer::black_hole());
     town.storage.fails_first((0..20).map(|_| Answer::black_hole()));
@@ -21,10 +21,10 @@ fn waiting(town: &Town) -> Vec<String> {
     ]
 }
 
-/// What came of a statement, when, and the session again.
+/// The result of a statement, the time it ended, and its session.
 type Ended = (Result<(), postgres::Error>, Instant, Session);
 
-/// Starts a statement in a session of its own; gives its process, and what comes of it and when.
+/// Starts a statement in its own session; returns the process id, and a thread with the result.
 fn begin(mut session: Session, sql: &str) -> (String, std::thread::JoinHandle<Ended>) {
     let process = session.process();
     let sql = sql.to_owned();
@@ -45,7 +45,7 @@ fn wait_until_it_waits(town: &Town, process: &str) {
 }
 
 #[test]
-fn a_cancelled_statement_ends_at_once_and_its_session_goes_on() {
+fn a_cancelled_statement_ends_at_once_and_its_session_continues() {
     let town = Town::new();
     for sql in waiting(&town) {
         let (process, thread) = begin(town.service_role(), &sql);
@@ -61,10 +61,10 @@ fn a_cancelled_statement_ends_at_once_and_its_session_goes_on() {
 }
 
 #[test]
-fn the_wait_for_an_answer_is_cut_off_within_a_tenth_of_a_second() {
+fn the_wait_for_an_answer_ends_within_a_tenth_of_a_second() {
     let town = Town::new();
     let mut fastest = Duration::MAX;
-    // On a busy machine the fastest of some says what the code does.
+    // On a busy machine the fastest of several runs shows what the code does.
     for _ in 0..5 {
         let url = town.twilio.offer_answer(Answer::black_hole());
         let (process, thread) = begin(town.service_role(), &download(&url));
@@ -111,7 +111,7 @@ fn a_terminated_backend_is_gone_at_once() {
 }
 
 #[test]
-fn the_server_stops_while_somebody_waits() {
+fn the_server_can_stop_while_a_session_waits() {
     let town = Town::apart(&[]);
     let url = town.twilio.offer_answer(Answer::black_hole());
     let (process, thread) = begin(town.service_role(), &download(&url));
@@ -135,14 +135,14 @@ fn an_abandoned_transfer_ends_by_itself_and_closes_its_connection() {
     for _ in 0..3 {
         assert_eq!(session.sqlstate(&download(&url)), "57014");
     }
-    // Long before any time-out of its own.
+    // Long before any timeout of its own.
     let left = Instant::now();
     wait_until("its threads are gone", || threads(&process) <= before);
     assert!(left.elapsed() < Duration::from_secs(4), "{:?}", left.elapsed());
 }
 
 #[test]
-fn signals_reach_the_backend_while_a_thread_is_at_work() {
+fn signals_reach_the_backend_while_a_thread_works() {
     let town = Town::new();
     let url = town.twilio.offer_answer(Answer::black_hole());
     let mut session = town.service_role();
@@ -156,7 +156,7 @@ fn signals_reach_the_backend_while_a_thread_is_at_work() {
             continue;
         }
         let blocked = blocked_signals(&format!("{process}/task/{task}"));
-        // All but KILL (9), STOP (19) and two of the C library's own.
+        // All except KILL (9), STOP (19) and two of the C library.
         let expected: u64 = !(1 << 8 | 1 << 18 | 1 << 31 | 1 << 32);
         assert_eq!(blocked & expected, expected, "{blocked:x}");
         threads += 1;
@@ -164,11 +164,11 @@ fn signals_reach_the_backend_while_a_thread_is_at_work() {
     assert!(threads > 0, "there is a thread");
     town.superuser().run(&format!("SELECT pg_cancel_backend({process})"));
     let (_, _, mut session) = thread.join().expect("no panic");
-    // And its own thread takes them as before.
+    // The main thread takes them as before.
     assert_eq!(blocked_signals(&session.process()), before);
 }
 
-/// The signals that a process's first thread, or any thread of it, does not take.
+/// The signals that a process's main thread, or one of its threads, blocks.
 fn blocked_signals(of: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{of}/status")).expect("it lives");
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
