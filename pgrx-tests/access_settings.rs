@@ -7,7 +7,7 @@ fn set(session: &mut Session, claims: &str) {
 }
 
 fn tenant(session: &mut Session) -> String {
-    session.value("SELECT civic.tenant_id()").unwrap_or("nobody".to_owned())
+    session.value("SELECT civic.tenant_id()").unwrap_or("no tenant".to_owned())
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn changed_claims_apply_at_the_next_call() {
         session.run(&set("", TENANT));
         assert_eq!(tenant(&mut session), TENANT);
         session.run(reset);
-        assert_eq!(tenant(&mut session), "nobody", "after {reset}");
+        assert_eq!(tenant(&mut session), "no tenant", "after {reset}");
     }
 }
 
@@ -56,11 +56,11 @@ fn another_path_or_setting_of_the_claims_applies_at_once() {
         ("t", "top"),
         ("a.b.c", "deep"),
         (" a . b . c ", "deep"),
-        ("a.b", "nobody"),
-        ("a.b.c.d", "nobody"),
-        ("", "nobody"),
-        (".", "nobody"),
-        ("absent", "nobody"),
+        ("a.b", "no tenant"),
+        ("a.b.c.d", "no tenant"),
+        ("", "no tenant"),
+        (".", "no tenant"),
+        ("absent", "no tenant"),
     ] {
         session.run(&format!("SET civic.tenant_claim = '{path}'"));
         assert_eq!(tenant(&mut session), found, "{path:?}");
@@ -78,7 +78,7 @@ fn another_path_or_setting_of_the_claims_applies_at_once() {
     }
     for setting in ["", "no.such", "not a name", "my.", "🦀"] {
         session.run(&format!("SET civic.claims_setting = '{setting}'"));
-        assert_eq!(tenant(&mut session), "nobody", "{setting:?}");
+        assert_eq!(tenant(&mut session), "no tenant", "{setting:?}");
     }
     session.run("SET civic.claims_setting = 'work_mem'");
     let error = session.error("SELECT civic.tenant_id()");

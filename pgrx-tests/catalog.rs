@@ -12,43 +12,43 @@ type Call = (char, char, bool, bool, u32);
 
 #[derive(Clone, Copy)]
 enum Callers {
-    Everybody,
+    AnyRole,
     /// The role of the application's server side.
     ServiceRole,
     /// Users who are logged in.
     Authenticated,
     /// Both of these.
-    PeopleAndService,
+    AuthenticatedAndService,
     /// Superusers, and roles to which a superuser grants it.
-    Nobody,
+    NoRole,
 }
 
 use Callers::*;
 
 /// Functions without their own search_path look nothing up by name. None is SECURITY DEFINER.
 const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
-    ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), Everybody),
-    ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), Everybody),
-    ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5), Everybody),
+    ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), AnyRole),
+    ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), AnyRole),
+    ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5), AnyRole),
     // Inlined into the query, so neither STRICT nor with a setting.
     (
         "can_read_object(bucket_id text, name text)",
         "boolean",
         ('s', 's', false, false, 10),
-        Everybody,
+        AnyRole,
     ),
     (
         "can_upload_object(bucket_id text, name text)",
         "boolean",
         ('s', 's', true, false, 5),
-        Everybody,
+        AnyRole,
     ),
     ("cancel_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
         "check()",
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
-        Everybody,
+        AnyRole,
     ),
     (
         "confirm_upload(file_id uuid, purpose text)",
@@ -61,7 +61,7 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         "dashboard_events(ward_id text DEFAULT NULL::text)",
         "civic.\"text/event-stream\"",
         ('v', 's', false, false, 50),
-        Everybody,
+        AnyRole,
     ),
     (
         "download_and_upload_media(media_url text, media_content_type text, ticket_id text, \
@@ -78,27 +78,27 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         ('v', 'u', false, false, 1000),
         ServiceRole,
     ),
-    ("file_extension(content_type text)", "text", ('i', 's', true, false, 1), Everybody),
+    ("file_extension(content_type text)", "text", ('i', 's', true, false, 1), AnyRole),
     (
         "generate_upload_url(purpose text, tenant_id text, file_id text, filename text, content_type text)",
         "jsonb",
         ('i', 's', true, false, 10),
-        Everybody,
+        AnyRole,
     ),
     // Only in the leader: parallel workers have no secrets.
     (
         "get_signed_url(bucket text, path text, expiry integer DEFAULT 3600)",
         "text",
         ('v', 'r', false, false, 1000),
-        PeopleAndService,
+        AuthenticatedAndService,
     ),
-    ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1), Everybody),
-    ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1), Nobody),
+    ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1), AnyRole),
+    ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1), NoRole),
     (
         "object_path(tenant_id text, folder text, filename text)",
         "text",
         ('i', 's', true, false, 5),
-        Everybody,
+        AnyRole,
     ),
     // A NULL is an error, so not STRICT. Like NOTIFY, not in a parallel worker.
     (
@@ -107,53 +107,48 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
         ('v', 'r', false, false, 50),
         ServiceRole,
     ),
-    ("readable_buckets()", "text[]", ('s', 's', true, true, 1), Everybody),
+    ("readable_buckets()", "text[]", ('s', 's', true, true, 1), AnyRole),
     (
         "relay_stats()",
         "TABLE(running boolean, pid integer, queued bigint, delivered bigint, batches bigint, \
          fell_back jsonb, queue_bytes_used bigint, queue_bytes_highest bigint, queue_bytes bigint, \
          oldest_waiting_ms bigint)",
         ('v', 's', true, false, 10),
-        Everybody,
+        AnyRole,
     ),
     (
         "request_upload(filename text, content_type text, file_size bigint, purpose text)",
         "jsonb",
         ('v', 's', false, false, 20),
-        Everybody,
+        AnyRole,
     ),
     ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
     (
         "setup(tickets regclass DEFAULT NULL::regclass)",
         "TABLE(component text, action text, detail text)",
         ('v', 'u', false, false, 10000),
-        Everybody,
+        AnyRole,
     ),
     (
         "teardown()",
         "TABLE(component text, action text, detail text)",
         ('v', 'u', true, false, 10000),
-        Everybody,
+        AnyRole,
     ),
-    ("tenant_folder_end()", "text", ('s', 's', true, true, 1), Everybody),
-    ("tenant_folder_start()", "text", ('s', 's', true, true, 1), Everybody),
-    ("tenant_id()", "text", ('s', 's', true, false, 1), Everybody),
-    ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1), Everybody),
+    ("tenant_folder_end()", "text", ('s', 's', true, true, 1), AnyRole),
+    ("tenant_folder_start()", "text", ('s', 's', true, true, 1), AnyRole),
+    ("tenant_id()", "text", ('s', 's', true, false, 1), AnyRole),
+    ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1), AnyRole),
     // The transaction's time replaces a missing time of a ticket.
-    (
-        "ticket_payload(operation text, ticket jsonb)",
-        "jsonb",
-        ('s', 's', true, false, 50),
-        Everybody,
-    ),
+    ("ticket_payload(operation text, ticket jsonb)", "jsonb", ('s', 's', true, false, 50), AnyRole),
     (
         "upload_file(bucket text, path text, content bytea, content_type text)",
         "jsonb",
         ('v', 'u', false, false, 100000),
         ServiceRole,
     ),
-    ("user_id()", "text", ('s', 's', true, false, 1), Everybody),
-    ("user_role()", "text", ('s', 's', true, false, 1), Everybody),
+    ("user_id()", "text", ('s', 's', true, false, 1), AnyRole),
+    ("user_role()", "text", ('s', 's', true, false, 1), AnyRole),
 ];
 
 const WITH_A_SEARCH_PATH: [&str; 9] = [
@@ -240,7 +235,7 @@ fn every_function_is_granted_as_listed() {
         "SELECT concat_ws(' ', proname,
                           CASE WHEN has_function_privilege('{plain}', oid, 'EXECUTE')
                                     OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)
-                               THEN 'everybody' END,
+                               THEN 'PUBLIC' END,
                           (SELECT string_agg(grantee::regrole::text, ' '
                                              ORDER BY grantee::regrole::text)
                            FROM aclexplode(proacl) WHERE grantee NOT IN (0, proowner)))
@@ -249,11 +244,11 @@ fn every_function_is_granted_as_listed() {
     let listed = FUNCTIONS.map(|(signature, _, _, callers)| {
         let name = signature.split('(').next().unwrap();
         match callers {
-            Everybody => format!("{name} everybody"),
+            AnyRole => format!("{name} PUBLIC"),
             ServiceRole => format!("{name} service_role"),
             Authenticated => format!("{name} authenticated"),
-            PeopleAndService => format!("{name} authenticated service_role"),
-            Nobody => name.to_owned(),
+            AuthenticatedAndService => format!("{name} authenticated service_role"),
+            NoRole => name.to_owned(),
         }
     });
     assert_eq!(found, listed);

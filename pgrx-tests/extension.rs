@@ -113,7 +113,7 @@ fn create_extension_takes_over_no_existing_object() {
     let role = database.role("squatter", "");
     let mut session = database.superuser();
     for (case, made) in [
-        ("a schema of somebody's", format!("CREATE SCHEMA civic AUTHORIZATION {role}")),
+        ("a schema of another role", format!("CREATE SCHEMA civic AUTHORIZATION {role}")),
         ("an own schema", "CREATE SCHEMA civic".to_owned()),
         (
             "a function of the same name",

@@ -6,7 +6,7 @@ use super::support::{Database, OTHER_TENANT, TENANT};
 const CARELESS: &str = "CREATE POLICY careless ON storage.objects USING (true)";
 
 /// A schema in which `authenticated` can create anything.
-fn with_a_schema_of_his_own(database: &Database) {
+fn with_a_writable_schema(database: &Database) {
     database
         .superuser()
         .run("CREATE SCHEMA evil; GRANT USAGE, CREATE ON SCHEMA evil TO authenticated, anon");
@@ -15,7 +15,7 @@ fn with_a_schema_of_his_own(database: &Database) {
 #[test]
 fn no_search_path_changes_the_meaning_of_the_rules() {
     let database = stocked();
-    with_a_schema_of_his_own(&database);
+    with_a_writable_schema(&database);
     let mut session = database.person(TENANT, "citizen");
     session.run(
         "CREATE FUNCTION evil.yes(text, text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true';
@@ -93,7 +93,7 @@ fn leaked(revealed: &[String]) -> Vec<&String> {
 #[test]
 fn a_leaky_function_never_sees_a_row_that_the_firewall_hides() {
     let database = stocked();
-    with_a_schema_of_his_own(&database);
+    with_a_writable_schema(&database);
     let mut superuser = database.superuser();
     superuser.run(
         "INSERT INTO storage.objects (bucket_id, name)

@@ -47,9 +47,9 @@ fn after_a_cascade_old_plans_and_new_sessions_decide_as_before() {
         assert_eq!(old.column("EXECUTE everything"), visible(reads_sensitive), "{role}");
         let mut new = database.person(TENANT, role);
         assert_eq!(seen(&mut new), visible(reads_sensitive), "{role}");
-        let mut nobody = database.superuser();
-        nobody.run("SET ROLE anon");
-        assert_eq!(seen(&mut nobody), visible(false)[..2], "{role}");
+        let mut anonymous = database.superuser();
+        anonymous.run("SET ROLE anon");
+        assert_eq!(seen(&mut anonymous), visible(false)[..2], "{role}");
     }
 }
 

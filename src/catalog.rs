@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn setup_and_check_have_no_other_way_to_a_statement_than_this_module() {
+    fn setup_and_check_run_statements_only_through_this_module() {
         let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup");
         let sources = sources(&setup);
         assert!(sources.len() > 10, "{}", sources.len());
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn each_statement_on_the_rows_of_others_is_listed_here() {
+    fn each_statement_on_rows_of_other_roles_is_listed_here() {
         const LISTED: [(&str, &str); 6] = [
             ("buckets.rs", "FROM storage.buckets WHERE id"),
             ("buckets.rs", "FROM storage.buckets\n"),

@@ -160,12 +160,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_value_from_outside_is_cut_in_a_message() {
+    fn a_long_outside_value_is_cut_in_a_message() {
         assert!(shown(&"x".repeat(1_000_000)).len() < 200);
     }
 
     #[test]
-    fn control_characters_are_not_repeated_raw() {
+    fn control_characters_are_escaped() {
         assert_eq!(shown("a\nb"), "a\\nb");
     }
 }

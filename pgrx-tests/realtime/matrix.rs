@@ -95,7 +95,7 @@ fn each_role_receives_what_the_table_says() {
                 });
                 let mut received: Vec<_> = received.collect();
                 received.dedup();
-                assert_eq!(received.len(), 1, "the roles of a row hear the same: {row}");
+                assert_eq!(received.len(), 1, "the roles of a row receive the same: {row}");
                 cells.push(received[0]);
             }
             table.push_str(&format!("| {row} | {name} | {} |\n", cells.join(" | ")));

@@ -79,7 +79,7 @@ fn callers_need_no_right_on_the_table() {
 }
 
 /// Gives the table of attachments to an ordinary role.
-fn owned_by_somebody(database: &Database) -> String {
+fn owned_by_a_plain_role(database: &Database) -> String {
     let owner = database.role("owner", "");
     database.superuser().run(&format!(
         "GRANT CREATE, USAGE ON SCHEMA public TO {owner};
@@ -92,7 +92,7 @@ fn owned_by_somebody(database: &Database) -> String {
 #[test]
 fn code_of_the_owner_on_the_table_runs_with_only_the_owners_rights() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     session.run(&format!(
         "SET ROLE {owner};
@@ -140,7 +140,7 @@ fn set_trap(session: &mut Session, owner: &str, before: &str, body: &str) {
 #[test]
 fn a_trigger_leaves_no_deferred_trigger_for_the_callers_commit() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     let bait = "CREATE TABLE public.bait (n int);
          CREATE FUNCTION public.spring() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -157,7 +157,7 @@ fn a_trigger_leaves_no_deferred_trigger_for_the_callers_commit() {
 #[test]
 fn a_trigger_leaves_no_setting_for_the_callers_next_statement() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     let body = "PERFORM set_config('request.jwt.claims',
                     '{\"app_metadata\": {\"tenant_id\": \"stolen\", \"role\": \"admin\"}}', false);
@@ -192,7 +192,7 @@ fn a_deferrable_key_is_checked_at_once() {
 #[test]
 fn a_trigger_cannot_become_the_caller() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     for attempt in ["SET ROLE NONE", "RESET ROLE", "RESET SESSION AUTHORIZATION"] {
         let mut session = database.superuser();
         session.run(&format!(
@@ -215,7 +215,7 @@ fn a_trigger_cannot_become_the_caller() {
 #[test]
 fn an_error_of_a_trigger_restores_the_callers_rights() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     session.run(&format!(
         "SET ROLE {owner};

@@ -217,8 +217,9 @@ fn a_manager_does_not_confirm_another_users_upload() {
     let mut session = database.person(TENANT, "manager");
     assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
     // A caller without a user id in the claims does not match an uploader without one.
-    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
-    assert_eq!(database.authenticated(&nobody).sqlstate(&confirm("gbv-evidence")), "P0002");
+    let without_user =
+        format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
+    assert_eq!(database.authenticated(&without_user).sqlstate(&confirm("gbv-evidence")), "P0002");
     assert!(recorded(&database).is_empty());
 }
 
@@ -233,8 +234,13 @@ fn the_author_of_another_users_upload_cannot_be_changed() {
         assert_eq!(session.text("SELECT count(*) FROM storage.objects"), "1", "{role} reads it");
         assert_eq!(seen(&mut session, "evidence"), absent, "{role}");
     }
-    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
-    assert_eq!(seen(&mut database.authenticated(&nobody), "evidence"), absent, "without a user");
+    let without_user =
+        format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
+    assert_eq!(
+        seen(&mut database.authenticated(&without_user), "evidence"),
+        absent,
+        "without a user"
+    );
     assert!(recorded(&database).is_empty());
     database.person(TENANT, "citizen").text(&confirm("evidence"));
     assert_eq!(seen(&mut database.authenticated(&bob("admin")), "evidence"), absent, "recorded");
@@ -253,13 +259,18 @@ fn a_file_stored_by_the_server_is_no_users_upload() {
              VALUES ('{bucket}', '{TENANT}/{FILE}/whatsapp.jpg', {metadata})"
         ));
     }
-    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
+    let without_user =
+        format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
     for bucket in ["evidence", "gbv-evidence"] {
         for role in ["citizen", "manager", "admin"] {
             let state = database.person(TENANT, role).sqlstate(&confirm(bucket));
             assert_eq!(state, "P0002", "{bucket} {role}");
         }
-        assert_eq!(database.authenticated(&nobody).sqlstate(&confirm(bucket)), "P0002", "{bucket}");
+        assert_eq!(
+            database.authenticated(&without_user).sqlstate(&confirm(bucket)),
+            "P0002",
+            "{bucket}"
+        );
     }
     assert!(recorded(&database).is_empty());
 }
@@ -269,9 +280,9 @@ fn older_storage_versions_name_the_uploader_in_another_column() {
     let database = uploaded("evidence");
     let mut superuser = database.superuser();
     let mut session = database.person(TENANT, "citizen");
-    let somebody = "b0b00000-0000-4000-8000-000000000000";
+    let other_user = "b0b00000-0000-4000-8000-000000000000";
     // If both are set, the newer column counts.
-    for (owner_id, owner, state) in [(somebody, SUB, Some("P0002")), (SUB, somebody, None)] {
+    for (owner_id, owner, state) in [(other_user, SUB, Some("P0002")), (SUB, other_user, None)] {
         superuser
             .run(&format!("UPDATE storage.objects SET owner_id = '{owner_id}', owner = '{owner}'"));
         session.run("BEGIN");

@@ -17,17 +17,17 @@ fn upload(path: &str) -> String {
 #[test]
 fn each_error_of_the_storage_api_has_its_own_sqlstate() {
     let town = Town::new();
-    let told = |code: &str, error: &str| {
-        Answer::json(400, &json!({"statusCode": code, "error": error, "message": "told why"}))
+    let error_body = |code: &str, error: &str| {
+        Answer::json(400, &json!({"statusCode": code, "error": error, "message": "a reason"}))
     };
     for (answer, state) in [
-        (told("409", "Duplicate"), "42710"),
-        (told("413", "EntityTooLarge"), "54000"),
-        (told("415", "InvalidMimeType"), "22023"),
-        (told("404", "NoSuchBucket"), "P0002"),
-        (told("403", "AccessDenied"), "28000"),
-        (told("400", "InvalidKey"), "58000"),
-        (told("500", "InternalError"), "58000"),
+        (error_body("409", "Duplicate"), "42710"),
+        (error_body("413", "EntityTooLarge"), "54000"),
+        (error_body("415", "InvalidMimeType"), "22023"),
+        (error_body("404", "NoSuchBucket"), "P0002"),
+        (error_body("403", "AccessDenied"), "28000"),
+        (error_body("400", "InvalidKey"), "58000"),
+        (error_body("500", "InternalError"), "58000"),
         (Answer::json(409, &json!({"message": "x"})), "42710"),
         (Answer::new(401), "28000"),
         (Answer::new(429).header("retry-after", "7"), "53000"),

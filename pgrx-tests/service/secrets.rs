@@ -92,22 +92,22 @@ fn a_changed_secret_is_not_in_the_servers_log() {
 fn no_error_and_no_log_line_contains_a_secret() {
     let town = marked();
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    let mut told = String::new();
+    let mut errors = String::new();
     let mut session = town.superuser();
     session.run("SET log_error_verbosity = verbose");
     session.acts_as("service_role", "");
     for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
-        told.push_str(&format!("{:?}", session.error(&sql)));
+        errors.push_str(&format!("{:?}", session.error(&sql)));
     }
     // A secret that cannot be sent unchanged.
     for setting in ["civic.service_key", "civic.twilio_auth_token"] {
         town.configure(&[(setting, &format!("{MARK}\u{1}"))]);
         for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
-            told.push_str(&format!("{:?}", town.service_role().error(&sql)));
+            errors.push_str(&format!("{:?}", town.service_role().error(&sql)));
         }
         town.configure(&[(setting, &secret(setting))]);
     }
-    assert!(!told.contains(MARK), "{told}");
+    assert!(!errors.contains(MARK), "{errors}");
     assert!(!town.cluster.log().contains(MARK));
 }
 
@@ -313,10 +313,10 @@ fn memory_freed_by_a_link_shows_no_secret_in_the_next_call() {
             .env("PGOPTIONS", std::ffi::OsStr::from_bytes(b"-c foo.bar=\xf0"))
             .output()
             .expect("psql can be run");
-        let told = String::from_utf8_lossy(&output.stderr);
+        let output = String::from_utf8_lossy(&output.stderr);
         assert!(
-            told.starts_with("ERROR:  invalid byte sequence for encoding \"UTF8\": 0xf0"),
-            "{length}: {told}"
+            output.starts_with("ERROR:  invalid byte sequence for encoding \"UTF8\": 0xf0"),
+            "{length}: {output}"
         );
     }
 }

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_name_tenant_role_and_user() {
+    fn tenant_role_and_user_come_from_the_claims() {
         let identity = parse(
             r#"{"sub": "u", "role": "authenticated",
                 "app_metadata": {"tenant_id": "t", "role": "SAPS_LIAISON"},
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn without_claims_nobody_asks() {
+    fn without_claims_there_is_no_caller() {
         for claims in ["", "null", "{}", r#"{"app_metadata": null}"#, r#"{"app_metadata": []}"#] {
             assert_eq!(parse(claims), Some(Identity::default()), "{claims:?}");
         }
     }
 
     #[test]
-    fn claims_that_are_no_object_are_refused() {
+    fn claims_that_are_not_an_object_are_refused() {
         for claims in ["[]", "1", "\"text\"", "true", "{", "{} {}", "not json", " "] {
             assert_eq!(parse(claims), None, "{claims:?}");
         }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_tenant_is_no_tenant() {
+    fn an_unusable_tenant_counts_as_absent() {
         for value in
             ["null", r#""""#, r#""a/b""#, r#""..""#, r#"".""#, "{}", "[]", "true", r#""\u0000""#]
         {
@@ -179,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_a_role_without_one() {
+    fn a_caller_without_a_role_has_no_role() {
         assert!(!Identity::default().has_role(""));
         assert!(!parse(r#"{"app_metadata": {"role": ""}}"#).unwrap().has_role(""));
     }
 
     proptest! {
         #[test]
-        fn the_range_holds_a_name_exactly_if_it_starts_with_the_folder(
+        fn the_range_contains_exactly_the_names_that_start_with_the_folder(
             tenant_id in "[a-c/0.]{1,3}", name in "[a-c/0.]{0,6}"
         ) {
             let claims = serde_json::json!({"app_metadata": {"tenant_id": tenant_id}}).to_string();

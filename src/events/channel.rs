@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_channel_is_joined_by_its_own_list_of_roles() {
+    fn each_channel_has_its_own_list_of_roles() {
         for (role, shared, sensitive) in [
             ("manager", true, false),
             ("MANAGER", true, false),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_firewall_leaves_other_topics_alone_and_lets_nobody_broadcast_in_ours() {
+    fn the_firewall_allows_other_topics_and_no_broadcast_in_ours() {
         let manager = Identity::parse(
             br#"{"tenant": "t", "role": "manager"}"#,
             &access().tenant_claim,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_joins_a_channel_that_only_looks_like_the_own() {
+    fn a_channel_that_only_resembles_the_callers_is_not_joined() {
         for topic in [
             "",
             "ticket_updates:",
@@ -187,7 +187,7 @@ mod tests {
 
     /// Otherwise the manager of "t:sensitive" would receive events for the liaisons of "t" only.
     #[test]
-    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_none() {
+    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_no_channel() {
         assert!(channel("t:sensitive", Audience::Shared).is_err());
         assert!(!joins("t:sensitive", "manager", "ticket_updates:t:sensitive"));
         assert!(!joins("t:sensitive", "admin", "ticket_updates:t:sensitive:sensitive"));
@@ -195,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_channels_are_the_same_only_for_the_same_municipality_and_audience(
+        fn channels_are_equal_only_for_the_same_municipality_and_audience(
             one in "[ab:]{0,2}(:sensitive)?[ab]?", other in "[ab:]{0,2}(:sensitive)?[ab]?"
         ) {
             for a in [Audience::Shared, Audience::Sensitive] {
@@ -208,7 +208,7 @@ mod tests {
         }
 
         #[test]
-        fn whoever_joins_is_of_the_municipality(tenant in "[a-b:]{0,3}", topic in "ticket_updates:[a-b:]{0,3}(:sensitive)?") {
+        fn only_members_of_the_municipality_join(tenant in "[a-b:]{0,3}", topic in "ticket_updates:[a-b:]{0,3}(:sensitive)?") {
             if joins(&tenant, "admin", &topic) {
                 let shared = format!("ticket_updates:{tenant}");
                 prop_assert!(topic == shared || topic == shared + ":sensitive");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn sixty_three_bytes_are_the_limit() {
+    fn the_limit_is_sixty_three_bytes() {
         assert!(channel(&"x".repeat(48), Audience::Shared).is_ok());
         assert!(channel(&"x".repeat(49), Audience::Shared).is_err());
         assert!(channel(&"é".repeat(25), Audience::Shared).is_err());

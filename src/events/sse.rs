@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_three_roles_of_a_municipality() {
+    fn three_roles_of_a_municipality_get_the_stream() {
         for role in ["manager", "admin", "ward_councillor", "WARD_COUNCILLOR"] {
             assert!(of(role, None).is_ok(), "{role}");
         }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_as_the_standard_has_it() {
+    fn the_stream_follows_the_standard() {
         let text = of("admin", Some("5")).unwrap();
         let blocks: Vec<_> = text.split("\n\n").collect();
         assert_eq!(blocks[0], "retry: 30000");
@@ -105,7 +105,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hostile_ward_stays_within_its_line(ward_id in "(\\PC|[\\r\\n:\u{2028}\u{0}]){0,20}") {
+        fn a_hostile_ward_id_stays_within_its_line(ward_id in "(\\PC|[\\r\\n:\u{2028}\u{0}]){0,20}") {
             let text = of("admin", Some(&ward_id)).unwrap();
             prop_assert_eq!(text.lines().count(), of("admin", None).unwrap().lines().count());
             prop_assert!(!text.contains('\r'));

@@ -55,7 +55,7 @@ mod tests {
 
     /// The wording of PostgreSQL 18.
     #[test]
-    fn an_invalid_sequence_is_named_as_the_server_names_it() {
+    fn an_invalid_sequence_is_shown_as_the_server_shows_it() {
         for (bytes, named) in [
             (b"photo\xe2".as_slice(), "0xe2"),
             (b"a\xe2\x82", "0xe2 0x82"),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn valid_text_is_taken_as_it_is() {
+    fn valid_text_is_accepted() {
         for valid in ["", "a", "é", "€uro", "\u{10ffff}", "\u{1}"] {
             assert_eq!(text(valid.as_bytes()), Ok(valid));
         }
@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_what_is_utf_8_without_nul(bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
+        fn text_is_utf_8_without_nul(bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
             let expected = std::str::from_utf8(&bytes).is_ok_and(|text| !text.contains('\0'));
             prop_assert_eq!(text(&bytes).is_ok(), expected);
         }

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn code_of_other_roles_runs_through_this_module_alone() {
+    fn code_of_other_roles_runs_only_through_this_module() {
         let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         let mut found = vec![];
         visit(source, &mut found);

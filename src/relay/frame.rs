@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_the_notified_events_in_order_each_once() {
+    fn a_frame_has_each_notified_event_once_in_order() {
         let (notified, stored) = (Flags::NOTIFY.with(Flags::HAS_ROOM), Flags::REALTIME);
         assert_eq!(texts(&buffer(&[])), [""; 0]);
         assert_eq!(texts(&buffer(&[(stored, "a")])), [""; 0]);

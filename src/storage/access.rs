@@ -104,39 +104,39 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_files_gbv_evidence_and_a_citizen_does_not() {
+    fn a_manager_uploads_gbv_evidence_and_a_citizen_does_not() {
         assert!(can_upload(&caller("t", "manager"), &access(), b"gbv-evidence", b"t/id/a"));
         assert!(!can_upload(&caller("t", "citizen"), &access(), b"gbv-evidence", b"t/id/a"));
     }
 
     #[test]
-    fn nobody_uploads_into_another_tenants_folder_or_a_foreign_bucket() {
+    fn no_one_uploads_into_another_tenants_folder_or_an_unguarded_bucket() {
         assert!(can_upload(&caller("t", "admin"), &access(), b"evidence", b"t/id/a"));
         assert!(!can_upload(&caller("t", "admin"), &access(), b"evidence", b"u/id/a"));
         assert!(!can_upload(&caller("t", "admin"), &access(), b"avatars", b"t/id/a"));
     }
 
     #[test]
-    fn an_empty_list_of_roles_shuts_the_bucket_to_all() {
+    fn an_empty_list_of_roles_closes_the_bucket() {
         let shut = Access { sensitive_readers: vec![], ..access() };
         let buckets: Vec<_> = readable_buckets(&caller("t", "admin"), &shut).collect();
         assert_eq!(buckets, [Bucket::Evidence, Bucket::Documents]);
     }
 
     #[test]
-    fn the_firewall_lets_only_the_own_folder_of_a_guarded_bucket_pass() {
+    fn the_firewall_shows_only_the_callers_folder_of_a_guarded_bucket() {
         let reader = Reader::new(Rc::new(caller("t", "manager")), &access());
         assert!(reader.passes(b"evidence", b"t/id/a"));
         assert!(!reader.passes(b"evidence", b"t2/id/a"));
         assert!(!reader.passes(b"gbv-evidence", b"t/id/a"));
         assert!(reader.passes(b"avatars", b"anybody/a"));
-        let nobody = Reader::new(Rc::default(), &access());
-        assert!(!nobody.passes(b"documents", b"/a"));
-        assert!(nobody.passes(b"avatars", b"anybody/a"));
+        let without_tenant = Reader::new(Rc::default(), &access());
+        assert!(!without_tenant.passes(b"documents", b"/a"));
+        assert!(without_tenant.passes(b"avatars", b"anybody/a"));
     }
 
     #[test]
-    fn the_firewall_lets_only_an_upload_of_the_own_tenant_into_a_guarded_bucket() {
+    fn the_firewall_accepts_only_the_callers_uploads_into_a_guarded_bucket() {
         let passes = |bucket: &[u8], name: &[u8]| {
             passes_upload(&caller("t", "citizen"), &access(), bucket, name)
         };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_left_alone_in_other_buckets_and_refused_in_ours() {
+    fn invalid_text_is_allowed_in_other_buckets_and_refused_in_ours() {
         let reader = Reader::new(Rc::new(caller("t", "admin")), &access());
         assert!(reader.passes(b"avatars\xe2", b"\xe2"));
         assert!(!reader.passes(b"evidence", b"\xe2"));

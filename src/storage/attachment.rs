@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_alone_or_a_broken_one_names_no_table() {
+    fn an_unqualified_or_invalid_name_is_not_a_table() {
         for setting in
             ["", "t", "a.b.c", ".t", "s.", "s..t", "\"s.t", "\"\".t", "s.t; x", "1.t", "s t", "s.-"]
         {

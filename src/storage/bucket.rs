@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_purpose_never_falls_to_another_bucket() {
+    fn an_unknown_purpose_never_gets_a_bucket() {
         for purpose in ["", "gbv", "gbv_evidence", "Evidence", "evidence "] {
             assert!(Bucket::for_purpose(purpose).is_err(), "{purpose:?}");
         }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_found_by_its_own_id_alone() {
+    fn a_bucket_is_found_only_by_its_own_id() {
         for bucket in ALL {
             assert_eq!(Bucket::from_id(bucket.id().as_bytes()), Some(bucket));
         }

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_name_stays_as_it_is() {
+    fn an_ordinary_name_does_not_change() {
         assert_eq!(name("photo.jpg"), "photo.jpg");
         assert_eq!(name("My photo (2) - final.JPG"), "My photo (2) - final.JPG");
     }
@@ -155,27 +155,27 @@ mod tests {
     }
 
     #[test]
-    fn dots_and_spaces_at_the_ends_are_dropped() {
+    fn dots_and_spaces_at_the_ends_are_removed() {
         assert_eq!(name("..photo.jpg"), "photo.jpg");
         assert_eq!(name(".htaccess"), "htaccess");
         assert_eq!(name(" photo.jpg. "), "photo.jpg");
     }
 
     #[test]
-    fn what_the_storage_api_refuses_becomes_an_underscore() {
+    fn characters_that_the_storage_api_rejects_become_an_underscore() {
         assert_eq!(name("foto van pothole é#%.jpg"), "foto van pothole _.jpg");
         assert_eq!(name("a\u{0}b\nc.png"), "a_b_c.png");
         assert_eq!(name("日本.jpg"), "_.jpg");
     }
 
     #[test]
-    fn a_question_mark_with_which_a_urls_path_ends_becomes_an_underscore() {
+    fn a_question_mark_becomes_an_underscore() {
         assert_eq!(name("What?.jpg"), "What_.jpg");
         assert_eq!(name("??é?.jpg"), "_.jpg");
     }
 
     #[test]
-    fn a_name_of_which_nothing_is_left_is_refused() {
+    fn a_name_without_any_allowed_character_is_refused() {
         for given in [".", "..", "...", "a/", "a/..", " ", "\u{7f}", "日本", "___"] {
             let error = filename(given).unwrap_err();
             assert!(
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_or_folder_is_refused_and_never_mended() {
+    fn a_tenant_or_folder_is_refused_and_never_changed() {
         for (tenant, folder) in
             [("", "f"), ("t", ""), ("t/u", "f"), ("t", "f/.."), ("..", "f"), ("t", "."), ("é", "f")]
         {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_has_three_proper_segments() {
+    fn an_upload_has_three_valid_segments() {
         assert!(is_upload_of("t", "t/id/a.jpg"));
         assert!(is_upload_of("t", "t/id/sub/a.jpg"));
         for bad in
@@ -228,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_leaves_its_folder(given in "(\\PC|[./\\\\\\x00-\\x1f]){0,40}") {
+        fn a_path_never_leaves_its_folder(given in "(\\PC|[./\\\\\\x00-\\x1f]){0,40}") {
             if let Ok(path) = object_path("tenant", "folder", &given) {
                 prop_assert!(path.starts_with("tenant/folder/"));
                 prop_assert_eq!(path.split('/').count(), 3);
@@ -238,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn making_safe_twice_is_making_safe_once(given in "\\PC{1,300}") {
+        fn making_a_name_safe_is_idempotent(given in "\\PC{1,300}") {
             if let Ok(once) = filename(&given) {
                 prop_assert!(once.len() <= FILENAME_LIMIT);
                 prop_assert_eq!(filename(&once).unwrap(), once);
@@ -246,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn the_last_extension_survives(stem in "[a-z]{1,400}", extension in "[a-z0-9]{1,16}") {
+        fn the_last_extension_is_kept(stem in "[a-z]{1,400}", extension in "[a-z0-9]{1,16}") {
             let safe = filename(&format!("{stem}.{extension}")).unwrap();
             let suffix = format!(".{extension}");
             prop_assert!(safe.ends_with(&suffix));

@@ -88,7 +88,7 @@ mod tests {
 
     /// Computed with Python's hmac module from the same claims.
     #[test]
-    fn a_link_is_byte_for_byte_what_the_api_makes() {
+    fn a_link_equals_the_apis_byte_for_byte() {
         let url = signed_url(
             "https://p.supabase.co/storage/v1",
             "super-secret-jwt-token-with-at-least-32-characters-long é",
@@ -111,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_the_one_that_is_written_out() {
+    fn the_header_constant_is_correct() {
         assert_eq!(BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), HEADER);
     }
 
     #[test]
-    fn a_link_is_valid_from_a_second_to_a_week() {
+    fn a_link_is_valid_for_a_second_to_a_week() {
         assert_eq!(expiry(1), Ok(1));
         assert_eq!(expiry(604_800), Ok(604_800));
         for seconds in [0, -1, 604_801, i32::MIN, i32::MAX] {

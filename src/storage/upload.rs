@@ -130,28 +130,28 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_uploaded() {
+    fn other_types_are_refused() {
         for content_type in ["image/gif", "image/svg+xml", "text/html", "video/mp4", "", "image"] {
             assert!(checked(content_type, 1).is_err(), "{content_type}");
         }
     }
 
     #[test]
-    fn an_empty_file_is_no_upload() {
+    fn an_empty_file_is_refused() {
         for size in [0, -1, i64::MIN] {
             assert!(checked("image/jpeg", size).is_err(), "{size}");
         }
     }
 
     #[test]
-    fn a_form_is_no_file() {
+    fn a_form_is_not_a_file() {
         for form in ["multipart/form-data; boundary=x", "Multipart/Mixed"] {
             assert!(check("evidence", "t/f/a.jpg", form, 1, 1).is_err(), "{form}");
         }
     }
 
     #[test]
-    fn the_server_uploads_to_its_own_buckets_alone() {
+    fn the_server_uploads_only_to_its_own_buckets() {
         let ok = |bucket, path| check(bucket, path, "image/jpeg", 1, 1).is_ok();
         assert!(ok("evidence", "t/f/a.jpg"));
         for (bucket, path) in [

@@ -113,14 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_value_in_the_middle() {
+    fn the_median_is_the_middle_value() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
     }
 
     #[test]
-    fn the_sides_run_in_turn_and_none_is_always_first() {
+    fn the_sides_take_turns_to_run_first() {
         let order = std::cell::RefCell::new(String::new());
         let side = |name| {
             order.borrow_mut().push(name);

@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_that_is_no_number_meets_no_goal() {
+    fn a_result_that_is_not_a_number_meets_no_goal() {
         let mut broken = comparison(Ratio::Share { at_most: Some(1.0) });
         broken.peer.rounds.clear();
         assert_eq!(broken.is_met(), Some(false));
     }
 
     #[test]
-    fn a_time_has_three_digits_and_a_unit_that_suits_it() {
+    fn a_time_has_three_digits_and_a_suitable_unit() {
         assert_eq!(duration(3.3129), "3.31 s");
         assert_eq!(duration(0.00026), "260 µs");
         assert_eq!(duration(0.418), "418 ms");

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_what_rfc_7515_says() {
+    fn a_token_follows_rfc_7515() {
         // Made with openssl: the two base64url parts through `openssl dgst -sha256 -hmac secret`.
         let token = sign("secret", r#"{"url":"evidence/t/f/a.jpg"}"#);
         assert!(token.starts_with("eyJhbGciOiJIUzI1NiJ9.eyJ1cmwiOiJldmlkZW5jZS90L2YvYS5qcGcifQ."));

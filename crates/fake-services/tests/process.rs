@@ -23,9 +23,9 @@ fn files_outlive_a_killed_process() {
     assert!(Client::connect(process.url()).is_err());
 
     let process = Process::start(&directory, process.port());
-    let (status, told) = ask(&process, "POST", "evidence/t/f/a.txt", "second");
-    assert!(status == 400 && told.contains(r#""statusCode":"409""#), "{told}");
-    let (status, told) = ask(&process, "GET", "info/authenticated/evidence/t/f/a.txt", "");
-    assert!(status == 200 && told.contains(r#""size":5"#), "{told}");
+    let (status, body) = ask(&process, "POST", "evidence/t/f/a.txt", "second");
+    assert!(status == 400 && body.contains(r#""statusCode":"409""#), "{body}");
+    let (status, body) = ask(&process, "GET", "info/authenticated/evidence/t/f/a.txt", "");
+    assert!(status == 200 && body.contains(r#""size":5"#), "{body}");
     std::fs::remove_dir_all(&directory).expect("it can be removed");
 }

@@ -54,7 +54,7 @@ mod by_example {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
+    fn a_transaction_that_does_not_fit_is_refused_without_a_trace() {
         let (control, words) = (Control::default(), words(4));
         let queue = Queue::new(&control, &words);
         assert_eq!(queue.longest(), 16);
@@ -71,7 +71,7 @@ mod by_example {
         /// Compares with a model: any sequence of reserving, settling and reading, in a queue so
         /// small that frames wrap at every position.
         #[test]
-        fn it_behaves_as_a_list_of_transactions(
+        fn the_queue_behaves_like_a_list_of_transactions(
             size in 2usize..24,
             steps in prop::collection::vec((0u8..4, prop::collection::vec(any::<u8>(), 0..40)), 0..200)
         ) {
@@ -194,7 +194,7 @@ mod every_interleaving {
 
     /// A writer always finds released room zeroed, so it cannot take an old header for its own.
     #[test]
-    fn a_second_lap_never_shows_the_first() {
+    fn a_second_lap_never_reads_the_first() {
         loom::model(|| {
             let memory = Arc::new((Control::default(), words(3)));
             let queue = Queue::new(&memory.0, &memory.1);
