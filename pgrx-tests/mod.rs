@@ -41,7 +41,7 @@ mod support;
 mod teardown;
 mod text_attacks;
 mod ticket;
-mod ticket_failures;
+mod ticket_hazards;
 mod ticket_triggers;
 mod ticket_types;
 mod uncovered_rights;

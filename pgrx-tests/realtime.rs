@@ -1,7 +1,7 @@
 //! Events through Supabase Realtime, and who receives them.
 
 mod attacks;
-mod failures;
+mod hazards;
 mod join;
 mod locks;
 mod matrix;

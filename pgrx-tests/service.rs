@@ -4,7 +4,6 @@
 mod attachments;
 mod confirm;
 mod downloads;
-mod faults;
 mod foreign;
 mod interruption;
 mod links;
@@ -13,6 +12,7 @@ mod secrets;
 mod settings;
 mod targets;
 mod uploads;
+mod weather;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

@@ -24,8 +24,7 @@ pub struct Unpublished {
     /// channels.
     pub unaddressed: usize,
     pub channel: Option<String>,
-    /// Size in bytes of the longest redacted event that NOTIFY would refuse, and how many there
-    /// are.
+    /// Number of redacted events that NOTIFY would refuse, and the size of the longest in bytes.
     pub too_long: usize,
     pub bytes: usize,
     /// Events withheld because there was not enough memory to settle them.

@@ -58,7 +58,7 @@ impl Attachments {
     pub fn find(setting: &str) -> Result<Attachments, Error> {
         let no_table = |why| StorageError::NoMediaTable { table: setting.to_owned(), why };
         let (schema, table) =
-            qualified_name(setting).ok_or(no_table("is no name of a schema and a table"))?;
+            qualified_name(setting).ok_or(no_table("is not a qualified table name"))?;
         let found = catalog::planned(
             "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner
              FROM pg_catalog.pg_class c

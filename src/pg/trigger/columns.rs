@@ -36,8 +36,9 @@ pub(super) struct Source {
     pub(super) output: pg_sys::Oid,
     /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
     pub(super) limit: Option<usize>,
-    /// Bytes of a value; -1 for a varlena. Next: whether the datum is the value itself.
+    /// Bytes of a value; -1 for a varlena.
     pub(super) length: i16,
+    /// Whether the datum is the value itself.
     pub(super) is_by_value: bool,
     /// A generated column whose value is not in the row yet, or never is.
     pub(super) is_uncomputed: bool,
