@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::server::Stop;
 
-/// An answer. By default it is sent whole and at once, with its length.
+/// An answer. Without more it is sent whole and at once, with its length.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -20,23 +20,23 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 enum Manner {
     Whole,
-    /// Announces the whole length, sends this many bytes, then closes the connection.
+    /// The whole length is promised, this many bytes come, the connection ends.
     Cut(usize),
-    /// This many bytes at a time, with this pause before each.
+    /// So many bytes, each time after so long.
     Drip(usize, Duration),
-    /// Repeats the body without end, chunked.
+    /// The body over and over, chunked, without end.
     Endless,
-    /// A response head with endless headers.
+    /// A head whose headers have no end.
     HeaderBomb,
-    /// Sends these bytes, then closes the connection.
+    /// These bytes, and the connection ends.
     Raw,
-    /// Never answers.
+    /// Nothing, for ever.
     BlackHole,
-    /// Closes the connection without an answer.
+    /// Nothing, and the connection ends.
     HangUp,
 }
 
-/// How the client finds the end of the body.
+/// How a client knows where the body ends.
 enum Framing {
     Length,
     Chunked,
@@ -57,7 +57,7 @@ impl Answer {
         Answer::new(status).header("content-type", "application/json").body(body.to_string())
     }
 
-    /// A file with a content type.
+    /// A file of a content type.
     pub fn file(content_type: &str, body: impl Into<Vec<u8>>) -> Answer {
         Answer::new(200).header("content-type", content_type).body(body)
     }
@@ -78,12 +78,12 @@ impl Answer {
         Answer { manner: Manner::HeaderBomb, ..Answer::new(200) }
     }
 
-    /// Arbitrary bytes, not necessarily HTTP.
+    /// Bytes that need not be HTTP.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Answer {
         Answer { manner: Manner::Raw, ..Answer::new(200).body(bytes) }
     }
 
-    /// Adds a header; `content-length` replaces the true one.
+    /// A header; `content-length` stands in the place of the true one.
     pub fn header(mut self, name: &str, value: &str) -> Answer {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -94,13 +94,13 @@ impl Answer {
         self
     }
 
-    /// Delays the answer by this time.
+    /// After this long.
     pub fn after(mut self, delay: Duration) -> Answer {
         self.after = delay;
         self
     }
 
-    /// Delays the answer by this time in addition to its own delay.
+    /// Later than it says by itself.
     pub(crate) fn later(mut self, latency: Duration) -> Answer {
         self.after += latency;
         self
@@ -121,7 +121,7 @@ impl Answer {
         self
     }
 
-    /// Sends the answer; true if the connection may be reused.
+    /// Sends it; the connection may be used again where it says true.
     pub(crate) fn send(
         &self,
         stream: &mut impl Write,

@@ -1,4 +1,4 @@
-//! Valid and invalid certificates, generated for each use.
+//! Certificates, good and bad, made anew each time.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate authority that a client may trust.
+/// An authority that a client may trust.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -17,22 +17,22 @@ impl Authority {
         Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
-    /// The root certificate to trust.
+    /// What a client trusts.
     pub fn root(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
 
-    /// The root certificate in PEM.
+    /// The same, as a file of roots has it.
     pub fn root_pem(&self) -> String {
         self.0.pem()
     }
 
-    /// The configuration of a server with a certificate for a name or an address.
+    /// A server with a certificate for a name or an address.
     pub fn server(&self, name: &str) -> Arc<ServerConfig> {
         self.issue(CertificateParams::new(vec![name.to_owned()]).expect("a name"))
     }
 
-    /// The configuration of a server whose certificate expired in 2020.
+    /// A server whose certificate was good until 2020.
     pub fn expired_server(&self, name: &str) -> Arc<ServerConfig> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.not_before = date_time_ymd(2019, 1, 1);

@@ -1,4 +1,4 @@
-//! A minimal HTTP client that plays a browser or an application server.
+//! A client as plain as HTTP allows, for what comes from outside: a browser, an application server.
 
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ impl Client {
         Ok(Client { host: host.to_owned(), stream: BufReader::new(stream) })
     }
 
-    /// Requests a URL of this server; returns status and body.
+    /// Asks for a URL of this server; gives the status and the body.
     pub fn ask(
         &mut self,
         method: &str,
@@ -35,7 +35,7 @@ impl Client {
         request.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
         let bytes = [request.as_bytes(), body].concat();
         self.stream.get_mut().write_all(&bytes)?;
-        // A response head has the form of a request's, with the status in place of the target.
+        // An answer's head has the form of a request's, with the status where that has its target.
         let answer = Request::head(&mut self.stream)?;
         let mut answer = answer.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         answer.read_body(&mut self.stream)?;
@@ -43,13 +43,13 @@ impl Client {
         Ok((status, answer.body))
     }
 
-    /// Fetches a URL on its own connection.
+    /// Fetches a URL on a connection of its own.
     pub fn get(url: &str) -> io::Result<(u16, Vec<u8>)> {
         Client::connect(url)?.ask("GET", url, &[], b"")
     }
 }
 
-/// Host with port, and the rest of the URL.
+/// Host with port, and the rest.
 fn parts(url: &str) -> io::Result<(&str, &str)> {
     let rest =
         url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| rest.split_at(at)));

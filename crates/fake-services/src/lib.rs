@@ -1,9 +1,9 @@
-//! Fake servers for the Storage API and for Twilio, on loopback, for tests, demo and bench.
+//! Servers on loopback that stand in for the Storage API and for Twilio: for tests, demo and bench.
 //!
-//! [`FakeServer`] gives the answers that a test specifies, including faulty ones, and records the
-//! requests. [`Storage`] and [`Twilio`] behave like the real services. Each takes a free port. A
-//! server and its connections end when the value is dropped. [`Process`] is a [`Storage`] in a
-//! separate process, which can be killed and keeps its files on disk.
+//! [`FakeServer`] answers as a test tells it to, in good weather and bad, and records what it was asked.
+//! [`Storage`] and [`Twilio`] behave as the services do. Each takes a port that is free. A server and
+//! its connections end when the value is dropped. [`Process`] is a [`Storage`] in a process of its
+//! own, which can be killed and keeps its files on disk.
 
 mod answer;
 pub mod certificate;

@@ -1,5 +1,5 @@
-//! `civic_fake_services storage DIRECTORY [PORT]`: a Storage API over a directory. Prints its URL
-//! and runs until it is killed.
+//! `civic_fake_services storage DIRECTORY [PORT]`: a Storage API over a directory. Prints its URL and runs
+//! until it is killed.
 
 use std::process::ExitCode;
 

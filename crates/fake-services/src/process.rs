@@ -1,10 +1,10 @@
-//! A Storage API in a separate process, which tests can kill.
+//! A Storage API in a process of its own, to be killed.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The process. It is killed when this value is dropped; its files remain.
+/// The process; it is killed with this value, its files stay.
 pub struct Process {
     child: Child,
     url: String,
@@ -12,8 +12,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts one over a directory, with the secret and key of
-    /// [`Options::default`](crate::Options), at a port; 0 means any free port.
+    /// Starts one over a directory, with [`Options::default`](crate::Options)'s secret and key, at a
+    /// port; 0 means any that is free.
     pub fn start(directory: &Path, port: u16) -> Process {
         let mut child = Command::new(program())
             .arg("storage")
@@ -40,7 +40,7 @@ impl Process {
         self.port
     }
 
-    /// Sends SIGKILL and waits for the end of the process.
+    /// SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -53,7 +53,7 @@ impl Drop for Process {
     }
 }
 
-/// The program is next to the test binary, or at `CIVIC_FAKE_SERVICES`.
+/// The program stands beside the tests' own, or where `CIVIC_FAKE_SERVICES` says.
 fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("CIVIC_FAKE_SERVICES") {
         return program.into();

@@ -1,4 +1,4 @@
-//! A received request.
+//! A request as it came.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub method: String,
-    /// Path and query as received.
+    /// Path and query as they were sent.
     pub target: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
@@ -20,13 +20,13 @@ impl Request {
         self.headers.iter().find(is_it).map(|(_, value)| value.as_str())
     }
 
-    /// The decoded path, without the query.
+    /// The path, decoded, without the query.
     pub fn path(&self) -> String {
         let path = self.target.split('?').next().unwrap_or_default();
         percent_decode_str(path).decode_utf8_lossy().into_owned()
     }
 
-    /// The raw value of a key in the query.
+    /// The value of a key of the query, as it was sent.
     pub fn query(&self, key: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
         query
@@ -35,7 +35,7 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    /// The head of the next request; `None` if the client has closed the connection.
+    /// The next request's head; None where the client has hung up.
     pub(crate) fn head(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
         let mut line = String::new();
         if stream.read_line(&mut line)? == 0 {
@@ -60,7 +60,7 @@ impl Request {
         }
     }
 
-    /// Reads the body of this request.
+    /// Reads the body that belongs to the head.
     pub(crate) fn read_body(&mut self, stream: &mut impl BufRead) -> io::Result<()> {
         if self.header("transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
             loop {

@@ -1,4 +1,4 @@
-//! The server: one thread per connection; a function of the request gives the answer.
+//! The server: one thread a connection, answers by a function of the request.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::answer::Answer;
 use crate::request::Request;
 
-/// The function that gives the answers of a fake server.
+/// How a test tells a fake server what to answer.
 pub type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 
-/// An HTTP server on 127.0.0.1, at a free port.
+/// An HTTP server on 127.0.0.1, at a port that was free.
 #[derive(Debug)]
 pub struct FakeServer {
     address: SocketAddr,
@@ -26,7 +26,7 @@ struct Shared {
     seen: Mutex<Seen>,
     changed: Condvar,
     stop: Stop,
-    /// Open connections, to be closed when the server stops.
+    /// Connections that are open, to be closed at the end.
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -38,7 +38,7 @@ struct Seen {
     most_at_once: usize,
 }
 
-/// What the server does before it computes the answer.
+/// What the server does before the answer is known.
 #[derive(Clone)]
 struct Service {
     handler: Arc<Handler>,
@@ -47,12 +47,12 @@ struct Service {
 }
 
 impl FakeServer {
-    /// A server that reads each request to its end and answers with this function.
+    /// A server that answers each request, read to its end, by the function.
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> FakeServer {
         FakeServer::listen(0, handler)
     }
 
-    /// The same at a port; 0 means any free port.
+    /// The same at a port; 0 means any that is free.
     pub fn listen(
         port: u16,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -100,7 +100,7 @@ impl FakeServer {
         FakeServer { address, scheme, shared, listener: Some(thread) }
     }
 
-    /// Host and port, for example `127.0.0.1:41234`.
+    /// Such as `127.0.0.1:41234`.
     pub fn host(&self) -> String {
         self.address.to_string()
     }
@@ -114,7 +114,7 @@ impl FakeServer {
         format!("{}://{}{path}", self.scheme, self.address)
     }
 
-    /// The requests received, in order.
+    /// What it has been asked, in order.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.seen().requests.clone()
     }
@@ -123,28 +123,28 @@ impl FakeServer {
         self.shared.seen().requests.len()
     }
 
-    /// Forgets the requests received.
+    /// Forgets what it has been asked.
     pub fn clear(&self) {
         self.shared.seen().requests.clear();
     }
 
-    /// Number of connections accepted, with or without a request.
+    /// How many connections have been made, whether or not anything was asked.
     pub fn connections(&self) -> usize {
         self.shared.seen().connections
     }
 
-    /// The highest number of requests answered at the same time.
+    /// The most requests that were being answered at the same time.
     pub fn most_at_once(&self) -> usize {
         self.shared.seen().most_at_once
     }
 
-    /// Waits until this many requests have arrived; panics on timeout.
+    /// Waits until so many requests have come; panics when they do not.
     #[track_caller]
     pub fn wait_for(&self, count: usize) {
         self.wait_until(|seen| seen.requests.len() >= count);
     }
 
-    /// Waits until this many connections were made; panics on timeout.
+    /// Waits until so many connections have come; panics when they do not.
     #[track_caller]
     pub fn wait_for_connections(&self, count: usize) {
         self.wait_until(|seen| seen.connections >= count);
@@ -152,13 +152,13 @@ impl FakeServer {
 
     #[track_caller]
     fn wait_until(&self, is_so: impl Fn(&Seen) -> bool) {
-        let timeout = Duration::from_secs(30);
+        let patience = Duration::from_secs(30);
         let (seen, timeout) = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.seen(), timeout, |seen| !is_so(seen))
+            .wait_timeout_while(self.shared.seen(), patience, |seen| !is_so(seen))
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        assert!(!timeout.timed_out(), "timed out; requests: {}", seen.requests.len());
+        assert!(!timeout.timed_out(), "it never came; requests: {}", seen.requests.len());
     }
 }
 
@@ -168,7 +168,7 @@ impl Drop for FakeServer {
         for stream in lock(&self.shared.open).drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        // Wakes the accepting thread.
+        // Wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -181,7 +181,7 @@ impl Shared {
         lock(&self.seen)
     }
 
-    /// Serves a connection. It ends without an error if the client closes it.
+    /// Serves a connection; a client that hangs up ends it and is no error.
     fn connection(&self, stream: TcpStream, service: &Service) {
         let _ = stream.set_nodelay(true);
         let copy = stream.try_clone();
@@ -223,7 +223,7 @@ impl Shared {
     }
 }
 
-/// A handler that gives these answers in turn and repeats the last one.
+/// A handler's answers in turn; the last one stays.
 pub fn sequence(
     answers: impl IntoIterator<Item = Answer>,
 ) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
@@ -238,7 +238,7 @@ pub fn sequence(
     }
 }
 
-/// Blocks waiting threads until it is opened, for a minute at most.
+/// Holds who waits until it is opened, a minute at most.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<Stop>);
 
@@ -256,7 +256,7 @@ impl Gate {
     }
 }
 
-/// A flag that threads can wait for.
+/// A flag that can be waited for.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     is_set: Mutex<bool>,
@@ -273,7 +273,7 @@ impl Stop {
         *lock(&self.is_set)
     }
 
-    /// Sleeps; false if the flag was set meanwhile.
+    /// Sleeps; false where it was set meanwhile.
     pub fn sleep(&self, duration: Duration) -> bool {
         let deadline = Instant::now() + duration;
         let mut is_set = lock(&self.is_set);
@@ -293,7 +293,7 @@ impl Stop {
     }
 }
 
-/// Ignores poisoning: the test that panicked has already reported why.
+/// A test that panicked has told why; the others' locks go on.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

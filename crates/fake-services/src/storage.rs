@@ -1,5 +1,4 @@
-//! A fake Storage API: the routes that a server with the service key calls, with the answers of the
-//! real one.
+//! A fake Storage API: the routes that a server with the service key calls, answered as the real one does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -13,34 +12,33 @@ use crate::jwt;
 use crate::request::Request;
 use crate::server::{FakeServer, lock};
 
-/// Path of the API under the project's URL.
+/// Under the project's URL.
 const ROOT: &str = "/storage/v1";
-/// The real API's default size limit, in bytes.
+/// What the real one takes, unless it is told otherwise.
 const SIZE_LIMIT: usize = 50 * 1024 * 1024;
 
-/// How errors are reported.
+/// How an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Errors {
-    /// HTTP 400 with the code in the body, as in current versions.
+    /// HTTP 400, the code in the body: the API of today.
     #[default]
     InBody,
-    /// The code as the HTTP status too, as in older versions and the gateway.
+    /// The code as the HTTP status too: older ones, and the gateway.
     AsStatus,
 }
 
-/// Called with each stored file before the client gets its answer; the real API writes the row
-/// there.
+/// Told of each file that is stored, before the client is: there the real API writes the row.
 pub type OnUpload = dyn Fn(&Object) + Send + Sync;
 
 pub struct Options {
-    /// 0 means any free port.
+    /// 0 means any that is free.
     pub port: u16,
     pub jwt_secret: String,
-    /// The key that a client must send; by default a token of `service_role` over the secret.
+    /// What a client must send; by default a token of `service_role` over the secret.
     pub service_key: Option<String>,
     pub errors: Errors,
     pub latency: Duration,
-    /// Directory that keeps the files after the server ends. Without it they are only in memory.
+    /// Where files outlive the server. Without it they are in memory alone.
     pub directory: Option<PathBuf>,
     pub on_upload: Option<Box<OnUpload>>,
 }
@@ -59,7 +57,7 @@ impl Default for Options {
     }
 }
 
-/// A stored file.
+/// A file that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     pub id: String,
@@ -78,9 +76,9 @@ struct State {
     options: Options,
     service_key: String,
     objects: Mutex<BTreeMap<String, Object>>,
-    /// Answers given without performing the request.
+    /// Answers that are given without doing anything.
     failures: Mutex<VecDeque<Answer>>,
-    /// Answers given instead of the true one after the request was performed.
+    /// Answers that are given in the place of the true one, when it has been done.
     afterwards: Mutex<VecDeque<Answer>>,
 }
 
@@ -105,12 +103,12 @@ impl Storage {
         Storage { server, state }
     }
 
-    /// The API's URL, the start of the URLs of objects.
+    /// The API's URL, with which the paths of objects begin.
     pub fn url(&self) -> String {
         self.server.url(ROOT)
     }
 
-    /// The project's URL, which contains the API.
+    /// The project's URL, under which the API is.
     pub fn project_url(&self) -> String {
         self.server.url("")
     }
@@ -123,7 +121,7 @@ impl Storage {
         &self.state.options.jwt_secret
     }
 
-    /// The server underneath, with the requests it has received.
+    /// What was asked of it.
     pub fn server(&self) -> &FakeServer {
         &self.server
     }
@@ -136,7 +134,7 @@ impl Storage {
         lock(&self.state.objects).get(&format!("{bucket}/{path}")).cloned()
     }
 
-    /// Stores a file as if a browser had uploaded it.
+    /// Keeps a file as if a browser had uploaded it.
     pub fn keep(&self, bucket: &str, path: &str, content_type: &str, body: impl Into<Vec<u8>>) {
         let key = format!("{bucket}/{path}");
         let object = Object {
@@ -149,19 +147,19 @@ impl Storage {
         lock(&self.state.objects).insert(key, object);
     }
 
-    /// Forgets every file and all requests so far.
+    /// Forgets every file, and what was asked so far.
     pub fn clear(&self) {
         lock(&self.state.objects).clear();
         self.server.clear();
     }
 
-    /// Gives these answers first, one per request, without performing the requests.
+    /// Gives these answers first, one a request, and does nothing.
     pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.failures).extend(answers);
     }
 
-    /// Performs the requests but gives these answers instead of its first ones, so that a client
-    /// loses the answer to a request that succeeded.
+    /// Does what is asked, and gives these in the place of its first answers: so a client loses the
+    /// answer to what has been done.
     pub fn answers_instead(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.afterwards).extend(answers);
     }
@@ -205,7 +203,7 @@ impl State {
         bearer == Some(&self.service_key) && request.header("apikey") == Some(&self.service_key)
     }
 
-    /// An error in the form of this version of the API.
+    /// An error as this version of the API tells it.
     fn refusal(&self, code: u16, error: &str, message: &str) -> Answer {
         let status = if self.options.errors == Errors::AsStatus { code } else { 400 };
         let code = code.to_string();
@@ -314,7 +312,7 @@ impl State {
     }
 }
 
-/// An id in the form of a UUID, the same for equal names.
+/// An id in the form of a UUID, the same for the same name.
 fn uuid(name: &str) -> String {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(name.as_bytes());
@@ -323,8 +321,8 @@ fn uuid(name: &str) -> String {
     format!("{a}-{b}-4{c}-8{d}-{e}")
 }
 
-/// Files that outlive the process. Each is one line of JSON followed by the body. It is written to
-/// a temporary name and then renamed.
+/// Files that outlive the process: each one a line of JSON and the body behind it, written beside
+/// its place and moved there whole.
 mod disk {
     use std::collections::BTreeMap;
     use std::fs;

@@ -1,5 +1,5 @@
-//! A fake Twilio: the API requires the account's password and redirects to another host, which
-//! serves the file without a password.
+//! A fake Twilio: the API asks for the account's password and sends on to another host, which
+//! gives out the file and wants no password.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ pub struct Twilio {
 struct State {
     account_sid: String,
     authorization: String,
-    /// The answer at each path.
+    /// What is under each path.
     files: Mutex<BTreeMap<String, Answer>>,
     failures: Mutex<VecDeque<Answer>>,
     latency: Mutex<Duration>,
@@ -48,12 +48,12 @@ impl Twilio {
         Twilio { api, media, state }
     }
 
-    /// Offers a file; returns its URL, as in the webhook.
+    /// Offers a file; gives its URL, as the webhook tells it.
     pub fn offer(&self, content_type: &str, body: impl Into<Vec<u8>>) -> String {
         self.offer_answer(Answer::file(content_type, body))
     }
 
-    /// Offers an answer of the host that serves files.
+    /// Offers an answer of the host that gives out the files.
     pub fn offer_answer(&self, answer: Answer) -> String {
         let mut files = lock(&self.state.files);
         let media = format!("ME{:032x}", files.len());
@@ -62,17 +62,17 @@ impl Twilio {
         self.api.url(&format!("/2010-04-01/Accounts/{account}/Messages/MM0/Media/{media}"))
     }
 
-    /// The value for `civic.media_hosts`: the API first, then the host that serves files.
+    /// What `civic.media_hosts` must be: the API first, then the host that gives out the files.
     pub fn hosts(&self) -> String {
         format!("{}, {}", self.api.host(), self.media.host())
     }
 
-    /// The API gives these answers first, one per request.
+    /// The API gives these answers first, one a request.
     pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.failures).extend(answers);
     }
 
-    /// How long each host takes to answer.
+    /// How long each host takes for an answer.
     pub fn takes(&self, latency: Duration) {
         *lock(&self.state.latency) = latency;
     }
@@ -104,7 +104,7 @@ impl State {
     }
 
     fn file(&self, request: &Request) -> Answer {
-        // The file host rejects a signed URL together with a password.
+        // A signed URL and a password at once are refused by what is behind it.
         if request.header("authorization").is_some() {
             return Answer::new(400).body("Only one auth mechanism allowed");
         }

@@ -1,8 +1,8 @@
-//! Tests the program as the tests of the extension use it.
+//! The program as a test of the extension uses it.
 
 use civic_fake_services::{Client, Options, Process, Storage};
 
-/// Sends a request with the default key; returns status and body.
+/// Asks with the default key; gives status and body.
 fn ask(process: &Process, method: &str, path: &str, body: &str) -> (u16, String) {
     let key = Storage::start(Options::default()).service_key().to_owned();
     let url = format!("{}/object/{path}", process.url());
@@ -23,9 +23,9 @@ fn files_outlive_a_killed_process() {
     assert!(Client::connect(process.url()).is_err());
 
     let process = Process::start(&directory, process.port());
-    let (status, body) = ask(&process, "POST", "evidence/t/f/a.txt", "second");
-    assert!(status == 400 && body.contains(r#""statusCode":"409""#), "{body}");
-    let (status, body) = ask(&process, "GET", "info/authenticated/evidence/t/f/a.txt", "");
-    assert!(status == 200 && body.contains(r#""size":5"#), "{body}");
+    let (status, told) = ask(&process, "POST", "evidence/t/f/a.txt", "second");
+    assert!(status == 400 && told.contains(r#""statusCode":"409""#), "{told}");
+    let (status, told) = ask(&process, "GET", "info/authenticated/evidence/t/f/a.txt", "");
+    assert!(status == 200 && told.contains(r#""size":5"#), "{told}");
     std::fs::remove_dir_all(&directory).expect("it can be removed");
 }
