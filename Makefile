@@ -1,5 +1,6 @@
 # make demo     play the whole story on a private PostgreSQL 18
 # make test     run every test, on PostgreSQL 18 and on Debian's 15
+# make proof    the same, with the long tests at their full length
 # make psql     open a shell in the demo's database
 # make bench    measure against the plain SQL that pg_civic replaces
 # make lint     check formatting, clippy and, with cargo-deny, the dependencies
@@ -9,29 +10,35 @@
 
 export PG_CONFIG
 
-.PHONY: help demo test psql bench lint install bootstrap
+.PHONY: help demo test proof psql bench lint install tools test-tools
 
 # The first target: `make` alone prints the lines above and installs nothing.
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-bootstrap:
-	@scripts/bootstrap.sh
+tools:
+	@scripts/bootstrap.sh demo
 
-demo: bootstrap
+test-tools:
+	@scripts/bootstrap.sh test
+
+demo: tools
 	@scripts/demo.sh
 
-psql: bootstrap
+psql: tools
 	@scripts/psql.sh
 
-test: bootstrap
+test: test-tools
 	@scripts/test.sh
 
-bench: bootstrap
+proof: test-tools
+	@CIVIC_PROOF=1 PROPTEST_CASES=4096 scripts/test.sh
+
+bench: tools
 	@scripts/bench.sh
 
-lint: bootstrap
+lint: test-tools
 	@scripts/lint.sh
 
-install: bootstrap
+install: tools
 	@scripts/install.sh

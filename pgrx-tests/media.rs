@@ -4,12 +4,12 @@
 mod access;
 mod attacks;
 mod crash;
+mod faults;
 mod foreign;
 mod jobs;
 mod load;
 mod sensitive;
 mod settings;
-mod weather;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,9 +40,7 @@ struct Town {
 
 /// A cluster of a test's own, with the worker and with the application's tables.
 fn media_cluster(settings: &[&str]) -> Cluster {
-    let cluster = Cluster::start(&[&["shared_preload_libraries=pg_civic"], settings].concat());
-    install(&mut cluster.superuser());
-    cluster
+    Cluster::preloaded("media", settings, |cluster| install(&mut cluster.superuser()))
 }
 
 fn install(session: &mut Session) {

@@ -27,10 +27,9 @@ const TICKETS: &str = "
 
 /// A private cluster with a relay for the database `postgres` and a table of tickets.
 fn relayed(settings: &[&str]) -> Cluster {
-    let cluster = Cluster::start(&[&["shared_preload_libraries=pg_civic"], settings].concat());
-    let mut session = cluster.superuser();
-    session.run(TICKETS);
-    wait_for_relay(&mut session);
+    let prepare = |cluster: &Cluster| cluster.superuser().run(TICKETS);
+    let cluster = Cluster::preloaded("relay", settings, prepare);
+    wait_for_relay(&mut cluster.superuser());
     cluster
 }
 
@@ -82,6 +81,20 @@ fn wait_for_event(session: &mut Session, pid: &str, event: &str) {
         "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = '{event}'"
     );
     wait_until(event, || session.text(&sql) == "1");
+}
+
+/// Has every commit wait for a standby that does not exist, unless `synchronous_commit` is local. The
+/// checkpointer decides that, and may read the setting later than a session does.
+fn wait_for_absent_standby(cluster: &Cluster) {
+    let mut session = cluster.superuser();
+    session.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
+    session.run("SELECT pg_reload_conf()");
+    session.run("SET statement_timeout = '100ms'");
+    wait_until("commits wait", || {
+        let commit = "SELECT pg_logical_emit_message(true, 'probe', '')";
+        let _ = session.client().batch_execute(commit);
+        session.warnings().iter().any(|it| it.message().contains("synchronous replication"))
+    });
 }
 
 fn pid(session: &mut Session) -> String {

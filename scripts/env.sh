@@ -22,6 +22,11 @@ DEBIAN_PG_CONFIG=$CACHE/postgresql/debian-$DEBIAN_MAJOR/usr/lib/postgresql/$DEBI
 
 PG_CONFIG_GIVEN=${PG_CONFIG:-}
 PG_CONFIG=${PG_CONFIG:-$EMBEDDED_PG_CONFIG}
+if [ -n "$PG_CONFIG_GIVEN" ]; then
+    TESTED_PG_CONFIGS=("$PG_CONFIG")
+else
+    TESTED_PG_CONFIGS=("$EMBEDDED_PG_CONFIG" "$DEBIAN_PG_CONFIG")
+fi
 
 export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
 export PGRX_HOME=$CACHE/pgrx
@@ -49,3 +54,5 @@ as_server_user() {
 }
 
 major_of() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }
+# The root of the copy of a server that tests install into.
+test_copy_of() { printf '%s\n' "$CACHE/test-servers/$(printf '%s %s' "$1" "$("$1" --version)" | cksum | cut -d ' ' -f 1)"; }

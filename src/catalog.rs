@@ -12,6 +12,7 @@ pub use error::CatalogError;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use once_cell::unsync::OnceCell;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
@@ -68,7 +69,9 @@ where
 }
 
 thread_local! {
-    static PLANS: RefCell<HashMap<&'static str, &'static OwnedPreparedStatement>> = RefCell::default();
+    /// The plans of [`planned`] by their statements. They are kept until the process ends.
+    static PLANS: RefCell<HashMap<&'static str, &'static OnceCell<OwnedPreparedStatement>>> =
+        RefCell::default();
 }
 
 /// Every row of a statement that may write, planned once per process, for work that is repeated. It
@@ -82,17 +85,15 @@ where
     Error: From<E>,
 {
     connect_mut(|client| {
-        let plan = match PLANS.with_borrow(|plans| plans.get(sql).copied()) {
-            Some(plan) => plan,
-            None => {
-                let types: Vec<_> =
-                    arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
-                // Never freed: it is used until the process ends.
-                let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(sql, &types)?.keep()));
-                PLANS.with_borrow_mut(|plans| plans.insert(sql, plan));
-                plan
-            }
-        };
+        let plan = PLANS.with_borrow_mut(|plans| {
+            *plans.entry(sql).or_insert_with(|| Box::leak(Box::default()))
+        });
+        // A failure to prepare it is not kept: the next call tries again.
+        let plan = plan.get_or_try_init(|| {
+            let types: Vec<_> =
+                arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
+            Ok::<_, spi::Error>(client.prepare_mut(sql, &types)?.keep())
+        })?;
         // Not `update`, which assigns a transaction id even if nothing is written: an idle worker
         // would then store a commit at each poll. The plan itself states that it may write.
         let table = client.select(plan, None, arguments)?;

@@ -101,7 +101,8 @@ impl Town {
         let begun = Instant::now();
         self.session.run(&format!("SELECT pg_terminate_backend({worker})"));
         wait_until("it is gone", || !exists(&worker));
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        // A silent server would be given up after ten seconds.
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     }
 
     /// Adds a job whose end cannot be recorded, for as long as `holder` stays in its transaction.
@@ -143,7 +144,7 @@ fn a_postmaster_that_is_killed_or_stopped_loses_and_doubles_nothing() {
             }
             mode => town.cluster.stop(mode),
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{how}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{how}: {:?}", begun.elapsed());
         wait_until("it can be started", || town.cluster.try_start_again());
         town.twilio.takes(Duration::ZERO);
         town.session = town.cluster.superuser_of("postgres");

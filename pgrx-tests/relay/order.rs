@@ -166,13 +166,10 @@ fn a_synchronous_commit_is_received_when_it_is_visible() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
-    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
-    admin.run("SELECT pg_reload_conf(); SET synchronous_commit = local");
+    super::wait_for_absent_standby(&cluster);
+    admin.run("SET synchronous_commit = local");
     for (id, end) in [(1, "pg_cancel_backend"), (2, "pg_terminate_backend")] {
         let mut writer = cluster.superuser();
-        super::wait_until("the standby is asked for", || {
-            writer.text("SHOW synchronous_standby_names") == "absent"
-        });
         let process = super::pid(&mut writer);
         let status = id.to_string();
         let sql = insert(id, "t", &status);

@@ -141,10 +141,9 @@ fn an_idle_relay_sleeps_without_an_open_transaction() {
 fn a_relay_does_not_spin_while_a_transaction_does_not_end() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
-    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
-    admin.run("SELECT pg_reload_conf(); SET synchronous_commit = local");
+    super::wait_for_absent_standby(&cluster);
+    admin.run("SET synchronous_commit = local");
     let mut writer = cluster.superuser();
-    wait_until("it counts", || writer.text("SHOW synchronous_standby_names") == "absent");
     let process = pid(&mut writer);
     let commit = std::thread::spawn(move || writer.client().batch_execute(&insert(1, "t", "one")));
     super::wait_for_event(&mut admin, &process, "SyncRep");
@@ -168,7 +167,7 @@ fn a_relay_does_not_spin_while_a_transaction_does_not_end() {
 fn another_database_can_be_dropped_while_the_relay_is_idle() {
     let cluster = relayed(&[]);
     let mut session = cluster.superuser();
-    session.run("SET statement_timeout = '15s'");
+    session.run("SET statement_timeout = '2min'");
     for round in 0..3 {
         session.run("CREATE DATABASE other");
         let mut other = cluster.superuser_of("other");
@@ -204,7 +203,7 @@ fn the_relays_own_database_can_be_dropped_by_force_and_recreated() {
             assert_eq!(listener.receive_until(&end).last(), Some(&end));
             stats(&mut town, "delivered") != before
         });
-        admin.run("SET statement_timeout = '15s'");
+        admin.run("SET statement_timeout = '2min'");
         admin.run("DROP DATABASE town WITH (FORCE)");
     }
 }
@@ -219,10 +218,8 @@ fn events_of_a_dropped_database_are_not_delivered_in_its_successor() {
     town.run(TICKETS);
     let relay = wait_for_relay(&mut town);
     admin.run("SET synchronous_commit = local");
-    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
-    admin.run("SELECT pg_reload_conf()");
+    super::wait_for_absent_standby(&cluster);
     let mut writer = cluster.superuser_of("town");
-    wait_until("it counts", || writer.text("SHOW synchronous_standby_names") == "absent");
     let process = pid(&mut writer);
     let commit = std::thread::spawn(move || writer.client().batch_execute(&insert(1, "t", "old")));
     super::wait_for_event(&mut admin, &process, "SyncRep");

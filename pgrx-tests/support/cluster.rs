@@ -1,8 +1,9 @@
 //! A server of a test's own, for what would disturb the others: full queues, crashes, settings.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use postgres::NoTls;
@@ -19,43 +20,51 @@ pub struct Cluster {
     memory: Option<u64>,
 }
 
+/// Data directories that clusters are copies of, by the name of what was done in them; where that was
+/// initdb alone, the name is empty.
+static PREPARED: Mutex<BTreeMap<&'static str, PathBuf>> = Mutex::new(BTreeMap::new());
+const PRELOAD: &str = "shared_preload_libraries=pg_civic";
+
 impl Cluster {
     /// Makes and starts one, with these settings, from the programs of the server that runs.
     pub fn start(settings: &[&str]) -> Cluster {
-        Cluster::make(None, settings)
+        Cluster::copy_of(&initialized(), None, settings)
     }
 
     /// The same, with a limit for the address space of each process, in kilobytes.
     pub fn start_within(kilobytes: u64, settings: &[&str]) -> Cluster {
-        Cluster::make(Some(kilobytes), settings)
+        Cluster::copy_of(&initialized(), Some(kilobytes), settings)
     }
 
-    fn make(memory: Option<u64>, settings: &[&str]) -> Cluster {
-        let mut running = SERVER.connect("postgres", Arc::default());
-        let bin = running
-            .query_one("SELECT setting FROM pg_config WHERE name = 'BINDIR'", &[])
-            .expect("the server knows where it is installed");
-        let mktemp = output(server_user("mktemp").args(["-d", "/tmp/pg_civic.XXXXXX"]));
-        let mut cluster = Cluster {
-            directory: PathBuf::from(mktemp.trim()),
-            bin: PathBuf::from(bin.get::<_, String>(0)),
-            options: String::new(),
-            memory,
-        };
-        let data = cluster.directory.join("data");
-        output(
-            server_user(cluster.bin.join("initdb"))
-                .args(["-N", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", &SERVER.user])
-                .arg("-D")
-                .arg(&data),
+    /// One that preloads the library, and in which `prepare` was run. That is done once for each name.
+    pub fn preloaded(
+        name: &'static str,
+        settings: &[&str],
+        prepare: impl FnOnce(&Cluster),
+    ) -> Cluster {
+        let pristine = initialized();
+        let data = prepared(name, || {
+            let cluster = Cluster::copy_of(&pristine, None, &[PRELOAD]);
+            prepare(&cluster);
+            cluster.stop("fast");
+            let data = PLACE.directory().join("data");
+            copy(&cluster.directory.join("data"), &data);
+            data
+        });
+        Cluster::copy_of(&data, None, &[&[PRELOAD], settings].concat())
+    }
+
+    fn copy_of(data: &Path, memory: Option<u64>, settings: &[&str]) -> Cluster {
+        let directory = PLACE.directory();
+        copy(data, &directory.join("data"));
+        let mut options = format!(
+            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off",
+            directory.display()
         );
-        let directory = cluster.directory.display();
-        let mut options =
-            format!("-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off");
         for setting in settings {
             options.push_str(&format!(" -c {setting}"));
         }
-        cluster.options = options;
+        let cluster = Cluster { directory, bin: PLACE.bin.clone(), options, memory };
         cluster.start_again();
         cluster
     }
@@ -82,10 +91,9 @@ impl Cluster {
 
     /// A hot standby of this cluster, which is stopped for the copy, with the same settings.
     pub fn standby(&self) -> Cluster {
-        let mktemp = output(server_user("mktemp").args(["-d", "/tmp/pg_civic.XXXXXX"]));
-        let directory = PathBuf::from(mktemp.trim());
+        let directory = PLACE.directory();
         self.stop("fast");
-        output(server_user("cp").arg("-a").arg(self.directory.join("data")).arg(&directory));
+        copy(&self.directory.join("data"), &directory.join("data"));
         output(server_user("touch").arg(directory.join("data/standby.signal")));
         self.start_again();
         let socket = |directory: &PathBuf| directory.display().to_string();
@@ -166,7 +174,7 @@ impl Cluster {
 
     /// A session of the superuser, as soon as the cluster, which may be recovering, takes one.
     pub fn superuser_of(&self, database: &str) -> Session {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + super::DEADLINE;
         loop {
             match self.connect(database) {
                 Ok(session) => return session,
@@ -214,6 +222,65 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Where clusters are made, and from what.
+struct Place {
+    parent: PathBuf,
+    bin: PathBuf,
+}
+
+static PLACE: LazyLock<Place> = LazyLock::new(|| {
+    let mut running = SERVER.connect("postgres", Arc::default());
+    let mut text = |sql: &str| running.query_one(sql, &[]).expect(sql).get::<_, String>(0);
+    let bin = PathBuf::from(text("SELECT setting FROM pg_config WHERE name = 'BINDIR'"));
+    // Beside the data of the server that runs, which may be in memory, unless the path of a socket
+    // there would be too long.
+    let data = PathBuf::from(text("SHOW data_directory"));
+    let beside = data.parent().filter(|parent| parent.as_os_str().len() < 75);
+    let base = beside.map_or_else(|| PathBuf::from("/tmp"), Path::to_path_buf);
+    let place = Place { parent: mktemp(&base), bin };
+    let parent = place.parent.clone();
+    pgrx_tests::add_shutdown_hook(move || {
+        let _ = server_user("rm").arg("-rf").arg(&parent).status();
+    });
+    place
+});
+
+impl Place {
+    /// A new directory.
+    fn directory(&self) -> PathBuf {
+        mktemp(&self.parent)
+    }
+}
+
+/// The data directory of this name, which `make` makes the first time. A second caller waits for it.
+fn prepared(name: &'static str, make: impl FnOnce() -> PathBuf) -> PathBuf {
+    let mut all = PREPARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    all.entry(name).or_insert_with(make).clone()
+}
+
+/// A data directory as initdb makes it.
+fn initialized() -> PathBuf {
+    prepared("", || {
+        let data = PLACE.directory().join("data");
+        output(
+            server_user(PLACE.bin.join("initdb"))
+                .args(["-N", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", &SERVER.user])
+                .arg("-D")
+                .arg(&data),
+        );
+        data
+    })
+}
+
+fn mktemp(parent: &Path) -> PathBuf {
+    let made = output(server_user("mktemp").arg("-d").arg(parent.join("c.XXXXXX")));
+    PathBuf::from(made.trim())
+}
+
+fn copy(from: &Path, to: &Path) {
+    output(server_user("cp").arg("-a").arg(from).arg(to));
 }
 
 /// A command as the user that the servers run as: PostgreSQL refuses to run as root.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Database, Session};
 
@@ -96,7 +96,7 @@ impl Session {
 #[track_caller]
 pub fn wait_until_blocked(database: &Database, process: &str) {
     let mut session = database.superuser();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + super::DEADLINE;
     let is_blocked = format!(
         "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = {process} AND NOT granted) FROM pg_sleep(0.01)"
     );

@@ -127,7 +127,7 @@ impl Database {
         let _guard = COPYING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut client = server.connect("postgres", Arc::default());
         // The session that filled the template may still be on its way out.
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + DEADLINE;
         let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
         while let Err(error) = client.batch_execute(&statement) {
             assert!(Instant::now() < deadline, "{statement}: {error}");
@@ -362,10 +362,18 @@ impl Session {
     }
 }
 
+/// How much a long test does: a part in `make test`, the whole in `make proof`.
+pub fn extent<T>(part: T, whole: T) -> T {
+    if std::env::var_os("CIVIC_PROOF").is_some() { whole } else { part }
+}
+
+/// How long a test waits for what takes milliseconds where nothing else runs.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
 /// Waits for a condition, and fails where it does not come.
 #[track_caller]
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
-    wait_within(Duration::from_secs(30), what, condition);
+    wait_within(DEADLINE, what, condition);
 }
 
 /// [`wait_until`] for what takes seconds where nothing else runs.
@@ -376,4 +384,10 @@ pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> b
         assert!(Instant::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+#[ignore = "the process that tests of a killed Storage API start"]
+fn fake_storage_process() {
+    civic_fake_services::Process::serve();
 }

@@ -38,7 +38,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let outcome = match error.kind() {
             Kind::Cancelled => Outcome::Cancelled,
-            _ => Outcome::Refused { may_heal: error.may_heal(), retry_after: error.retry_after() },
+            _ => Outcome::Refused {
+                may_heal: error.is_transient(),
+                retry_after: error.retry_after(),
+            },
         };
         Failure { outcome, message: error.message().to_owned() }
     }

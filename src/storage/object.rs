@@ -1,8 +1,7 @@
 //! Rows of `storage.objects`, looked up with the rights of the current user, whose row security
 //! decides what they see.
 
-use std::cell::RefCell;
-
+use once_cell::unsync::OnceCell;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -26,7 +25,8 @@ pub struct Object {
 }
 
 thread_local! {
-    static EXISTS: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+    /// A failure to prepare it is not kept: the next call tries again.
+    static EXISTS: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
 }
 
 /// Reads with the rights of the current user. A superuser, who bypasses every policy, reads as the
@@ -58,15 +58,14 @@ pub fn exists(bucket: &str, name: &str) -> Result<bool, Error> {
 
 fn read_exists(bucket: &str, name: &str) -> Result<bool, Error> {
     Spi::connect(|client| {
-        EXISTS.with_borrow_mut(|exists| {
-            if exists.is_none() {
+        EXISTS.with(|exists| {
+            let exists = exists.get_or_try_init(|| {
                 let sql = "SELECT FROM storage.objects o
                            WHERE o.bucket_id OPERATOR(pg_catalog.=) $1
                              AND o.name OPERATOR(pg_catalog.=) $2";
                 let types = [pg_sys::TEXTOID.into(), pg_sys::TEXTOID.into()];
-                *exists = Some(client.prepare(sql, &types)?.keep());
-            }
-            let Some(exists) = exists.as_ref() else { return Ok(false) };
+                Ok::<_, spi::Error>(client.prepare(sql, &types)?.keep())
+            })?;
             let arguments: [DatumWithOid<'_>; 2] = [bucket.into(), name.into()];
             Ok(!client.select(exists, Some(1), &arguments)?.is_empty())
         })

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::Stop;
+use crate::sync::Stop;
 
-/// An answer. Without more it is sent whole and at once, with its length.
+/// A response. By default it is sent whole and at once, with its length.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -20,23 +20,23 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 enum Manner {
     Whole,
-    /// The whole length is promised, this many bytes come, the connection ends.
+    /// The Content-Length is the whole body's; this many bytes are sent, and the connection is closed.
     Cut(usize),
-    /// So many bytes, each time after so long.
+    /// This many bytes at a time, each time after this delay.
     Drip(usize, Duration),
-    /// The body over and over, chunked, without end.
+    /// The body again and again, chunked, without end.
     Endless,
-    /// A head whose headers have no end.
+    /// Headers without end.
     HeaderBomb,
-    /// These bytes, and the connection ends.
+    /// The body's bytes only, and the connection is closed.
     Raw,
-    /// Nothing, for ever.
+    /// Nothing, and the connection stays open.
     BlackHole,
-    /// Nothing, and the connection ends.
+    /// Nothing, and the connection is closed.
     HangUp,
 }
 
-/// How a client knows where the body ends.
+/// How the client recognises the end of the body.
 enum Framing {
     Length,
     Chunked,
@@ -83,7 +83,7 @@ impl Answer {
         Answer { manner: Manner::Raw, ..Answer::new(200).body(bytes) }
     }
 
-    /// A header; `content-length` stands in the place of the true one.
+    /// Adds a header. A `content-length` replaces the true one.
     pub fn header(mut self, name: &str, value: &str) -> Answer {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -94,13 +94,13 @@ impl Answer {
         self
     }
 
-    /// After this long.
+    /// Delays the response.
     pub fn after(mut self, delay: Duration) -> Answer {
         self.after = delay;
         self
     }
 
-    /// Later than it says by itself.
+    /// Delays it further.
     pub(crate) fn later(mut self, latency: Duration) -> Answer {
         self.after += latency;
         self
@@ -121,7 +121,7 @@ impl Answer {
         self
     }
 
-    /// Sends it; the connection may be used again where it says true.
+    /// Sends the response. True if the connection can be used again.
     pub(crate) fn send(
         &self,
         stream: &mut impl Write,

@@ -1,4 +1,4 @@
-//! Certificates, good and bad, made anew each time.
+//! Valid and invalid certificates, made when they are needed.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ impl Authority {
         Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
-    /// What a client trusts.
+    /// The root certificate, for a client's list of trusted ones.
     pub fn root(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
 
-    /// The same, as a file of roots has it.
+    /// The same, in the format of a file of root certificates.
     pub fn root_pem(&self) -> String {
         self.0.pem()
     }
@@ -32,7 +32,7 @@ impl Authority {
         self.issue(CertificateParams::new(vec![name.to_owned()]).expect("a name"))
     }
 
-    /// A server whose certificate was good until 2020.
+    /// A server whose certificate expired in 2020.
     pub fn expired_server(&self, name: &str) -> Arc<ServerConfig> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.not_before = date_time_ymd(2019, 1, 1);

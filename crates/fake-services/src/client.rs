@@ -1,4 +1,4 @@
-//! A client as plain as HTTP allows, for what comes from outside: a browser, an application server.
+//! A minimal HTTP client, in the role of a browser or an application server.
 
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ impl Client {
         Ok(Client { host: host.to_owned(), stream: BufReader::new(stream) })
     }
 
-    /// Asks for a URL of this server; gives the status and the body.
+    /// Requests a URL of this server. Returns the status and the body.
     pub fn ask(
         &mut self,
         method: &str,
@@ -35,7 +35,7 @@ impl Client {
         request.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
         let bytes = [request.as_bytes(), body].concat();
         self.stream.get_mut().write_all(&bytes)?;
-        // An answer's head has the form of a request's, with the status where that has its target.
+        // A response's head is parsed like a request's, with the status in the place of the target.
         let answer = Request::head(&mut self.stream)?;
         let mut answer = answer.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         answer.read_body(&mut self.stream)?;
@@ -43,13 +43,13 @@ impl Client {
         Ok((status, answer.body))
     }
 
-    /// Fetches a URL on a connection of its own.
+    /// Fetches a URL on a new connection.
     pub fn get(url: &str) -> io::Result<(u16, Vec<u8>)> {
         Client::connect(url)?.ask("GET", url, &[], b"")
     }
 }
 
-/// Host with port, and the rest.
+/// Host with port, and the rest of the URL.
 fn parts(url: &str) -> io::Result<(&str, &str)> {
     let rest =
         url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| rest.split_at(at)));

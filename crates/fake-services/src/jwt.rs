@@ -1,4 +1,4 @@
-//! JSON Web Tokens with HS256, as the Storage API makes them.
+//! JSON Web Tokens with HS256, like those of the Storage API.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ fn signature(secret: &str, signed: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The token over a payload, which stays byte for byte as it is.
+/// The token over a payload, whose bytes are not changed.
 pub fn sign(secret: &str, payload: &str) -> String {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let signed = format!("{}.{}", encode(br#"{"alg":"HS256"}"#), encode(payload.as_bytes()));
@@ -19,7 +19,7 @@ pub fn sign(secret: &str, payload: &str) -> String {
     format!("{signed}.{signature}")
 }
 
-/// The payload of a token whose signature is good.
+/// The payload of a token, `None` if its signature is not valid.
 pub fn verify(secret: &str, token: &str) -> Option<String> {
     let (signed, given) = token.rsplit_once('.')?;
     let given = BASE64_URL_SAFE_NO_PAD.decode(given).ok()?;
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_what_rfc_7515_says() {
+    fn a_token_follows_rfc_7515() {
         // Made with openssl: the two base64url parts through `openssl dgst -sha256 -hmac secret`.
         let token = sign("secret", r#"{"url":"evidence/t/f/a.jpg"}"#);
         assert!(token.starts_with("eyJhbGciOiJIUzI1NiJ9.eyJ1cmwiOiJldmlkZW5jZS90L2YvYS5qcGcifQ."));

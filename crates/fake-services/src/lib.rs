@@ -1,9 +1,9 @@
-//! Servers on loopback that stand in for the Storage API and for Twilio: for tests, demo and bench.
+//! Fake servers on loopback for the Storage API and Twilio, for tests, demo and bench.
 //!
-//! [`FakeServer`] answers as a test tells it to, in good weather and bad, and records what it was asked.
-//! [`Storage`] and [`Twilio`] behave as the services do. Each takes a port that is free. A server and
-//! its connections end when the value is dropped. [`Process`] is a [`Storage`] in a process of its
-//! own, which can be killed and keeps its files on disk.
+//! [`FakeServer`] sends the responses that a test defines, including faulty ones, and records the
+//! requests. [`Storage`] and [`Twilio`] behave like the services. Each listens on a free port. A server
+//! and its connections end when the value is dropped. [`Process`] is a [`Storage`] in a separate process,
+//! which can be killed and keeps its files on disk.
 
 mod answer;
 pub mod certificate;
@@ -13,6 +13,7 @@ mod process;
 mod request;
 mod server;
 mod storage;
+mod sync;
 mod twilio;
 
 pub use answer::Answer;
@@ -20,6 +21,7 @@ pub use client::Client;
 pub use jwt::{sign as sign_jwt, verify as verify_jwt};
 pub use process::Process;
 pub use request::Request;
-pub use server::{FakeServer, Gate, sequence};
+pub use server::{FakeServer, sequence};
 pub use storage::{Errors, Object, Options, Storage};
+pub use sync::Gate;
 pub use twilio::Twilio;

@@ -1,4 +1,4 @@
-//! A request as it came.
+//! A received request.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub method: String,
-    /// Path and query as they were sent.
+    /// Path and query, not decoded.
     pub target: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
@@ -26,7 +26,7 @@ impl Request {
         percent_decode_str(path).decode_utf8_lossy().into_owned()
     }
 
-    /// The value of a key of the query, as it was sent.
+    /// The value of a key of the query, not decoded.
     pub fn query(&self, key: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
         query
@@ -35,7 +35,7 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    /// The next request's head; None where the client has hung up.
+    /// The next request's head, `None` if the client has closed the connection.
     pub(crate) fn head(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
         let mut line = String::new();
         if stream.read_line(&mut line)? == 0 {

@@ -1,15 +1,16 @@
-//! The server: one thread a connection, answers by a function of the request.
+//! The server: a thread per connection, and a function from request to response.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::answer::Answer;
 use crate::request::Request;
+use crate::sync::{Stop, lock};
 
-/// How a test tells a fake server what to answer.
+/// Returns the response to a request.
 pub type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 
 /// An HTTP server on 127.0.0.1, at a port that was free.
@@ -26,7 +27,7 @@ struct Shared {
     seen: Mutex<Seen>,
     changed: Condvar,
     stop: Stop,
-    /// Connections that are open, to be closed at the end.
+    /// Open connections, which are closed with the server.
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -38,7 +39,7 @@ struct Seen {
     most_at_once: usize,
 }
 
-/// What the server does before the answer is known.
+/// How the server handles a connection.
 #[derive(Clone)]
 struct Service {
     handler: Arc<Handler>,
@@ -47,12 +48,12 @@ struct Service {
 }
 
 impl FakeServer {
-    /// A server that answers each request, read to its end, by the function.
+    /// A server that reads each request to its end and sends the response that the function returns.
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> FakeServer {
         FakeServer::listen(0, handler)
     }
 
-    /// The same at a port; 0 means any that is free.
+    /// The same at a port; 0 means any free one.
     pub fn listen(
         port: u16,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -61,12 +62,12 @@ impl FakeServer {
         FakeServer::serve(port, service)
     }
 
-    /// A server that answers as soon as it has the head, and never reads a body.
+    /// A server that responds after the head of a request, and never reads a body.
     pub fn impatient(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> FakeServer {
         FakeServer::serve(0, Service { handler: Arc::new(handler), tls: None, reads_bodies: false })
     }
 
-    /// A server that speaks TLS with a certificate, see [`crate::certificate`].
+    /// A server with TLS and a certificate, see [`crate::certificate`].
     pub fn tls(
         config: Arc<rustls::ServerConfig>,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -100,7 +101,7 @@ impl FakeServer {
         FakeServer { address, scheme, shared, listener: Some(thread) }
     }
 
-    /// Such as `127.0.0.1:41234`.
+    /// Address and port, such as `127.0.0.1:41234`.
     pub fn host(&self) -> String {
         self.address.to_string()
     }
@@ -114,7 +115,7 @@ impl FakeServer {
         format!("{}://{}{path}", self.scheme, self.address)
     }
 
-    /// What it has been asked, in order.
+    /// The requests so far, in order.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.seen().requests.clone()
     }
@@ -123,28 +124,28 @@ impl FakeServer {
         self.shared.seen().requests.len()
     }
 
-    /// Forgets what it has been asked.
+    /// Forgets the requests so far.
     pub fn clear(&self) {
         self.shared.seen().requests.clear();
     }
 
-    /// How many connections have been made, whether or not anything was asked.
+    /// How many connections have been made, with or without a request.
     pub fn connections(&self) -> usize {
         self.shared.seen().connections
     }
 
-    /// The most requests that were being answered at the same time.
+    /// The most requests that were being handled at the same time.
     pub fn most_at_once(&self) -> usize {
         self.shared.seen().most_at_once
     }
 
-    /// Waits until so many requests have come; panics when they do not.
+    /// Waits until this many requests have arrived. Panics if they do not.
     #[track_caller]
     pub fn wait_for(&self, count: usize) {
         self.wait_until(|seen| seen.requests.len() >= count);
     }
 
-    /// Waits until so many connections have come; panics when they do not.
+    /// Waits until this many connections have been made. Panics if they are not.
     #[track_caller]
     pub fn wait_for_connections(&self, count: usize) {
         self.wait_until(|seen| seen.connections >= count);
@@ -152,13 +153,13 @@ impl FakeServer {
 
     #[track_caller]
     fn wait_until(&self, is_so: impl Fn(&Seen) -> bool) {
-        let patience = Duration::from_secs(30);
-        let (seen, timeout) = self
+        let timeout = Duration::from_secs(60);
+        let (seen, result) = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.seen(), patience, |seen| !is_so(seen))
+            .wait_timeout_while(self.shared.seen(), timeout, |seen| !is_so(seen))
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        assert!(!timeout.timed_out(), "it never came; requests: {}", seen.requests.len());
+        assert!(!result.timed_out(), "timed out; requests: {}", seen.requests.len());
     }
 }
 
@@ -168,7 +169,7 @@ impl Drop for FakeServer {
         for stream in lock(&self.shared.open).drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts connections.
         let _ = TcpStream::connect(self.address);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -181,7 +182,7 @@ impl Shared {
         lock(&self.seen)
     }
 
-    /// Serves a connection; a client that hangs up ends it and is no error.
+    /// Serves a connection until the client closes it, which is not an error.
     fn connection(&self, stream: TcpStream, service: &Service) {
         let _ = stream.set_nodelay(true);
         let copy = stream.try_clone();
@@ -223,7 +224,7 @@ impl Shared {
     }
 }
 
-/// A handler's answers in turn; the last one stays.
+/// A handler that returns these responses in turn, and the last one again and again.
 pub fn sequence(
     answers: impl IntoIterator<Item = Answer>,
 ) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
@@ -236,64 +237,4 @@ pub fn sequence(
             _ => answers.pop_front().expect("it has several"),
         }
     }
-}
-
-/// Holds who waits until it is opened, a minute at most.
-#[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Stop>);
-
-impl Gate {
-    pub fn new() -> Gate {
-        Gate::default()
-    }
-
-    pub fn open(&self) {
-        self.0.set();
-    }
-
-    pub fn wait(&self) {
-        self.0.sleep(Duration::from_secs(60));
-    }
-}
-
-/// A flag that can be waited for.
-#[derive(Debug, Default)]
-pub(crate) struct Stop {
-    is_set: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Stop {
-    pub fn set(&self) {
-        *lock(&self.is_set) = true;
-        self.changed.notify_all();
-    }
-
-    pub fn is_set(&self) -> bool {
-        *lock(&self.is_set)
-    }
-
-    /// Sleeps; false where it was set meanwhile.
-    pub fn sleep(&self, duration: Duration) -> bool {
-        let deadline = Instant::now() + duration;
-        let mut is_set = lock(&self.is_set);
-        while !*is_set {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                return true;
-            }
-            let waited = self.changed.wait_timeout(is_set, rest);
-            is_set = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
-        }
-        false
-    }
-
-    pub fn wait(&self) {
-        while self.sleep(Duration::from_secs(3600)) {}
-    }
-}
-
-/// A test that panicked has told why; the others' locks go on.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -1,4 +1,4 @@
-//! A fake Storage API: the routes that a server with the service key calls, answered as the real one does.
+//! A fake Storage API: the routes that are called with the service key, with the real API's responses.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -10,35 +10,37 @@ use serde_json::{Value, json};
 use crate::answer::Answer;
 use crate::jwt;
 use crate::request::Request;
-use crate::server::{FakeServer, lock};
+use crate::server::FakeServer;
+use crate::sync::lock;
 
-/// Under the project's URL.
+/// The API's path under the project's URL.
 const ROOT: &str = "/storage/v1";
-/// What the real one takes, unless it is told otherwise.
+/// The default limit of the real API.
 const SIZE_LIMIT: usize = 50 * 1024 * 1024;
 
-/// How an error is told.
+/// The form of an error response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Errors {
-    /// HTTP 400, the code in the body: the API of today.
+    /// HTTP 400, with the code in the body: the current API.
     #[default]
     InBody,
-    /// The code as the HTTP status too: older ones, and the gateway.
+    /// The code as the HTTP status too: older versions, and the gateway.
     AsStatus,
 }
 
-/// Told of each file that is stored, before the client is: there the real API writes the row.
+/// Called with each stored file before the client receives the response. The real API writes the row of
+/// `storage.objects` at this point.
 pub type OnUpload = dyn Fn(&Object) + Send + Sync;
 
 pub struct Options {
-    /// 0 means any that is free.
+    /// 0 means any free one.
     pub port: u16,
     pub jwt_secret: String,
-    /// What a client must send; by default a token of `service_role` over the secret.
+    /// The key that a client must send. By default a token of `service_role`, signed with the secret.
     pub service_key: Option<String>,
     pub errors: Errors,
     pub latency: Duration,
-    /// Where files outlive the server. Without it they are in memory alone.
+    /// Where files are kept when the server ends. `None` keeps them in memory only.
     pub directory: Option<PathBuf>,
     pub on_upload: Option<Box<OnUpload>>,
 }
@@ -57,7 +59,7 @@ impl Default for Options {
     }
 }
 
-/// A file that was stored.
+/// A stored file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     pub id: String,
@@ -76,9 +78,9 @@ struct State {
     options: Options,
     service_key: String,
     objects: Mutex<BTreeMap<String, Object>>,
-    /// Answers that are given without doing anything.
+    /// Responses that are sent without handling the request.
     failures: Mutex<VecDeque<Answer>>,
-    /// Answers that are given in the place of the true one, when it has been done.
+    /// Responses that are sent instead of the true one, after the request was handled.
     afterwards: Mutex<VecDeque<Answer>>,
 }
 
@@ -103,12 +105,12 @@ impl Storage {
         Storage { server, state }
     }
 
-    /// The API's URL, with which the paths of objects begin.
+    /// The API's URL.
     pub fn url(&self) -> String {
         self.server.url(ROOT)
     }
 
-    /// The project's URL, under which the API is.
+    /// The project's URL, without the API's path.
     pub fn project_url(&self) -> String {
         self.server.url("")
     }
@@ -121,7 +123,7 @@ impl Storage {
         &self.state.options.jwt_secret
     }
 
-    /// What was asked of it.
+    /// The server, with the requests so far.
     pub fn server(&self) -> &FakeServer {
         &self.server
     }
@@ -134,7 +136,7 @@ impl Storage {
         lock(&self.state.objects).get(&format!("{bucket}/{path}")).cloned()
     }
 
-    /// Keeps a file as if a browser had uploaded it.
+    /// Stores a file as if a browser had uploaded it.
     pub fn keep(&self, bucket: &str, path: &str, content_type: &str, body: impl Into<Vec<u8>>) {
         let key = format!("{bucket}/{path}");
         let object = Object {
@@ -147,19 +149,19 @@ impl Storage {
         lock(&self.state.objects).insert(key, object);
     }
 
-    /// Forgets every file, and what was asked so far.
+    /// Forgets all files and requests.
     pub fn clear(&self) {
         lock(&self.state.objects).clear();
         self.server.clear();
     }
 
-    /// Gives these answers first, one a request, and does nothing.
+    /// Sends these responses first, one per request, without handling the requests.
     pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.failures).extend(answers);
     }
 
-    /// Does what is asked, and gives these in the place of its first answers: so a client loses the
-    /// answer to what has been done.
+    /// Handles the next requests, but sends these responses instead of the true ones: the client does not
+    /// see the result.
     pub fn answers_instead(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.afterwards).extend(answers);
     }
@@ -203,7 +205,7 @@ impl State {
         bearer == Some(&self.service_key) && request.header("apikey") == Some(&self.service_key)
     }
 
-    /// An error as this version of the API tells it.
+    /// An error in the form of this version of the API.
     fn refusal(&self, code: u16, error: &str, message: &str) -> Answer {
         let status = if self.options.errors == Errors::AsStatus { code } else { 400 };
         let code = code.to_string();
@@ -312,7 +314,7 @@ impl State {
     }
 }
 
-/// An id in the form of a UUID, the same for the same name.
+/// An id in the form of a UUID, always the same for a name.
 fn uuid(name: &str) -> String {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(name.as_bytes());
@@ -321,8 +323,8 @@ fn uuid(name: &str) -> String {
     format!("{a}-{b}-4{c}-8{d}-{e}")
 }
 
-/// Files that outlive the process: each one a line of JSON and the body behind it, written beside
-/// its place and moved there whole.
+/// Files that outlive the process. Each is a line of JSON, followed by the body. It is written under a
+/// temporary name and then renamed.
 mod disk {
     use std::collections::BTreeMap;
     use std::fs;

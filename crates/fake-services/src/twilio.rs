@@ -1,5 +1,5 @@
-//! A fake Twilio: the API asks for the account's password and sends on to another host, which
-//! gives out the file and wants no password.
+//! A fake Twilio. The API requires the account's credentials and redirects to another host, which sends
+//! the file without credentials.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::answer::Answer;
 use crate::request::Request;
-use crate::server::{FakeServer, lock};
+use crate::server::FakeServer;
+use crate::sync::lock;
 
 pub struct Twilio {
     api: FakeServer,
@@ -23,7 +24,7 @@ pub struct Twilio {
 struct State {
     account_sid: String,
     authorization: String,
-    /// What is under each path.
+    /// The response for each file's name.
     files: Mutex<BTreeMap<String, Answer>>,
     failures: Mutex<VecDeque<Answer>>,
     latency: Mutex<Duration>,
@@ -48,12 +49,12 @@ impl Twilio {
         Twilio { api, media, state }
     }
 
-    /// Offers a file; gives its URL, as the webhook tells it.
+    /// Offers a file. Returns its URL, like the one in the webhook.
     pub fn offer(&self, content_type: &str, body: impl Into<Vec<u8>>) -> String {
         self.offer_answer(Answer::file(content_type, body))
     }
 
-    /// Offers an answer of the host that gives out the files.
+    /// Offers a response of the host that sends the files.
     pub fn offer_answer(&self, answer: Answer) -> String {
         let mut files = lock(&self.state.files);
         let media = format!("ME{:032x}", files.len());
@@ -62,17 +63,17 @@ impl Twilio {
         self.api.url(&format!("/2010-04-01/Accounts/{account}/Messages/MM0/Media/{media}"))
     }
 
-    /// What `civic.media_hosts` must be: the API first, then the host that gives out the files.
+    /// The value for `civic.media_hosts`: the API first, then the host that sends the files.
     pub fn hosts(&self) -> String {
         format!("{}, {}", self.api.host(), self.media.host())
     }
 
-    /// The API gives these answers first, one a request.
+    /// The API sends these responses first, one per request.
     pub fn fails_first(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.failures).extend(answers);
     }
 
-    /// How long each host takes for an answer.
+    /// Sets how long each host takes to respond.
     pub fn takes(&self, latency: Duration) {
         *lock(&self.state.latency) = latency;
     }
@@ -104,7 +105,7 @@ impl State {
     }
 
     fn file(&self, request: &Request) -> Answer {
-        // A signed URL and a password at once are refused by what is behind it.
+        // The object store behind the real host refuses a signed URL together with credentials.
         if request.header("authorization").is_some() {
             return Answer::new(400).body("Only one auth mechanism allowed");
         }

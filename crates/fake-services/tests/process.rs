@@ -1,4 +1,4 @@
-//! The program as a test of the extension uses it.
+//! A Storage API in a process of its own, as a test of the extension uses it.
 
 use civic_fake_services::{Client, Options, Process, Storage};
 
@@ -11,6 +11,12 @@ fn ask(process: &Process, method: &str, path: &str, body: &str) -> (u16, String)
     let mut client = Client::connect(&url).expect("it listens");
     let (status, body) = client.ask(method, &url, &headers, body.as_bytes()).expect("it answers");
     (status, String::from_utf8(body).expect("UTF-8"))
+}
+
+#[test]
+#[ignore = "the process that the other test starts"]
+fn fake_storage_process() {
+    Process::serve();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which addresses are somebody's own network, and not the internet.
+//! Which addresses belong to the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) enum Addresses {
     /// Those of the public internet.
     Public,
-    /// Those of this machine, which no network sees.
+    /// Those of this machine. Connections to them cross no network.
     Loopback,
     Any,
 }
@@ -22,8 +22,8 @@ impl Addresses {
     }
 }
 
-/// Whether an address belongs to the public internet. Everything else is refused: the networks of
-/// IANA's special-purpose registries, and what carries such an address inside.
+/// Whether an address belongs to the public internet. The networks of IANA's special-purpose
+/// registries do not, nor do IPv6 addresses that embed such an IPv4 address.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -59,14 +59,14 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // IPv4-mapped: the same host by another name.
+        // IPv4-mapped: the same host as the IPv4 address.
         [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low),
         // NAT64 and 6to4 lead to the IPv4 address inside.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
         // Protocol assignments (Teredo, ORCHID, benchmarks) and documentation.
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // Only 2000::/3 is handed out: neither loopback, ULA, link-local, multicast nor the rest is.
+        // Only 2000::/3 is assigned to the internet; loopback, ULA, link-local and multicast are not in it.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_of_no_internet_is_not_public() {
+    fn a_special_ipv6_address_is_not_public() {
         for address in [
             "::",
             "::1",
@@ -180,14 +180,14 @@ mod tests {
         }
 
         #[test]
-        fn an_ipv4_address_is_no_better_in_ipv6_clothes(bits: u32) {
+        fn an_ipv4_address_embedded_in_ipv6_is_judged_alike(bits: u32) {
             let address = Ipv4Addr::from(bits);
             let [a, b, c, d] = address.octets();
             let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
             let translated = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low);
             let six_to_four = Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1);
-            for clothed in [address.to_ipv6_mapped(), translated, six_to_four] {
-                prop_assert_eq!(is_public(clothed.into()), is_public(address.into()));
+            for embedding in [address.to_ipv6_mapped(), translated, six_to_four] {
+                prop_assert_eq!(is_public(embedding.into()), is_public(address.into()));
             }
         }
 

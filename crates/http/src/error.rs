@@ -1,51 +1,51 @@
-//! What can go wrong in a transfer.
+//! The errors of a transfer.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What went wrong, as far as the caller decides by it.
+/// The kind of an error, which decides what the caller does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The caller's [`Cancel`](crate::Cancel) was set.
     Cancelled,
-    /// The name does not resolve, or nobody takes the connection.
+    /// The name does not resolve, or the connection is refused.
     Unreachable,
-    /// Nothing came in time, or not all of it.
+    /// A time limit was exceeded, or 408.
     TimedOut,
-    /// The connection ended before the answer did.
+    /// The connection was closed before the response was complete.
     CutShort,
-    /// 423, 429: later. [`Error::retry_after`] says when, where the server did.
+    /// 423, 425, 429, or not enough memory here: retry later, see [`Error::retry_after`].
     Busy,
     /// 5xx.
     ServerError,
-    /// The answer is not HTTP, or not what this API gives.
+    /// The response is not HTTP, or not what this API returns.
     Malformed,
-    /// 404 of the media source: Twilio gives it for a moment after its webhook.
+    /// 404 of the media source. Twilio returns it for a moment after its webhook.
     MediaNotFound,
     /// 404 of the Storage API: no such bucket, or no such object.
     NotFound,
-    /// 409: there is an object of this name.
+    /// 409: an object of this name exists.
     Duplicate,
-    /// 401, 403: the key or the token is wrong, or may not.
+    /// 401, 403: the key or the token is wrong or lacks the permission.
     Unauthorized,
     /// More than [`Limits::max_size`](crate::Limits::max_size), or 413.
     TooLarge,
-    /// A content type outside the list, an encoding nobody asked for, or 415.
+    /// A content type outside the list, a content encoding, or 415.
     UnsupportedType,
     /// A URL or an address that is not allowed: another host, plain http, a private network, too
     /// many redirects.
     Refused,
-    /// The certificate is not valid for this host.
+    /// The certificate is not valid for this host, or no root certificates are installed.
     Certificate,
     /// Any other 4xx.
     Rejected,
-    /// The caller's own mistake: a base URL, a path or a header that cannot be sent. Nothing was.
+    /// The caller's mistake: a base URL, a path or a header that cannot be sent. Nothing was sent.
     Invalid,
 }
 
 impl Kind {
     /// Whether the same request may succeed later.
-    pub fn may_heal(self) -> bool {
+    pub fn is_transient(self) -> bool {
         match self {
             Kind::Unreachable
             | Kind::TimedOut
@@ -68,7 +68,7 @@ impl Kind {
     }
 }
 
-/// An error of a transfer. Its message names hosts and no paths, and never a secret or a query.
+/// An error of a transfer. Its message names hosts, but no path, query or secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
@@ -90,17 +90,17 @@ impl Error {
         self.kind
     }
 
-    /// One line, fit for an SQL error, a job's row or a log: see [`Error`].
+    /// One line for an SQL error, a job's row or a log.
     pub fn message(&self) -> &str {
         &self.message
     }
 
     /// Whether the same request may succeed later.
-    pub fn may_heal(&self) -> bool {
-        self.kind.may_heal()
+    pub fn is_transient(&self) -> bool {
+        self.kind.is_transient()
     }
 
-    /// How long the server asks to be left alone, with 429 and 503; a day at most.
+    /// The server's Retry-After, at most a day.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -114,10 +114,10 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Longest piece of somebody else's words in a message, in characters.
+/// The longest foreign text in a message, in characters.
 const SHOWN: usize = 200;
 
-/// Somebody else's words in one line: cut, control characters escaped.
+/// A foreign text for a message: one line, cut, with control characters escaped.
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for character in text.trim().chars().take(SHOWN) {
@@ -131,4 +131,16 @@ pub(crate) fn shown(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_text_is_cut_and_escaped() {
+        assert_eq!(shown(" a\nb\u{1b} "), r"a\nb\u{1b}");
+        assert_eq!(shown(&"x".repeat(SHOWN)), "x".repeat(SHOWN));
+        assert_eq!(shown(&"x".repeat(SHOWN + 1)), "x".repeat(SHOWN) + "…");
+    }
 }

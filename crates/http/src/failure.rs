@@ -1,60 +1,64 @@
-//! What a failure of the client means, found in the errors behind it.
+//! From an error of the HTTP client, and the causes behind it, to the crate's own error.
 
 use std::error::Error as StdError;
 use std::io;
 
 use crate::error::{Error, Kind, shown};
-use crate::transfer::NotAllowed;
+use crate::resolver::NotAllowed;
 
-/// The error behind a failed request to a host. reqwest's own words are not repeated: they hold the
-/// whole URL.
+/// The error of a failed request to a host. The message of [`reqwest::Error`] is not used, because it
+/// contains the whole URL.
 pub(crate) fn of(error: &reqwest::Error, host: &str) -> Error {
     let causes = causes(error);
-    let find = |kind: Kind, message: String| Error::new(kind, message);
-
     if let Some(refused) = cause::<NotAllowed>(&causes) {
-        return find(Kind::Refused, format!("{host} is not asked: {refused}"));
+        return Error::new(Kind::Refused, format!("{host} {refused}"));
     }
     if let Some(tls) = cause::<rustls::Error>(&causes) {
         return match tls {
-            rustls::Error::InvalidCertificate(why) => find(
+            rustls::Error::InvalidCertificate(why) => Error::new(
                 Kind::Certificate,
                 format!("the certificate of {host} is not valid: {}", shown(&why.to_string())),
             ),
-            other => find(
+            other => Error::new(
                 Kind::Unreachable,
-                format!("no TLS connection to {host}: {}", shown(&other.to_string())),
+                format!("TLS handshake with {host} failed: {}", shown(&other.to_string())),
             ),
         };
     }
     if error.is_timeout() {
-        return find(Kind::TimedOut, format!("no connection to {host} in time"));
+        return Error::new(Kind::TimedOut, format!("could not connect to {host} in time"));
     }
     if error.is_connect() {
-        let why = cause::<io::Error>(&causes).map_or("it failed".to_owned(), io_words);
-        return find(Kind::Unreachable, format!("no connection to {host}: {why}"));
+        let why = cause::<io::Error>(&causes).map_or("connection failed".to_owned(), io_message);
+        return Error::new(Kind::Unreachable, format!("could not connect to {host}: {why}"));
     }
     if let Some(hyper) = cause::<hyper::Error>(&causes)
         && hyper.is_parse()
     {
-        // Its words are of the kind only ("message head is too large"), never of what was sent.
-        return find(Kind::Malformed, format!("{host} does not answer in proper HTTP: {hyper}"));
+        // Its message names the kind ("message head is too large") and repeats nothing of the response.
+        return Error::new(
+            Kind::Malformed,
+            format!("response of {host} is not valid HTTP: {hyper}"),
+        );
     }
-    find(Kind::CutShort, format!("{host} ended the connection before the answer was whole"))
+    Error::new(
+        Kind::CutShort,
+        format!("{host} closed the connection before the response was complete"),
+    )
 }
 
-/// What the system says, without its number.
-fn io_words(error: &io::Error) -> String {
-    let words = error.to_string();
-    shown(words.split(" (os error").next().unwrap_or_default())
+/// The system's message, without the error number.
+fn io_message(error: &io::Error) -> String {
+    let message = error.to_string();
+    shown(message.split(" (os error").next().unwrap_or_default())
 }
 
-/// An error and everything behind it.
+/// An error and all its causes, the outermost first.
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
     let mut causes = vec![error];
     let mut next = Some(error);
     while let Some(error) = next.take() {
-        // An io::Error passes over what it wraps when it is asked for its source.
+        // The source of an io::Error is not the error that it wraps, but that error's source.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         next = match wrapped {
             Some(wrapped) => Some(wrapped as &(dyn StdError + 'static)),

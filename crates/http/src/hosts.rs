@@ -12,33 +12,33 @@ use crate::error::{Error, Kind, shown};
 /// An item is a host, such as `api.twilio.com`, or a host and a port, such as `media.test:8080`.
 ///
 /// - A host alone is reached by https on port 443, at addresses of the public internet.
-/// - A host with a port is reached at this port, at any address, by https or by http: whoever writes
-///   it means that very server.
-/// - The first item is the API's host, and the only one that is ever sent the credentials: by https, or
-///   by http to a loopback address.
+/// - A host with a port is reached at this port, at any address, by https or by http: the operator
+///   means this server.
+/// - The first item is the API's host. Only this host is sent the credentials: by https, or by http to
+///   a loopback address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hosts(Vec<Host>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Host {
-    /// As a URL has it: lower case, IDN in ASCII, an IPv6 address in brackets.
+    /// As in a parsed URL: lower case, IDN in ASCII, an IPv6 address in brackets.
     name: String,
     port: Option<u16>,
 }
 
-/// A URL that may be asked.
+/// A URL that may be requested.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub url: Url,
-    /// The addresses that its name may lead to.
+    /// The addresses that its name may resolve to.
     pub addresses: Addresses,
     /// Whether it is the API's host.
     pub is_api: bool,
 }
 
 impl Hosts {
-    /// Reads items parted by commas. An item that is no host is an error and never another host;
-    /// no item at all is an error too.
+    /// Parses items separated by commas. [`Kind::Invalid`] for an item that is not a host, and for an
+    /// empty list.
     pub fn parse(list: &str) -> Result<Hosts, Error> {
         let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
         let hosts = items.map(Host::parse).collect::<Result<Vec<_>, _>>()?;
@@ -48,30 +48,31 @@ impl Hosts {
         Ok(Hosts(hosts))
     }
 
-    /// Whether, and how, a URL may be asked. The error names the host that was refused.
+    /// Checks a URL against the list. [`Kind::Refused`], naming the host, if it may not be requested.
     pub(crate) fn target(&self, url: Url) -> Result<Target, Error> {
         let refuse = |why: String| Err(Error::new(Kind::Refused, why));
         let Some(name) = url.host_str() else {
-            return refuse(format!("a {}: URL names no host", shown(url.scheme())));
+            return refuse(format!("a {}: URL has no host", shown(url.scheme())));
         };
         let name = name.to_owned();
         if !matches!(url.scheme(), "https" | "http") {
-            return refuse(format!("{name} is asked for by {}, not https", shown(url.scheme())));
+            return refuse(format!(
+                "{name} cannot be reached by {}, only by https",
+                shown(url.scheme())
+            ));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return refuse(format!("the URL carries a user's name or password for {name}"));
+            return refuse(format!("the URL contains a user name or a password for {name}"));
         }
         let port = url.port_or_known_default();
         let named = |host: &Host| host.name == name && host.port.is_some() && host.port == port;
         let is_api = |host: &Host| self.0.first() == Some(host);
         if let Some(host) = self.0.iter().find(|host| named(host)) {
-            // The API's host is sent credentials, which plain http shows to the network.
+            // The API's host is sent credentials, and plain http would show them to the network.
             let is_shown = is_api(host) && url.scheme() == "http";
             let addresses = if is_shown { Addresses::Loopback } else { Addresses::Any };
             if literal(&name).is_some_and(|address| !addresses.allow(address)) {
-                return refuse(format!(
-                    "{name} is asked for without https, and is sent credentials"
-                ));
+                return refuse(format!("{name} is sent credentials without https"));
             }
             return Ok(Target { url, addresses, is_api: is_api(host) });
         }
@@ -79,10 +80,10 @@ impl Hosts {
             return refuse(format!("{name}, port {}, is not a media host", port.unwrap_or(0)));
         };
         if url.scheme() != "https" {
-            return refuse(format!("{name} is asked for without https"));
+            return refuse(format!("{name} cannot be reached without https"));
         }
         if port != Some(443) {
-            return refuse(format!("{name} is a media host on port 443 alone"));
+            return refuse(format!("{name} is a media host on port 443 only"));
         }
         if literal(&name).is_some_and(|address| !Addresses::Public.allow(address)) {
             return refuse(format!("{name} is not an address of the public internet"));
@@ -91,7 +92,8 @@ impl Hosts {
     }
 }
 
-/// The address that a URL names itself. A name is resolved later; an address never meets the resolver.
+/// The address, if the URL names one instead of a host name. The resolver never sees it, so it is
+/// checked here.
 fn literal(name: &str) -> Option<IpAddr> {
     name.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
@@ -105,8 +107,7 @@ impl Host {
         if item.contains(['/', '\\', '@', '?', '#', '*']) || item.contains(char::is_whitespace) {
             return refuse();
         }
-        // As a URL reads it, so that what is compared later has been read the same way. The scheme
-        // has no default port that would be dropped.
+        // Parsed as part of a URL, so that it is normalised like the URLs that are compared with it.
         let Ok(url) = Url::parse(&format!("https://{item}/")) else { return refuse() };
         let Some(name) = url.host_str().map(str::to_owned) else { return refuse() };
         let after_name = item.rsplit(']').next().unwrap_or_default();
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_the_list_is_asked_by_https() {
+    fn a_listed_host_is_reached_by_https() {
         let target = target("https://API.twilio.com/2010-04-01/x").unwrap();
         assert!(target.is_api && target.addresses == Addresses::Public);
         assert!(
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_named_with_its_port_may_be_anywhere() {
+    fn a_host_listed_with_its_port_may_have_any_address() {
         for url in ["http://127.0.0.1:8080/x", "https://127.0.0.1:8080/x", "http://[::1]:8081/"] {
             assert_eq!(target(url).unwrap().addresses, Addresses::Any, "{url}");
         }
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_asked() {
+    fn any_other_url_is_refused() {
         for url in [
             "http://api.twilio.com/x",
             "http://api.twilio.com:443/x",
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_not_one_of_hosts_is_refused() {
+    fn an_invalid_list_is_refused() {
         for list in [
             "",
             " , ",
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_the_host_and_nothing_of_the_query() {
+    fn an_error_names_the_host_and_not_the_query() {
         let error = target("https://evil.example/x?token=hunter2").unwrap_err();
         assert!(error.message().contains("evil.example"), "{error}");
         assert!(!error.message().contains("hunter2"), "{error}");

@@ -1,16 +1,17 @@
-//! What pg_civic says over HTTP: to the Storage API, and to where WhatsApp media comes from.
+//! pg_civic's HTTP: the Storage API, and the hosts that WhatsApp media comes from.
 //!
-//! Nothing here knows PostgreSQL. A transfer runs in the thread that calls, on a runtime of its own
-//! that is gone when the call returns; only the resolver of host names may take a second thread, as
-//! getaddrinfo blocks. That thread inherits the signal mask of the caller: **block every signal in
-//! the calling thread before the first call**, or the server's handlers may run in the resolver's.
+//! Nothing here knows PostgreSQL. Each call blocks the calling thread and runs on its own
+//! single-threaded runtime, which ends with the call. Only name resolution uses a second thread,
+//! because getaddrinfo blocks. That thread inherits the caller's signal mask: **block every signal in
+//! the calling thread before the first call**, or the server's signal handlers may run in it.
+//! docs/architecture.md, decision 8, explains why this is not reqwest's blocking client.
 //!
 //! Every call ends: after [`Limits::total`] at the latest, and about 20 ms after its [`Cancel`] was
-//! set. A connection serves one transfer, so none can go stale between two jobs, and no proxy is
-//! taken from the environment.
+//! set. Each transfer makes its own connection, so none goes stale between two jobs. The proxy
+//! settings of the environment are ignored.
 //!
-//! Certificates are checked against the system's roots, read once a process (`SSL_CERT_FILE` and
-//! `SSL_CERT_DIR` name others, as they do for OpenSSL).
+//! Certificates are checked against the system's root certificates, which a process reads once.
+//! `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them, as for OpenSSL.
 
 mod address;
 mod error;
@@ -19,6 +20,7 @@ mod hosts;
 mod limits;
 mod media;
 mod path;
+mod resolver;
 mod secret;
 mod storage;
 mod tls;

@@ -1,25 +1,26 @@
-//! How long a transfer may take, how much it may carry, and how it is called off.
+//! How long a transfer may take, how much it may carry, and how it is cancelled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What a transfer may cost.
+/// The limits of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Resolving the name, connecting and the TLS handshake, together.
+    /// Name resolution, connection and TLS handshake together.
     pub connect: Duration,
-    /// The longest time in which not a byte may come or go.
+    /// The longest time without a byte received or sent.
     pub read: Duration,
-    /// The whole call, redirects and all. What drips is stopped by this one.
+    /// The whole call, including redirects. It also stops a server that sends very slowly.
     pub total: Duration,
-    /// Bytes of a body, uploaded or fetched. Counted while they come: no header is believed.
+    /// Bytes of a body, uploaded or fetched. They are counted as they arrive, because a
+    /// Content-Length may be wrong.
     pub max_size: u64,
 }
 
-/// A token that calls a running transfer off, from another thread or a signal handler: setting it
-/// is one atomic store. The transfer ends about 20 ms later with [`Kind::Cancelled`], its connection
-/// closed. A token stays set.
+/// Cancels a running transfer from another thread or a signal handler: setting it is one atomic
+/// store. The transfer ends about 20 ms later with [`Kind::Cancelled`], and its connection is closed.
+/// It cannot be reset.
 ///
 /// [`Kind::Cancelled`]: crate::Kind::Cancelled
 #[derive(Debug, Clone, Default)]

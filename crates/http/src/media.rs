@@ -1,4 +1,4 @@
-//! Where WhatsApp media comes from.
+//! Fetches WhatsApp media.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -15,10 +15,10 @@ use crate::limits::{Cancel, Limits};
 use crate::secret::{self, Secret};
 use crate::transfer::{self, Progress};
 
-/// Redirects that are followed: Twilio's takes one.
+/// Redirects that are followed. Twilio needs one.
 const REDIRECTS: usize = 5;
 
-/// Twilio, and the hosts that it sends on to.
+/// Twilio, and the hosts that it redirects to.
 #[derive(Debug, Clone)]
 pub struct MediaSource {
     hosts: Hosts,
@@ -26,21 +26,21 @@ pub struct MediaSource {
     account_sid: String,
     auth_token: Secret,
     limits: Limits,
-    /// Takes the place of the system's roots.
+    /// Replaces the configuration with the system's root certificates.
     tls: Option<rustls::ClientConfig>,
 }
 
 /// A file that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Media {
-    /// One of the list's, in lower case and without parameters.
+    /// In lower case and without parameters, if it was fetched from a [`MediaSource`].
     pub content_type: String,
     pub body: Vec<u8>,
 }
 
 impl MediaSource {
-    /// `content_types` are those that are believed, such as `image/jpeg`. [`Kind::Invalid`] where
-    /// the credentials cannot stand in a header.
+    /// `content_types` are those that are accepted, such as `image/jpeg`. [`Kind::Invalid`] if the
+    /// account's SID cannot be part of a header.
     pub fn new(
         hosts: Hosts,
         content_types: &[&str],
@@ -49,7 +49,7 @@ impl MediaSource {
         limits: Limits,
     ) -> Result<MediaSource, Error> {
         if account_sid.contains(':') || account_sid.contains(char::is_control) {
-            return Err(Error::new(Kind::Invalid, "the account's SID cannot stand in a header"));
+            return Err(Error::new(Kind::Invalid, "the account's SID cannot be part of a header"));
         }
         Ok(MediaSource {
             hosts,
@@ -67,14 +67,14 @@ impl MediaSource {
         self
     }
 
-    /// Whether a URL may be asked at all, before anything is. What its name resolves to shows only
-    /// when it is. [`Kind::Refused`] where not.
+    /// Checks a URL without sending anything: [`Kind::Refused`] if it may not be requested. What its
+    /// name resolves to is checked only when it is fetched.
     pub fn check(&self, url: &str) -> Result<(), Error> {
         self.target(url).map(drop)
     }
 
-    /// Fetches a file. The credentials go to the first host of [`Hosts`] where it is the one that
-    /// `url` names, and never to one that a redirect names.
+    /// Fetches a file. The credentials are sent only if `url` names the first host of [`Hosts`], and
+    /// never after a redirect.
     pub fn fetch(&self, url: &str, cancel: &Cancel) -> Result<Media, Error> {
         let target = self.target(url)?;
         transfer::run(&self.limits, cancel, async |progress| self.follow(target, progress).await)
@@ -82,14 +82,14 @@ impl MediaSource {
 
     fn target(&self, url: &str) -> Result<Target, Error> {
         let url = Url::parse(url)
-            .map_err(|error| Error::new(Kind::Refused, format!("not a URL: {error}")))?;
+            .map_err(|error| Error::new(Kind::Refused, format!("invalid URL: {error}")))?;
         self.hosts.target(url)
     }
 
     async fn follow(&self, mut target: Target, progress: &Progress) -> Result<Media, Error> {
         let mut credentials = if target.is_api { Some(self.credentials()?) } else { None };
         for _ in 0..=REDIRECTS {
-            let response = self.ask(&target, credentials.take(), progress).await?;
+            let response = self.request(&target, credentials.take(), progress).await?;
             if !response.status().is_redirection() {
                 return self.receive(response, progress).await;
             }
@@ -102,17 +102,17 @@ impl MediaSource {
 
     fn credentials(&self) -> Result<HeaderValue, Error> {
         let (account, token) = (self.account_sid.as_str(), self.auth_token.expose());
-        // Neither grows, which would leave a copy behind.
+        // Allocated at its full size: growing would leave a copy behind.
         let mut pair = Zeroizing::new(Vec::with_capacity(account.len() + 1 + token.len()));
         for part in [account, ":", token] {
             pair.extend_from_slice(part.as_bytes());
         }
         let encoded = Zeroizing::new(BASE64_STANDARD.encode(pair.as_slice()));
         secret::header(&["Basic ", &encoded])
-            .map_err(|_| Error::new(Kind::Invalid, "the credentials cannot stand in a header"))
+            .map_err(|_| Error::new(Kind::Invalid, "the credentials cannot be part of a header"))
     }
 
-    async fn ask(
+    async fn request(
         &self,
         target: &Target,
         credentials: Option<HeaderValue>,
@@ -122,7 +122,7 @@ impl MediaSource {
             transfer::client(&target.url, self.tls.as_ref(), &self.limits, target.addresses)?;
         let mut request = Request::new(Method::GET, target.url.clone());
         let headers = request.headers_mut();
-        // A compressed body could be a thousand times its size: none is asked for, none taken.
+        // A small compressed body can expand to gigabytes, so compression is neither requested nor accepted.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(credentials) = credentials {
             headers.insert(AUTHORIZATION, credentials);
@@ -141,13 +141,10 @@ impl MediaSource {
         if let Some(encoding) = text(response.headers(), CONTENT_ENCODING)
             && !encoding.eq_ignore_ascii_case("identity")
         {
-            let encoding = shown(&encoding);
-            return refuse(format!(
-                "{host} sends the encoding \"{encoding}\", which nobody asked for"
-            ));
+            return refuse(format!("{host} sends the encoding \"{}\"", shown(&encoding)));
         }
         let Some(content_type) = text(response.headers(), CONTENT_TYPE) else {
-            return refuse(format!("{host} does not say the content type"));
+            return refuse(format!("{host} sends no content type"));
         };
         let essence =
             content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -159,18 +156,19 @@ impl MediaSource {
     }
 }
 
-/// Where a redirect leads.
+/// The target of a redirect.
 fn next(response: &Response) -> Result<Url, Error> {
     let host = transfer::host(response.url());
-    let location = text(response.headers(), LOCATION)
-        .ok_or_else(|| Error::new(Kind::Malformed, format!("{host} redirects to nowhere")))?;
+    let location = text(response.headers(), LOCATION).ok_or_else(|| {
+        Error::new(Kind::Malformed, format!("{host} redirects without a location"))
+    })?;
     response
         .url()
         .join(&location)
-        .map_err(|_| Error::new(Kind::Refused, format!("{host} redirects to what is no URL")))
+        .map_err(|_| Error::new(Kind::Refused, format!("{host} redirects to an invalid URL")))
 }
 
-/// A header's value; what is not UTF-8 is shown as such and equals nothing.
+/// A header's value. Bytes that are not UTF-8 are replaced, so it then equals no expected value.
 fn text(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<String> {
     Some(String::from_utf8_lossy(headers.get(name)?.as_bytes()).into_owned())
 }

@@ -6,9 +6,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Error, Kind};
 
-/// What RFC 3986 lets stand in a path stays as it is, as `encodeURI` of the Storage API's own client
-/// leaves it: the API undoes with `decodeURI`, which would leave a `%2B` alone and sign another path
-/// than was asked for.
+/// Characters that RFC 3986 allows in a path are not encoded, like `encodeURI` in the Storage API's own
+/// client. The API decodes with `decodeURI`, which keeps `%2B` as it is and would sign another path
+/// than the requested one.
 const OUTSIDE_OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
@@ -29,13 +29,13 @@ const OUTSIDE_OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// A path, percent-encoded; the slashes between its segments stay.
+/// A path, percent-encoded. The slashes between its segments are kept.
 pub fn encode(path: &str) -> Cow<'_, str> {
     utf8_percent_encode(path, OUTSIDE_OF_A_PATH).into()
 }
 
-/// `bucket/path`, encoded. A segment that is empty, `.` or `..` is refused: a URL has no way to
-/// write it, encoded or not, that leads where it says.
+/// `bucket/path`, encoded. A segment that is empty, `.` or `..` is refused, because a URL with it,
+/// encoded or not, leads to another path.
 pub(crate) fn object(bucket: &str, path: &str) -> Result<String, Error> {
     let is_improper = |segment: &str| matches!(segment, "" | "." | "..");
     if bucket.contains('/') || is_improper(bucket) {
@@ -63,13 +63,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_storage_api_takes_as_it_is_stays_as_it_is() {
+    fn what_the_storage_api_decodes_unchanged_is_not_encoded() {
         let name = "_!.*'()&$@=;:+,-~aZ9";
         assert_eq!(encode(name), name);
     }
 
     #[test]
-    fn a_path_that_a_url_would_fold_is_refused() {
+    fn a_path_that_a_url_would_normalise_is_refused() {
         for path in ["", "a//b", "/a", "a/", "a/./b", "../b", "a/.."] {
             assert_eq!(object("evidence", path).unwrap_err().kind(), Kind::Invalid, "{path:?}");
         }
@@ -80,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_url_leads_to_the_very_path_that_was_encoded(path in "(\\PC|[/%#?\\\\ .]){1,40}") {
+        fn a_url_leads_to_the_path_that_was_encoded(path in "(\\PC|[/%#?\\\\ .]){1,40}") {
             if let Ok(encoded) = object("bucket", &path) {
                 let url = Url::parse(&format!("http://h/base/{encoded}")).unwrap();
                 prop_assert_eq!(url.query(), None);

@@ -1,12 +1,12 @@
-//! A text that no log and no error may show, and that is overwritten when it is dropped.
+//! Secrets: no log or error shows them, and their memory is overwritten when they are dropped.
 
 use std::fmt;
 
-use bytes::Bytes;
+use hyper::body::Bytes;
 use reqwest::header::{HeaderValue, InvalidHeaderValue};
 use zeroize::Zeroizing;
 
-/// A key or a password. `Debug` and `Display` show that there is one, and not what it is.
+/// A key or a password. `Debug` and `Display` print a placeholder.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -21,7 +21,7 @@ impl Secret {
         Secret(Zeroizing::new(secret.into()))
     }
 
-    /// The text itself, for the one place that sends it or signs with it.
+    /// The text itself, for the code that sends it or signs with it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -30,7 +30,7 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// A text of somebody else's with every occurrence of the secret taken out.
+    /// A foreign text with every occurrence of the secret replaced.
     pub(crate) fn scrub(&self, text: &str) -> String {
         match self.0.trim() {
             "" => text.to_owned(),
@@ -39,11 +39,12 @@ impl Secret {
     }
 }
 
-/// A header's value, of parts of which one is a secret. Its memory is overwritten when the last use of
-/// it is dropped; what HTTP copies of it is not.
+/// A header's value, joined from parts of which one is a secret. Its memory is overwritten when it is
+/// dropped. The copies that the HTTP client makes are not: the calling thread's allocator must
+/// overwrite them.
 pub(crate) fn header(parts: &[&str]) -> Result<HeaderValue, InvalidHeaderValue> {
     let length = parts.iter().map(|part| part.len()).sum();
-    // At its full size from the start: one that grows leaves copies behind.
+    // Allocated at its full size: growing would leave copies behind.
     let mut value = Zeroizing::new(Vec::with_capacity(length));
     parts.iter().for_each(|part| value.extend_from_slice(part.as_bytes()));
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value))?;
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_somebody_elses_text_is_taken_out() {
+    fn a_secret_in_a_foreign_text_is_replaced() {
         assert_eq!(Secret::new("hunter2").scrub("bad key hunter2!"), "bad key [secret]!");
         assert_eq!(Secret::new("").scrub("unchanged"), "unchanged");
     }

@@ -1,36 +1,44 @@
-//! Which certificates are believed.
+//! Which certificates are trusted.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use once_cell::sync::OnceCell;
 use reqwest::Url;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::{Error, Kind};
 
-/// What a request for a URL needs: the system's roots, read once a process and not before https is
-/// spoken, as there are many. A client for plain http is made with none.
+/// The TLS configuration for requests to a URL, with the system's root certificates.
+///
+/// There are many root certificates, so they are read once per process, and only when a URL is https.
+/// A failure is not kept: the next request reads them again, so installing `ca-certificates` needs no
+/// restart of the process.
 pub(crate) fn config(url: &Url) -> Result<ClientConfig, Error> {
-    static SYSTEM: OnceLock<Result<ClientConfig, String>> = OnceLock::new();
-    static NOBODY: OnceLock<Result<ClientConfig, String>> = OnceLock::new();
-    let config = match url.scheme() {
-        "https" => SYSTEM.get_or_init(|| {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = RootCertStore::empty();
-            // A root that cannot be read costs only what it vouches for.
-            roots.add_parsable_certificates(found.certs);
-            trusting(roots)
-        }),
-        _ => NOBODY.get_or_init(|| trusting(RootCertStore::empty())),
-    };
-    config.clone().map_err(|why| Error::new(Kind::Invalid, format!("TLS cannot be set up: {why}")))
+    static SYSTEM: OnceCell<ClientConfig> = OnceCell::new();
+    if url.scheme() != "https" {
+        // The client wants a configuration, and never uses it.
+        return trusting(RootCertStore::empty());
+    }
+    SYSTEM.get_or_try_init(|| trusting(system_roots()?)).cloned()
 }
 
-pub(crate) fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
-    // Named here, as the process-wide default belongs to whoever shares the process.
+fn system_roots() -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    // One certificate that cannot be read does not make the others useless.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(Error::new(Kind::Certificate, "no root certificates are installed"));
+    }
+    Ok(roots)
+}
+
+/// The configuration of a client that trusts these root certificates only.
+pub(crate) fn trusting(roots: RootCertStore) -> Result<ClientConfig, Error> {
+    // Named here, because the process-wide default may belong to another library in the process.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .map_err(|error| Error::new(Kind::Invalid, format!("could not set up TLS: {error}")))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)

@@ -1,15 +1,12 @@
-//! One transfer: the request, what watches over it, and what its failure means.
+//! One transfer: its client, its request, its limits and its cancellation.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Request, Response, Url, redirect, retry};
 use rustls::ClientConfig;
@@ -17,16 +14,17 @@ use rustls::ClientConfig;
 use crate::address::Addresses;
 use crate::error::{Error, Kind, shown};
 use crate::limits::{Cancel, Limits};
+use crate::resolver::Resolver;
 use crate::{failure, tls};
 
-/// How often a transfer looks at the clock and at its token.
-const TICK: Duration = Duration::from_millis(20);
-/// Bytes of an upload that are handed over at once.
+/// How often a transfer checks its limits and its [`Cancel`].
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Bytes of an upload that are handed to the client at once.
 const CHUNK: usize = 64 * 1024;
 /// A longer Retry-After is cut to this.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// When a byte last came or went.
+/// When a byte was last received or sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress(Arc<Mutex<Instant>>);
 
@@ -39,7 +37,7 @@ impl Progress {
         self.set(Instant::now());
     }
 
-    /// A connection is made: what may be silent starts after the time that it may take.
+    /// A connection is being made. [`Limits::read`] applies after the time that this may take.
     fn connecting(&self, limits: &Limits) {
         self.set(Instant::now() + limits.connect);
     }
@@ -48,7 +46,7 @@ impl Progress {
         *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = when;
     }
 
-    fn silence(&self) -> Duration {
+    fn idle_time(&self) -> Duration {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).elapsed()
     }
 }
@@ -59,22 +57,25 @@ pub(crate) fn run<T>(
     cancel: &Cancel,
     work: impl AsyncFnOnce(&Progress) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    // A connection's tasks run while the transfer is waited for and never otherwise, so that no
-    // thread outlives the call; getaddrinfo, which nothing can stop, is left to end by itself.
+    // The connection's tasks run only inside block_on, so they end with the call. Only getaddrinfo
+    // blocks a second thread, and nothing can stop it: the call does not wait for it.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .max_blocking_threads(1)
         .thread_name("pg_civic resolver")
         .build()
-        .map_err(|error| Error::new(Kind::Unreachable, format!("no runtime: {error}")))?;
+        .map_err(|error| {
+            Error::new(Kind::Unreachable, format!("could not start a transfer: {error}"))
+        })?;
     let progress = Progress::new();
-    let result = runtime.block_on(watched(limits, cancel, &progress, work(&progress)));
+    let result = runtime.block_on(limited(limits, cancel, &progress, work(&progress)));
     runtime.shutdown_background();
     result
 }
 
-async fn watched<T>(
+/// Polls the transfer until it ends, is cancelled or exceeds a time limit.
+async fn limited<T>(
     limits: &Limits,
     cancel: &Cancel,
     progress: &Progress,
@@ -90,18 +91,18 @@ async fn watched<T>(
             let message = format!("the transfer took longer than {:?}", limits.total);
             return Err(Error::new(Kind::TimedOut, message));
         }
-        if progress.silence() >= limits.read {
-            let message = format!("nothing came or went for {:?}", limits.read);
+        if progress.idle_time() >= limits.read {
+            let message = format!("no data was received or sent for {:?}", limits.read);
             return Err(Error::new(Kind::TimedOut, message));
         }
-        if let Ok(result) = tokio::time::timeout(TICK, &mut work).await {
+        if let Ok(result) = tokio::time::timeout(CHECK_INTERVAL, &mut work).await {
             return result;
         }
     }
 }
 
-/// A client for one URL's host. It follows nothing, repeats nothing and asks no proxy. `tls` takes
-/// the place of the system's roots.
+/// A client for the host of one URL. It follows no redirect, retries nothing and uses no proxy. `tls`
+/// replaces the configuration with the system's root certificates.
 pub(crate) fn client(
     url: &Url,
     tls: Option<&ClientConfig>,
@@ -120,10 +121,10 @@ pub(crate) fn client(
         .referer(false)
         .http1_only()
         .build()
-        .map_err(|error| Error::new(Kind::Invalid, format!("no HTTP client: {error}")))
+        .map_err(|error| Error::new(Kind::Invalid, format!("could not set up HTTP: {error}")))
 }
 
-/// Sends a request and waits for the head of its answer.
+/// Sends a request and returns the response with its body unread.
 pub(crate) async fn send(
     client: &Client,
     request: Request,
@@ -137,17 +138,16 @@ pub(crate) async fn send(
     Ok(response)
 }
 
-/// The body of an answer, as long as it is no longer than the limit.
+/// The body of a response, [`Kind::TooLarge`] if it is longer than the limit.
 pub(crate) async fn body(
     mut response: Response,
     limit: u64,
     progress: &Progress,
 ) -> Result<Vec<u8>, Error> {
     let host = host(response.url());
-    let too_large = || {
-        Error::new(Kind::TooLarge, format!("{host} sends more than the {limit} bytes of the limit"))
-    };
-    if response.content_length().is_some_and(|promised| promised > limit) {
+    let too_large =
+        || Error::new(Kind::TooLarge, format!("{host} sends more than the limit of {limit} bytes"));
+    if response.content_length().is_some_and(|length| length > limit) {
         return Err(too_large());
     }
     let mut body = Vec::new();
@@ -156,16 +156,16 @@ pub(crate) async fn body(
         if body.len() as u64 + chunk.len() as u64 > limit {
             return Err(too_large());
         }
-        // An allocation that fails otherwise ends the process, and with it the whole server.
+        // Any other allocation that fails ends the process, and then the server restarts.
         body.try_reserve(chunk.len()).map_err(|_| {
-            Error::new(Kind::Busy, format!("memory does not hold what {host} sends"))
+            Error::new(Kind::Busy, format!("not enough memory for the response of {host}"))
         })?;
         body.extend_from_slice(&chunk);
     }
     Ok(body)
 }
 
-/// Host and port, for messages: a path and a query may hold what is nobody's business.
+/// Host and port, for messages. Path and query may be confidential.
 pub(crate) fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or("?");
     match url.port() {
@@ -174,7 +174,7 @@ pub(crate) fn host(url: &Url) -> String {
     }
 }
 
-/// What the server asks for in Retry-After, seconds or a date.
+/// The server's Retry-After, in seconds or as a date.
 pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match value.parse() {
@@ -184,22 +184,22 @@ pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
             date.duration_since(std::time::SystemTime::now()).unwrap_or_default()
         }
     };
-    Some(wait.min(LONGEST_RETRY_AFTER))
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// The body of an upload, which tells of each piece that is taken from it.
-pub(crate) struct Outgoing {
+/// The body of an upload. It notes progress for each chunk that the connection takes.
+pub(crate) struct UploadBody {
     rest: Bytes,
     progress: Progress,
 }
 
-impl Outgoing {
-    pub fn new(body: Vec<u8>, progress: &Progress) -> Outgoing {
-        Outgoing { rest: body.into(), progress: progress.clone() }
+impl UploadBody {
+    pub fn new(body: Vec<u8>, progress: &Progress) -> UploadBody {
+        UploadBody { rest: body.into(), progress: progress.clone() }
     }
 }
 
-impl http_body::Body for Outgoing {
+impl Body for UploadBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -221,43 +221,5 @@ impl http_body::Body for Outgoing {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.rest.len() as u64)
-    }
-}
-
-/// Resolves names, and gives out only addresses that may be connected to: what was checked is what
-/// is connected to, whatever the name resolves to a moment later.
-pub(crate) struct Resolver {
-    pub addresses: Addresses,
-}
-
-/// A name led to an address that may not be connected to.
-#[derive(Debug)]
-pub(crate) struct NotAllowed(Addresses);
-
-impl std::fmt::Display for NotAllowed {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self.0 {
-            Addresses::Loopback => {
-                "it is sent credentials without https, and does not resolve to loopback addresses"
-            }
-            _ => "it resolves to an address that is not of the public internet",
-        })
-    }
-}
-
-impl std::error::Error for NotAllowed {}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let addresses = self.addresses;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            // One is enough: whoever mixes them in means them to be tried.
-            if !found.iter().all(|found| addresses.allow(found.ip())) {
-                return Err(NotAllowed(addresses).into());
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
     }
 }

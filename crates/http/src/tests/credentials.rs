@@ -1,4 +1,4 @@
-//! Who is sent the account's password.
+//! Which hosts are sent the credentials.
 
 use civic_fake_services::{Answer, FakeServer, Twilio, sequence};
 
@@ -22,7 +22,7 @@ fn twilio_is_sent_the_credentials_and_the_host_behind_it_is_not() {
 }
 
 #[test]
-fn a_media_host_that_is_asked_first_is_sent_no_credentials() {
+fn a_media_host_that_is_requested_first_is_sent_no_credentials() {
     let (api, media) =
         (FakeServer::start(sequence([jpeg()])), FakeServer::start(sequence([jpeg()])));
     let source = source(&format!("{}, {}", api.host(), media.host()), LIMITS);
@@ -32,7 +32,7 @@ fn a_media_host_that_is_asked_first_is_sent_no_credentials() {
 
 #[test]
 fn a_redirect_back_to_twilio_is_sent_no_credentials() {
-    // Who sends a fetch to Twilio chooses what is asked of it there.
+    // The host that redirects chooses what is requested from Twilio.
     let api = FakeServer::start(sequence([jpeg()]));
     let media = FakeServer::start(sequence([Answer::redirect(&api.url("/Accounts.json"))]));
     let source = source(&format!("{}, {}", api.host(), media.host()), LIMITS);
@@ -57,46 +57,46 @@ fn another_port_of_the_same_address_is_another_host() {
 }
 
 #[test]
-fn wrong_credentials_are_told_and_not_shown() {
+fn wrong_credentials_are_reported_and_not_shown() {
     let twilio = Twilio::start(SID, "another token");
     let url = twilio.offer("image/jpeg", "bytes");
     let error = source(&twilio.hosts(), LIMITS).fetch(&url, &Cancel::new()).unwrap_err();
     assert_eq!(error.kind(), Kind::Unauthorized);
-    assert_tells_no_secret(&error);
+    assert_shows_no_secret(&error);
 }
 
 #[test]
-fn what_is_printed_of_a_client_tells_no_secret() {
+fn a_printed_client_shows_no_secret() {
     let source = source("api.twilio.com", LIMITS);
     let api = StorageApi::new("https://h/storage/v1", Secret::new(KEY), LIMITS).unwrap();
     assert!(!format!("{source:?} {api:?}").contains("hunter2"));
 }
 
 #[test]
-fn credentials_travel_by_plain_http_to_a_loopback_address_alone() {
-    // Addresses of nobody, and an address that a name would resolve to.
+fn credentials_are_sent_by_plain_http_to_a_loopback_address_only() {
+    // Addresses of documentation, and of a private network.
     for host in ["192.0.2.1:8080", "[2001:db8::1]:8080", "10.255.255.1:8080"] {
-        let source = source(host, quick(LIMITS));
+        let source = source(host, short(LIMITS));
         let url = format!("http://{host}/2010-04-01/media");
         let refused = source.check(&url).expect_err("it is not even enqueued");
         assert_eq!(refused.kind(), Kind::Refused, "{host}: {refused}");
         assert!(refused.message().contains("https"), "{refused}");
-        let refused = within(Duration::from_millis(250), || source.fetch(&url, &Cancel::new()));
+        let refused = promptly(|| source.fetch(&url, &Cancel::new()));
         let refused = refused.expect_err("nothing is sent");
         assert_eq!(refused.kind(), Kind::Refused, "{host}: {refused}");
     }
-    // By https the address may be anybody's, and so may that of a host that is sent none.
+    // Any address is allowed by https, and for a host that is sent no credentials.
     let source = source("192.0.2.1:8080, 192.0.2.2:8080", LIMITS);
     source.check("https://192.0.2.1:8080/x").unwrap();
     source.check("http://192.0.2.2:8080/x").unwrap();
 }
 
 #[test]
-fn a_name_that_is_sent_credentials_without_https_resolves_to_loopback_addresses_or_to_nothing() {
+fn a_name_that_is_sent_credentials_without_https_must_resolve_to_loopback_addresses() {
     use reqwest::dns::Resolve;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let resolve = |name: &str| {
-        let resolver = transfer::Resolver { addresses: crate::address::Addresses::Loopback };
+        let resolver = crate::resolver::Resolver { addresses: crate::address::Addresses::Loopback };
         let addresses = runtime.block_on(resolver.resolve(name.parse().unwrap()));
         addresses.map(|found| found.map(|it| it.ip().to_string()).collect::<Vec<_>>())
     };

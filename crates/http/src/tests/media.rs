@@ -1,4 +1,4 @@
-//! Fetching, in good weather and bad.
+//! Fetching media, with and without faults.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::Kind;
 
 fn kind(answer: Answer) -> Kind {
     let server = FakeServer::start(sequence([answer]));
-    let error = fetch(&server, quick(LIMITS)).unwrap_err();
-    assert_tells_no_secret(&error);
+    let error = fetch(&server, LIMITS).unwrap_err();
+    assert_shows_no_secret(&error);
     error.kind()
 }
 
@@ -19,7 +19,7 @@ fn jpeg(body: impl Into<Vec<u8>>) -> Answer {
 }
 
 #[test]
-fn a_file_comes_the_way_twilio_sends_it() {
+fn a_file_is_fetched_through_the_redirect_of_twilio() {
     let twilio = Twilio::start(SID, TOKEN);
     let url = twilio.offer("image/jpeg", "bytes");
     let media = source(&twilio.hosts(), LIMITS).fetch(&url, &Cancel::new()).unwrap();
@@ -27,13 +27,13 @@ fn a_file_comes_the_way_twilio_sends_it() {
 }
 
 #[test]
-fn a_content_type_counts_without_case_and_parameters() {
+fn case_and_parameters_of_a_content_type_do_not_matter() {
     let server = FakeServer::start(sequence([Answer::file("Image/PNG; name=x", "x")]));
     assert_eq!(fetch(&server, LIMITS).unwrap().content_type, "image/png");
 }
 
 #[test]
-fn a_content_type_outside_the_list_is_not_believed() {
+fn a_content_type_outside_the_list_is_refused() {
     for content_type in
         ["text/html", "image/svg+xml", "application/octet-stream", "image/jpegx", ""]
     {
@@ -51,34 +51,34 @@ fn an_empty_file_and_the_largest_are_files() {
 }
 
 #[test]
-fn fifty_megabytes_come() {
+fn fifty_megabytes_are_fetched() {
     let limits = Limits { max_size: 50 * 1024 * 1024, ..LIMITS };
     let server = FakeServer::start(sequence([jpeg(vec![7; 50 * 1024 * 1024])]));
     assert_eq!(fetch(&server, limits).unwrap().body.len(), 50 * 1024 * 1024);
 }
 
 #[test]
-fn a_file_over_the_limit_is_given_up_whatever_was_promised() {
+fn a_file_over_the_limit_is_refused_whatever_its_content_length() {
     let large = vec![7; LIMITS.max_size as usize + 1];
     assert_eq!(kind(jpeg(large.clone())), Kind::TooLarge);
-    // Not waited for, where it is told at once.
-    let told =
+    // The body is not waited for if its Content-Length is over the limit.
+    let declared =
         jpeg("x").header("content-length", "99999999999").dripping(1, Duration::from_secs(3600));
-    assert_eq!(kind(told), Kind::TooLarge);
-    // No length at all, and no end: only counting helps.
+    assert_eq!(kind(declared), Kind::TooLarge);
+    // Without a length, the bytes are counted as they arrive.
     assert_eq!(kind(jpeg(vec![7; 4096]).endless()), Kind::TooLarge);
     let head = "HTTP/1.1 200 OK\r\ncontent-type: image/jpeg\r\n\r\n";
     assert_eq!(kind(Answer::raw([head.as_bytes(), &large].concat())), Kind::TooLarge);
 }
 
 #[test]
-fn a_file_larger_than_promised_is_no_larger() {
+fn bytes_after_the_content_length_are_ignored() {
     let server = FakeServer::start(sequence([jpeg("12345678").header("content-length", "5")]));
     assert_eq!(fetch(&server, LIMITS).unwrap().body, b"12345");
 }
 
 #[test]
-fn a_file_cut_short_is_none() {
+fn an_incomplete_file_is_an_error() {
     assert_eq!(kind(jpeg(vec![7; 1000]).cut_after(500)), Kind::CutShort);
     assert_eq!(kind(Answer::hang_up()), Kind::CutShort);
     let chunked = "HTTP/1.1 200 OK\r\ncontent-type: image/jpeg\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n";
@@ -86,7 +86,7 @@ fn a_file_cut_short_is_none() {
 }
 
 #[test]
-fn a_gzip_bomb_is_not_unpacked() {
+fn a_compressed_file_is_refused() {
     let server = FakeServer::start(sequence([jpeg("small").header("content-encoding", "gzip")]));
     assert_eq!(fetch(&server, LIMITS).unwrap_err().kind(), Kind::UnsupportedType);
     assert_eq!(server.requests()[0].header("accept-encoding"), Some("identity"));
@@ -98,15 +98,15 @@ fn a_gzip_bomb_is_not_unpacked() {
 }
 
 #[test]
-fn a_header_bomb_does_not_fill_the_memory() {
+fn endless_headers_are_refused() {
     let server = FakeServer::start(sequence([Answer::header_bomb()]));
-    let error = within(Duration::from_secs(5), || fetch(&server, LIMITS)).unwrap_err();
+    let error = promptly(|| fetch(&server, LIMITS)).unwrap_err();
     assert_eq!(error.kind(), Kind::Malformed);
     assert!(error.message().contains("too large"), "{error}");
 }
 
 #[test]
-fn what_is_not_http_is_told() {
+fn a_response_that_is_not_http_is_malformed() {
     for bytes in [
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",
         "\u{0}\u{1}\u{2}\r\n\r\n",
@@ -118,38 +118,45 @@ fn what_is_not_http_is_told() {
 }
 
 #[test]
-fn two_lengths_are_not_one() {
+fn two_content_lengths_are_malformed() {
     let smuggled = "HTTP/1.1 200 OK\r\ncontent-type: image/jpeg\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\n12345";
     assert_eq!(kind(Answer::raw(smuggled)), Kind::Malformed);
 }
 
 #[test]
-fn a_server_that_never_answers_is_given_up() {
+fn a_server_that_never_answers_times_out() {
     let server = FakeServer::start(sequence([Answer::black_hole()]));
-    let error = within(Duration::from_secs(5), || fetch(&server, quick(LIMITS))).unwrap_err();
+    let error = promptly(|| fetch(&server, short(LIMITS))).unwrap_err();
     assert_eq!(error.kind(), Kind::TimedOut);
 }
 
 #[test]
-fn a_drip_for_hours_ends_in_time() {
+fn a_server_that_sends_very_slowly_times_out() {
     let drip = || jpeg(vec![7; 100_000]).dripping(1, Duration::from_millis(50));
     let server = FakeServer::start(sequence([drip()]));
     let limits = Limits { total: Duration::from_millis(700), ..LIMITS };
-    let error = within(Duration::from_secs(5), || fetch(&server, limits)).unwrap_err();
+    let error = promptly(|| fetch(&server, limits)).unwrap_err();
     assert_eq!(error.kind(), Kind::TimedOut);
     assert!(error.message().contains("longer than 700ms"), "{error}");
-    assert_eq!(kind(jpeg(vec![7; 100]).dripping(1, Duration::from_secs(3600))), Kind::TimedOut);
+    // The head arrives, the body does not.
+    let stalled = jpeg("x").dripping(1, Duration::from_secs(3600));
+    let server = FakeServer::start(sequence([stalled]));
+    let error = promptly(|| fetch(&server, short(LIMITS))).unwrap_err();
+    assert_eq!(error.kind(), Kind::TimedOut);
+    assert!(error.message().contains("no data"), "{error}");
 }
 
 #[test]
-fn a_status_means_what_a_retry_would_bring() {
-    for (status, expected, heals) in [
+fn a_status_decides_whether_a_retry_may_succeed() {
+    for (status, expected, is_transient) in [
         (401, Kind::Unauthorized, false),
         (403, Kind::Unauthorized, false),
         (404, Kind::MediaNotFound, true),
+        (408, Kind::TimedOut, true),
         (410, Kind::Rejected, false),
         (413, Kind::TooLarge, false),
         (415, Kind::UnsupportedType, false),
+        (425, Kind::Busy, true),
         (429, Kind::Busy, true),
         (500, Kind::ServerError, true),
         (503, Kind::ServerError, true),
@@ -157,7 +164,7 @@ fn a_status_means_what_a_retry_would_bring() {
         (206, Kind::Malformed, true),
     ] {
         let found = kind(Answer::new(status));
-        assert_eq!((found, found.may_heal()), (expected, heals), "{status}");
+        assert_eq!((found, found.is_transient()), (expected, is_transient), "{status}");
     }
     let server = FakeServer::start(sequence([Answer::new(429).header("retry-after", "3")]));
     let error = fetch(&server, LIMITS).unwrap_err();
@@ -165,12 +172,12 @@ fn a_status_means_what_a_retry_would_bring() {
 }
 
 #[test]
-fn a_proxy_of_the_environment_is_not_asked() {
+fn a_proxy_of_the_environment_is_not_used() {
     let server = FakeServer::start(sequence([jpeg("x")]));
     let proxy = FakeServer::start(sequence([jpeg("from the proxy")]));
     let url = proxy.url("/");
     let names = ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"];
     let environment: Vec<_> = names.iter().map(|name| (*name, url.as_str())).collect();
-    fetches_elsewhere(&server, &environment).unwrap();
+    fetch_in_a_process(&server, &environment).unwrap();
     assert_eq!((server.count(), proxy.connections()), (1, 0));
 }

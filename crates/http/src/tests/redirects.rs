@@ -1,6 +1,4 @@
-//! Where a fetch is led, and where it does not go.
-
-use std::time::Duration;
+//! Which redirects are followed.
 
 use civic_fake_services::{Answer, FakeServer, sequence};
 
@@ -51,24 +49,17 @@ fn five_redirects_are_followed_and_no_more() {
 }
 
 #[test]
-fn a_redirect_loop_ends() {
-    let server = FakeServer::start(sequence([Answer::redirect("/media")]));
-    let error = within(Duration::from_secs(5), || fetch(&server, LIMITS)).unwrap_err();
-    assert_eq!((error.kind(), server.count()), (Kind::Refused, 6));
-}
-
-#[test]
 fn a_redirect_to_a_host_outside_the_list_is_not_followed() {
     let elsewhere = FakeServer::start(sequence([jpeg()]));
     let error = redirected(&elsewhere.url("/x?token=hunter2"), "").unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.message().contains("127.0.0.1"), "{error}");
-    assert_tells_no_secret(&error);
+    assert_shows_no_secret(&error);
     assert_eq!(elsewhere.connections(), 0);
 }
 
 #[test]
-fn a_redirect_to_the_clouds_metadata_is_not_followed() {
+fn a_redirect_to_cloud_metadata_is_not_followed() {
     for location in [
         "http://169.254.169.254/latest/meta-data/",
         "https://169.254.169.254/latest/meta-data/",
@@ -77,7 +68,7 @@ fn a_redirect_to_the_clouds_metadata_is_not_followed() {
         "https://2852039166/",
         "//169.254.169.254/",
     ] {
-        // Not even where somebody has put the address itself into the list.
+        // Even if the list contains the address.
         for others in ["", "169.254.169.254, [fd00:ec2::254], [::ffff:169.254.169.254]"] {
             let error = redirected(location, others).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused, "{location}");
@@ -93,7 +84,7 @@ fn a_redirect_to_plain_http_is_not_followed() {
 }
 
 #[test]
-fn a_redirect_to_what_is_no_web_address_is_not_followed() {
+fn a_redirect_to_an_invalid_url_or_another_scheme_is_not_followed() {
     for location in [
         "file:///etc/passwd",
         "ftp://127.0.0.1/x",
@@ -108,21 +99,21 @@ fn a_redirect_to_what_is_no_web_address_is_not_followed() {
 }
 
 #[test]
-fn a_name_that_leads_to_a_private_address_is_not_asked() {
-    // Every machine knows localhost, and only by a look at what it resolves to is it refused.
+fn a_name_that_resolves_to_a_private_address_is_refused() {
+    // The name localhost is not refused, only the addresses that it resolves to.
     let server = FakeServer::start(sequence([jpeg()]));
     let error =
         source("localhost", LIMITS).fetch("https://localhost/x", &Cancel::new()).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.message().contains("resolves to an address"), "{error}");
-    // The setting that names the port means this very server.
+    // A list that names the port means this server.
     let host = format!("localhost:{}", server.port());
     let media = source(&host, LIMITS).fetch(&format!("http://{host}/x"), &Cancel::new());
     assert_eq!(media.unwrap().body, b"bytes");
 }
 
 #[test]
-fn a_url_that_may_not_be_asked_is_known_before_it_is() {
+fn a_forbidden_url_is_refused_before_anything_is_sent() {
     let source = source("api.twilio.com", LIMITS);
     assert!(source.check("https://api.twilio.com/2010-04-01/x").is_ok());
     for url in

@@ -1,4 +1,4 @@
-//! What the Storage API answers, and what it means.
+//! The Storage API's responses, and what they mean.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn an_empty_file_is_a_file() {
 }
 
 #[test]
-fn a_path_arrives_whatever_it_holds() {
+fn any_characters_of_a_path_arrive() {
     let server = FakeServer::start(|request| {
         let path = request.path();
         let key = path.strip_prefix("/storage/v1/object/").unwrap();
@@ -62,7 +62,7 @@ fn a_path_arrives_whatever_it_holds() {
 }
 
 #[test]
-fn a_path_that_would_lead_elsewhere_is_not_sent() {
+fn a_path_that_a_url_cannot_express_is_not_sent() {
     let storage = storage();
     let api = api(&storage);
     for path in ["../secret", "t/../u/a.jpg", "t//a.jpg", "", "/t/f/a"] {
@@ -76,7 +76,7 @@ fn a_path_that_would_lead_elsewhere_is_not_sent() {
 }
 
 #[test]
-fn a_header_cannot_be_smuggled_in() {
+fn a_header_cannot_be_injected() {
     let storage = storage();
     let api = api(&storage);
     let content_type = "image/jpeg\r\nx-upsert: true";
@@ -89,7 +89,7 @@ fn a_header_cannot_be_smuggled_in() {
 }
 
 #[test]
-fn a_url_that_is_no_api_is_refused() {
+fn an_invalid_base_url_is_refused() {
     for url in [
         "",
         "storage",
@@ -102,12 +102,12 @@ fn a_url_that_is_no_api_is_refused() {
     ] {
         let error = StorageApi::new(url, Secret::new(KEY), LIMITS).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{url:?}");
-        assert_tells_no_secret(&error);
+        assert_shows_no_secret(&error);
     }
 }
 
 #[test]
-fn a_name_that_is_taken_is_a_duplicate_however_it_is_told() {
+fn an_existing_name_is_a_duplicate_in_both_forms_of_error() {
     for errors in [Errors::InBody, Errors::AsStatus] {
         let storage = Storage::start(Options { errors, ..Options::default() });
         let api = api(&storage);
@@ -120,12 +120,12 @@ fn a_name_that_is_taken_is_a_duplicate_however_it_is_told() {
 }
 
 #[test]
-fn a_file_is_known_by_size_and_type_or_not_at_all() {
+fn stat_returns_size_and_type_of_a_file() {
     for errors in [Errors::InBody, Errors::AsStatus] {
         let storage = Storage::start(Options { errors, ..Options::default() });
         let api = api(&storage);
         let stat = |path| api.stat("evidence", path, &Cancel::new()).unwrap();
-        upload(&api, "t/f/ä b.jpg".replace('ä', "a").as_str(), "12345").unwrap();
+        upload(&api, "t/f/a b.jpg", "12345").unwrap();
         let known = Stat { content_type: Some("image/jpeg".to_owned()), size: 5 };
         assert_eq!(stat("t/f/a b.jpg"), Some(known));
         assert_eq!(stat("t/f/other.jpg"), None);
@@ -133,7 +133,7 @@ fn a_file_is_known_by_size_and_type_or_not_at_all() {
 }
 
 #[test]
-fn a_link_is_the_one_that_the_api_signs() {
+fn a_link_carries_the_token_of_the_api() {
     let storage = storage();
     let api = api(&storage);
     upload(&api, "t/f/a b&+.jpg", "bytes").unwrap();
@@ -149,14 +149,14 @@ fn a_link_is_the_one_that_the_api_signs() {
 }
 
 #[test]
-fn no_link_is_signed_for_a_file_that_is_not_there() {
+fn no_link_is_signed_for_a_missing_file() {
     let storage = storage();
     let signed = api(&storage).sign("evidence", PATH, Duration::from_secs(60), &Cancel::new());
     assert_eq!(signed.unwrap_err().kind(), Kind::NotFound);
 }
 
 #[test]
-fn a_link_that_is_none_is_not_passed_on() {
+fn an_invalid_link_is_not_returned() {
     for answer in [
         json!({}),
         json!({"signedURL": "/object/sign/evidence/t/f/a.jpg"}),
@@ -172,7 +172,7 @@ fn a_link_that_is_none_is_not_passed_on() {
 }
 
 #[test]
-fn a_link_leads_to_our_server_whatever_the_api_says() {
+fn a_link_leads_to_the_configured_server() {
     let answer = json!({"signedURL": "https://evil.example/object?token=abc"});
     let server = FakeServer::start(sequence([Answer::json(200, &answer)]));
     let link =
@@ -182,30 +182,30 @@ fn a_link_leads_to_our_server_whatever_the_api_says() {
 }
 
 #[test]
-fn a_wrong_key_is_told_and_not_shown() {
+fn a_wrong_key_is_reported_and_not_shown() {
     for errors in [Errors::InBody, Errors::AsStatus] {
         let storage = Storage::start(Options { errors, ..Options::default() });
         let api = StorageApi::new(&storage.url(), Secret::new(KEY), LIMITS).unwrap();
         let error = upload(&api, PATH, "x").unwrap_err();
         assert_eq!(error.kind(), Kind::Unauthorized);
-        assert_tells_no_secret(&error);
+        assert_shows_no_secret(&error);
         assert_eq!(storage.objects(), []);
     }
 }
 
 #[test]
-fn a_key_that_the_api_repeats_is_taken_out_of_its_words() {
-    let told = json!({"statusCode": "403", "message": format!("bad token {KEY}\nline")});
-    let server = FakeServer::start(sequence([Answer::json(400, &told)]));
+fn a_key_in_the_message_of_the_api_is_replaced() {
+    let report = json!({"statusCode": "403", "message": format!("bad token {KEY}\nline")});
+    let server = FakeServer::start(sequence([Answer::json(400, &report)]));
     let error = upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err();
-    assert_tells_no_secret(&error);
+    assert_shows_no_secret(&error);
     assert!(error.message().ends_with(r"bad token [secret]\nline"), "{error}");
 }
 
 #[test]
-fn an_error_means_what_its_code_says() {
-    let meaning = |status, told| {
-        let server = FakeServer::start(sequence([Answer::json(status, &told)]));
+fn an_error_has_the_kind_of_its_code() {
+    let kind_of = |status, report| {
+        let server = FakeServer::start(sequence([Answer::json(status, &report)]));
         upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err().kind()
     };
     for (code, kind) in [
@@ -213,46 +213,36 @@ fn an_error_means_what_its_code_says() {
         (401, Kind::Unauthorized),
         (403, Kind::Unauthorized),
         (404, Kind::NotFound),
+        (408, Kind::TimedOut),
         (409, Kind::Duplicate),
         (413, Kind::TooLarge),
         (415, Kind::UnsupportedType),
+        (422, Kind::Rejected),
         (423, Kind::Busy),
+        (425, Kind::Busy),
         (429, Kind::Busy),
         (500, Kind::ServerError),
         (503, Kind::ServerError),
         (544, Kind::ServerError),
     ] {
-        assert_eq!(meaning(code, json!({})), kind, "{code} as the status");
-        let told = json!({"statusCode": code.to_string(), "error": "x", "message": "y"});
-        assert_eq!(meaning(400, told), kind, "{code} in the body");
-        assert_eq!(meaning(400, json!({"statusCode": code})), kind, "{code} in the body, a number");
+        assert_eq!(kind_of(code, json!({})), kind, "{code} as the status");
+        let report = json!({"statusCode": code.to_string(), "error": "x", "message": "y"});
+        assert_eq!(kind_of(400, report), kind, "{code} in the body");
+        assert_eq!(kind_of(400, json!({"statusCode": code})), kind, "{code} in the body, a number");
     }
     assert_eq!(
-        meaning(400, json!({"statusCode": "400", "code": "InvalidJWT"})),
+        kind_of(400, json!({"statusCode": "400", "code": "InvalidJWT"})),
         Kind::Unauthorized
     );
-    // A code that is none does not turn a failure into a success.
-    for told in [json!({"statusCode": "200"}), json!({"statusCode": -1}), json!([]), json!(null)] {
-        assert_eq!(meaning(400, told), Kind::Rejected);
+    // An invalid code does not turn a failure into a success.
+    for report in [json!({"statusCode": "200"}), json!({"statusCode": -1}), json!([]), json!(null)]
+    {
+        assert_eq!(kind_of(400, report), Kind::Rejected);
     }
 }
 
 #[test]
-fn only_what_may_heal_is_tried_again() {
-    let heals = |code| {
-        let server = FakeServer::start(sequence([Answer::new(code)]));
-        upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err().may_heal()
-    };
-    for code in [408, 423, 429, 500, 502, 503, 504] {
-        assert!(heals(code), "{code}");
-    }
-    for code in [400, 401, 403, 404, 409, 413, 415, 422] {
-        assert!(!heals(code), "{code}");
-    }
-}
-
-#[test]
-fn a_busy_server_says_when_to_come_again() {
+fn retry_after_is_read_as_seconds_or_a_date() {
     let wait = |value: &str| {
         let server = FakeServer::start(sequence([Answer::new(429).header("retry-after", value)]));
         upload(&api_of(&server, LIMITS), PATH, "x").unwrap_err().retry_after()
@@ -262,8 +252,8 @@ fn a_busy_server_says_when_to_come_again() {
     assert_eq!(wait("99999999999"), Some(Duration::from_secs(24 * 60 * 60)));
     assert_eq!(wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
     assert!(wait("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > Duration::from_secs(3600));
-    for nonsense in ["soon", "-1", "1.5", ""] {
-        assert_eq!(wait(nonsense), None, "{nonsense:?}");
+    for invalid in ["soon", "-1", "1.5", ""] {
+        assert_eq!(wait(invalid), None, "{invalid:?}");
     }
 }
 
@@ -280,7 +270,7 @@ fn a_file_is_removed_once() {
 }
 
 #[test]
-fn a_removal_that_nobody_confirms_is_no_success() {
+fn a_removal_without_confirmation_is_an_error() {
     for answer in [
         Answer::file("text/html", "<html>Maintenance</html>"),
         Answer::json(200, &json!({})),
@@ -289,12 +279,12 @@ fn a_removal_that_nobody_confirms_is_no_success() {
     ] {
         let server = FakeServer::start(sequence([answer.clone()]));
         let error = api_of(&server, LIMITS).remove("evidence", PATH, &Cancel::new()).unwrap_err();
-        assert!(error.may_heal(), "{answer:?}: {error}");
+        assert!(error.is_transient(), "{answer:?}: {error}");
     }
 }
 
 #[test]
-fn a_page_in_the_place_of_json_is_no_success() {
+fn a_response_that_is_not_the_expected_json_is_malformed() {
     for answer in [
         Answer::file("text/html", "<html>Maintenance</html>"),
         Answer::json(200, &json!({"Key": "evidence/other.jpg"})),
@@ -312,6 +302,19 @@ fn a_page_in_the_place_of_json_is_no_success() {
 }
 
 #[test]
+fn an_incomplete_response_is_cut_short() {
+    let answer = json!({"Key": "evidence/t/f/a.jpg", "Id": "1"});
+    let answers = [Answer::json(200, &answer).cut_after(3)];
+    let closed = FakeServer::start(sequence(answers.clone()));
+    // A server that closes the connection with unread data in it sends a reset.
+    let reset = FakeServer::impatient(sequence(answers));
+    for (server, body) in [(closed, vec![0; 10]), (reset, vec![0; 900_000])] {
+        let error = upload(&api_of(&server, LIMITS), PATH, body).unwrap_err();
+        assert_eq!(error.kind(), Kind::CutShort, "{error}");
+    }
+}
+
+#[test]
 fn the_key_does_not_follow_a_redirect() {
     let elsewhere = FakeServer::start(sequence([Answer::new(200)]));
     let server = FakeServer::start(sequence([Answer::redirect(&elsewhere.url("/"))]));
@@ -320,20 +323,20 @@ fn the_key_does_not_follow_a_redirect() {
 }
 
 #[test]
-fn a_server_that_fails_for_a_while_is_good_again() {
+fn an_upload_succeeds_after_transient_failures() {
     let storage = storage();
     let api = api(&storage);
     storage.fails_first([Answer::new(500), Answer::hang_up(), Answer::new(503)]);
     for kind in [Kind::ServerError, Kind::CutShort, Kind::ServerError] {
         let error = upload(&api, PATH, "x").unwrap_err();
-        assert!(error.may_heal());
+        assert!(error.is_transient());
         assert_eq!(error.kind(), kind);
     }
     upload(&api, PATH, "x").unwrap();
 }
 
 #[test]
-fn an_upload_whose_answer_was_lost_is_found_again() {
+fn an_upload_whose_response_was_lost_is_found() {
     let storage = storage();
     let api = api(&storage);
     storage.answers_instead([Answer::hang_up()]);
@@ -344,7 +347,7 @@ fn an_upload_whose_answer_was_lost_is_found_again() {
 }
 
 #[test]
-fn a_file_comes_back_as_it_was_stored() {
+fn a_file_is_downloaded_as_it_was_uploaded() {
     let storage = storage();
     let api = api(&storage);
     for (path, body) in [(PATH, &b"\0bytes\xff"[..]), ("t/f/a & b (1).jpg", b"")] {
@@ -359,7 +362,7 @@ fn a_file_comes_back_as_it_was_stored() {
 }
 
 #[test]
-fn what_is_no_whole_file_does_not_come_back() {
+fn an_incomplete_download_is_an_error() {
     let file = || Answer::file("image/jpeg", vec![0; 2000]);
     let untyped = Answer::new(200).body("bytes");
     for (answer, kind) in [
@@ -374,6 +377,6 @@ fn what_is_no_whole_file_does_not_come_back() {
         let api = api_of(&server, LIMITS);
         let error = api.download("evidence", PATH, &Cancel::new()).unwrap_err();
         assert_eq!(error.kind(), kind, "{answer:?}: {error}");
-        assert_tells_no_secret(&error);
+        assert_shows_no_secret(&error);
     }
 }

@@ -1,0 +1,9 @@
+//! What is sent of each change, through NOTIFY and through Realtime.
+
+mod notify_queue;
+mod publish;
+pub mod realtime;
+mod sensitive;
+mod settled;
+mod sse;
+mod ticket;

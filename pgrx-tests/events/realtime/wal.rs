@@ -1,0 +1,222 @@
+//! The events as Realtime reads them: from the write-ahead log, in the format of logical
+//! replication.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::insert;
+use crate::pg_tests::support::cluster::Cluster;
+use crate::pg_tests::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
+
+/// A row in the log, or the end of a transaction.
+#[derive(Debug)]
+enum Change {
+    Row { table: String, what: char, values: HashMap<String, Option<String>> },
+    Commit,
+}
+
+/// Reads the output of the server's own plugin `pgoutput` (the chapter "Logical Replication Message
+/// Formats").
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take(&mut self, count: usize) -> &[u8] {
+        let (taken, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        taken
+    }
+
+    fn byte(&mut self) -> char {
+        self.take(1)[0] as char
+    }
+
+    fn int16(&mut self) -> usize {
+        u16::from_be_bytes(self.take(2).try_into().unwrap()).into()
+    }
+
+    fn int32(&mut self) -> usize {
+        u32::from_be_bytes(self.take(4).try_into().unwrap()) as usize
+    }
+
+    fn string(&mut self) -> String {
+        let end = self.rest.iter().position(|byte| *byte == 0).expect("a NUL behind it");
+        let string = String::from_utf8(self.take(end).to_vec()).unwrap();
+        self.take(1);
+        string
+    }
+
+    fn tuple(&mut self) -> Vec<Option<String>> {
+        let columns = self.int16();
+        let column = |_| match self.byte() {
+            't' => {
+                let length = self.int32();
+                Some(String::from_utf8(self.take(length).to_vec()).unwrap())
+            }
+            _ => None,
+        };
+        (0..columns).map(column).collect()
+    }
+}
+
+/// Everything that a publication has emitted since the last call, in log order.
+fn changes(session: &mut Session, slot: &str, publication: &str) -> Vec<Change> {
+    let messages = session.column(&format!(
+        "SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('{slot}', NULL, NULL,
+             'proto_version', '1', 'publication_names', '{publication}')"
+    ));
+    let mut relations: HashMap<usize, (String, Vec<String>)> = HashMap::new();
+    let mut changes = vec![];
+    for message in messages {
+        let hex = |at: usize| u8::from_str_radix(&message[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..message.len()).step_by(2).map(hex).collect();
+        let mut reader = Reader { rest: &bytes };
+        match reader.byte() {
+            'R' => {
+                let relation = reader.int32();
+                let name = reader.string() + "." + &reader.string();
+                reader.byte();
+                let columns = (0..reader.int16()).map(|_| {
+                    reader.byte();
+                    let column = reader.string();
+                    reader.take(8);
+                    column
+                });
+                let columns = columns.collect();
+                relations.insert(relation, (name, columns));
+            }
+            what @ ('I' | 'U') => {
+                let (table, columns) = &relations[&reader.int32()];
+                assert_eq!(reader.byte(), 'N', "the new row, by its primary key");
+                let values = columns.iter().cloned().zip(reader.tuple()).collect();
+                changes.push(Change::Row { table: table.clone(), what, values });
+            }
+            'C' => changes.push(Change::Commit),
+            'B' | 'O' | 'Y' => {}
+            other => panic!("unexpected message {other}"),
+        }
+    }
+    changes
+}
+
+/// A cluster like Supabase's, with a slot for each way in which Realtime reads.
+fn cluster() -> Cluster {
+    let cluster = Cluster::start(&["wal_level=logical"]);
+    let mut session = cluster.superuser();
+    for script in [SUPABASE, REALTIME, APPLICATION, "CREATE EXTENSION pg_civic"] {
+        session.run(script);
+    }
+    session.run("SELECT civic.setup('public.tickets')");
+    // As Realtime's server creates it.
+    session.run(
+        "CREATE PUBLICATION supabase_realtime_messages_publication FOR TABLE realtime.messages",
+    );
+    for slot in ["broadcast", "changes"] {
+        session.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    }
+    cluster
+}
+
+/// Topic and payload of each message in the log.
+fn broadcasts(session: &mut Session) -> Vec<(String, Value)> {
+    let changes = changes(session, "broadcast", "supabase_realtime_messages_publication");
+    let broadcast = |change: &Change| match change {
+        Change::Row { table, what, values } => {
+            assert!(table.starts_with("realtime.messages"), "{table}");
+            assert_eq!(*what, 'I');
+            assert_eq!(values["private"].as_deref(), Some("t"));
+            assert_eq!(values["extension"].as_deref(), Some("broadcast"));
+            let payload: Value = serde_json::from_str(values["payload"].as_ref().unwrap()).unwrap();
+            assert_eq!(payload["type"].as_str(), values["event"].as_deref());
+            Some((values["topic"].clone().unwrap(), payload))
+        }
+        Change::Commit => None,
+    };
+    changes.iter().filter_map(broadcast).collect()
+}
+
+#[test]
+fn each_event_is_one_row_of_the_log_in_order_and_redacted() {
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    session.run(&insert(TENANT, 1, false));
+    session.run(&format!(
+        "BEGIN; {} SAVEPOINT s; {} ROLLBACK TO s;
+         UPDATE tickets SET status = 'closed' WHERE tracking_number = 'TKT-1'; COMMIT",
+        insert(TENANT, 2, true),
+        insert(TENANT, 3, false)
+    ));
+    session.run(&format!("BEGIN; {} ROLLBACK", insert(TENANT, 4, false)));
+    session.run(&format!("SELECT civic.publish('{TENANT}', '{{\"type\": \"sla_breach\"}}')"));
+    let shared = format!("ticket_updates:{TENANT}");
+    let sensitive = shared.clone() + ":sensitive";
+    let published: Vec<_> = broadcasts(&mut session)
+        .into_iter()
+        .map(|(topic, payload)| {
+            let part = |key: &str| payload[key].clone();
+            (topic, part("type"), part("tracking_number"), part("category"))
+        })
+        .collect();
+    assert_eq!(
+        published,
+        [
+            (shared.clone(), json!("INSERT"), json!("TKT-1"), json!("water")),
+            (shared.clone(), json!("INSERT"), Value::Null, Value::Null),
+            (sensitive, json!("INSERT"), json!("TKT-2"), json!("gbv")),
+            (shared.clone(), json!("UPDATE"), json!("TKT-1"), json!("water")),
+            (shared, json!("sla_breach"), Value::Null, Value::Null),
+        ]
+    );
+    assert_eq!(broadcasts(&mut session), [], "and nothing twice");
+}
+
+#[test]
+fn concurrent_transactions_are_published_in_commit_order() {
+    let cluster = cluster();
+    let (mut first, mut second) = (cluster.superuser(), cluster.superuser());
+    first.run(&format!("BEGIN; {}", insert(TENANT, 1, false)));
+    second.run(&format!("BEGIN; {}", insert(TENANT, 2, false)));
+    first.run(&insert(TENANT, 3, false));
+    second.run("COMMIT");
+    first.run("COMMIT");
+    let published = broadcasts(&mut first);
+    let numbers: Vec<_> =
+        published.iter().map(|(_, payload)| payload["tracking_number"].clone()).collect();
+    assert_eq!(numbers, ["TKT-2", "TKT-1", "TKT-3"]);
+}
+
+#[test]
+fn the_publication_contains_each_changed_ticket() {
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    session.run(&insert(TENANT, 1, false));
+    session.run("UPDATE tickets SET status = 'closed'");
+    session.run(&format!("BEGIN; {} ROLLBACK", insert(TENANT, 2, false)));
+    let mut published = vec![];
+    for change in changes(&mut session, "changes", "supabase_realtime") {
+        published.push(match change {
+            Change::Row { table, what, values } => {
+                format!("{what} {table} {}", values["status"].as_deref().unwrap())
+            }
+            Change::Commit => "C".to_owned(),
+        });
+    }
+    published.retain(|published| published != "C");
+    assert_eq!(published, ["I public.tickets open", "U public.tickets closed"]);
+}
+
+#[test]
+fn a_crash_between_commits_loses_no_event_of_a_committed_ticket() {
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    session.run(&insert(TENANT, 1, false));
+    session.run(&format!("BEGIN; {}", insert(TENANT, 2, false)));
+    cluster.stop("immediate");
+    cluster.start_again();
+    let mut session = cluster.superuser();
+    let published: Vec<_> = broadcasts(&mut session);
+    assert_eq!(published.len(), 1);
+    assert_eq!(published[0].1["tracking_number"], json!("TKT-1"));
+}

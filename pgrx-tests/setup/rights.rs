@@ -1,0 +1,194 @@
+//! Who may run civic.setup() and civic.teardown(): what somebody lacks is told at once, and then
+//! nothing is done.
+
+use crate::pg_tests::support::installation::{SETUP, TEARDOWN, actions};
+use crate::pg_tests::support::{Database, Session};
+
+const STORAGE_OWNER: [&str; 2] = [
+    "ownership of table storage.buckets (its owner is supabase_storage_admin)",
+    "ownership of table storage.objects (its owner is supabase_storage_admin)",
+];
+const EXECUTE: &str = "EXECUTE on function civic.notify_ticket_update()";
+
+/// What the error says that the role lacks.
+#[track_caller]
+fn lacks(session: &mut Session, role: &str, sql: &str) -> Vec<String> {
+    let error = session.error(sql);
+    assert_eq!(error.code().code(), "42501", "{}", error.message());
+    let (who, lacks) = error.message().split_once(": it lacks ").expect("what is lacking");
+    assert!(who.starts_with(&format!("role \"{role}\" cannot ")), "{who}");
+    assert!(error.hint().is_some());
+    lacks.split("; ").map(str::to_owned).collect()
+}
+
+#[test]
+fn everything_that_a_role_lacks_for_setup_is_told_at_once() {
+    let tickets = "ownership of table public.tickets (its owner is {owner})";
+    let own_storage = "GRANT supabase_storage_admin TO {role}";
+    let own_tickets = "ALTER TABLE tickets OWNER TO {role}";
+    let execute = "GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role}";
+    let all = [own_storage, own_tickets, execute].join(";");
+    for (case, given, options, expected) in [
+        ("nothing", "".to_owned(), "", vec![STORAGE_OWNER[0], STORAGE_OWNER[1], tickets, EXECUTE]),
+        ("storage alone", own_storage.to_owned(), "", vec![tickets, EXECUTE]),
+        (
+            "tickets alone",
+            own_tickets.to_owned(),
+            "",
+            vec![STORAGE_OWNER[0], STORAGE_OWNER[1], EXECUTE],
+        ),
+        ("all but EXECUTE", [own_storage, own_tickets].join(";"), "", vec![EXECUTE]),
+        (
+            "a membership that is not inherited",
+            all.clone(),
+            "NOINHERIT",
+            vec![STORAGE_OWNER[0], STORAGE_OWNER[1]],
+        ),
+        (
+            "an owner without privileges on buckets",
+            format!("{all}; REVOKE INSERT, UPDATE ON storage.buckets FROM supabase_storage_admin"),
+            "",
+            vec!["INSERT on table storage.buckets", "UPDATE on table storage.buckets"],
+        ),
+        (
+            "an owner held by row security",
+            format!("{all}; ALTER TABLE storage.buckets FORCE ROW LEVEL SECURITY"),
+            "",
+            vec![
+                "BYPASSRLS for supabase_storage_admin, as row security is forced on storage.buckets",
+            ],
+        ),
+        (
+            "an owner without the schema",
+            format!("{all}; REVOKE USAGE ON SCHEMA storage FROM supabase_storage_admin"),
+            "",
+            vec!["USAGE on schema storage"],
+        ),
+        (
+            "an owner who may make no trigger",
+            format!("{all}; REVOKE TRIGGER ON tickets FROM {{role}}"),
+            "",
+            vec!["TRIGGER on table public.tickets"],
+        ),
+    ] {
+        let database = Database::supabase();
+        let mut session = database.superuser();
+        let owner = session.text("SELECT current_user");
+        let role = database.role("caller", options);
+        session.run(&given.replace("{role}", &role));
+        let before = session.traces();
+        session.run(&format!("SET ROLE {role}"));
+        let expected: Vec<_> =
+            expected.into_iter().map(|text| text.replace("{owner}", &owner)).collect();
+        assert_eq!(lacks(&mut session, &role, SETUP), expected, "{case}");
+        session.reset_role();
+        assert_eq!(session.traces(), before, "{case}: nothing is half done");
+    }
+}
+
+#[test]
+fn everything_that_a_role_lacks_for_teardown_is_told_at_once() {
+    let tickets = "ownership of table public.tickets (its owner is {owner})";
+    let own_storage = "GRANT supabase_storage_admin TO {role}";
+    for (case, given, expected) in [
+        ("nothing", "", vec![STORAGE_OWNER[0], STORAGE_OWNER[1], tickets]),
+        ("storage alone", own_storage, vec![tickets]),
+        (
+            "tickets alone",
+            "ALTER TABLE tickets OWNER TO {role}",
+            vec![STORAGE_OWNER[0], STORAGE_OWNER[1]],
+        ),
+        (
+            "an owner without privileges on buckets",
+            "GRANT supabase_storage_admin TO {role}; ALTER TABLE tickets OWNER TO {role};
+             REVOKE DELETE ON storage.buckets FROM supabase_storage_admin;
+             REVOKE SELECT ON storage.objects FROM supabase_storage_admin",
+            vec!["DELETE on table storage.buckets", "SELECT on table storage.objects"],
+        ),
+        (
+            "an owner held by row security",
+            "GRANT supabase_storage_admin TO {role}; ALTER TABLE tickets OWNER TO {role};
+             ALTER TABLE storage.objects FORCE ROW LEVEL SECURITY",
+            vec![
+                "BYPASSRLS for supabase_storage_admin, as row security is forced on storage.objects",
+            ],
+        ),
+    ] {
+        let database = Database::guarded();
+        let mut session = database.superuser();
+        let owner = session.text("SELECT current_user");
+        let role = database.role("caller", "");
+        session.run(&given.replace("{role}", &role));
+        let before = session.traces();
+        session.run(&format!("SET ROLE {role}"));
+        let expected: Vec<_> =
+            expected.into_iter().map(|text| text.replace("{owner}", &owner)).collect();
+        assert_eq!(lacks(&mut session, &role, TEARDOWN), expected, "{case}");
+        session.reset_role();
+        assert_eq!(session.traces(), before, "{case}: nothing is half done");
+    }
+}
+
+#[test]
+fn an_owner_who_is_no_superuser_can_do_it_all() {
+    let database = Database::supabase();
+    let mut session = database.superuser();
+    let role = database.role("owner", "");
+    session.run(&format!(
+        "DROP INDEX storage.idx_objects_bucket_id_name;
+         GRANT supabase_storage_admin TO {role};
+         ALTER TABLE tickets OWNER TO {role};
+         GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role}"
+    ));
+    let before = session.traces();
+    session.run(&format!("SET ROLE {role}"));
+    session.run(SETUP);
+    assert_eq!(session.wrong(), []);
+    assert_eq!(actions(&session.steps(SETUP)), ["already there", "skipped"]);
+    session.run(TEARDOWN);
+    session.reset_role();
+    assert_eq!(session.traces(), before);
+}
+
+#[test]
+fn a_partition_of_somebody_elses_is_told_before_anything_is_done() {
+    let database = Database::plain();
+    let mut session = database.superuser();
+    let (role, other) = (database.role("owner", ""), database.role("other", ""));
+    session.run(&format!(
+        "CREATE TABLE tickets (tenant_id text) PARTITION BY LIST (tenant_id);
+         CREATE TABLE plain PARTITION OF tickets FOR VALUES IN ('a');
+         CREATE TABLE heard PARTITION OF tickets FOR VALUES IN ('b');
+         SELECT civic.setup('heard');
+         ALTER TABLE plain OWNER TO {other};
+         ALTER TABLE heard OWNER TO {other};
+         ALTER TABLE tickets OWNER TO {role};
+         GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role};
+         SET ROLE {role}"
+    ));
+    assert_eq!(
+        lacks(&mut session, &role, SETUP),
+        [
+            &format!("ownership of table public.heard (its owner is {other})"),
+            "TRIGGER on table public.plain"
+        ]
+    );
+}
+
+#[test]
+fn a_role_without_any_right_is_told_what_check_can_see() {
+    let database = Database::guarded();
+    let mut session = database.superuser();
+    session.run("REVOKE ALL ON SCHEMA public FROM PUBLIC");
+    let role = database.role("nobody", "");
+    session.run(&format!("SET ROLE {role}"));
+    let wrong = session.wrong();
+    let components: Vec<_> = wrong.iter().map(|(component, ..)| component.as_str()).collect();
+    assert_eq!(components, ["bucket evidence", "bucket documents", "bucket gbv-evidence"]);
+    for (_, detail, fix) in wrong {
+        assert_eq!(detail, "hidden from this role: ask as the owner of storage.buckets");
+        assert_eq!(fix, None);
+    }
+    session.run("RESET ROLE; SET ROLE authenticated");
+    assert_eq!(session.wrong_components().len(), 3, "row security hides the buckets");
+}

@@ -1,0 +1,151 @@
+//! civic.teardown(): setup's work undone, and nothing that is anybody else's.
+
+use crate::pg_tests::support::installation::{SETUP, TEARDOWN, action_of, actions};
+use crate::pg_tests::support::{Database, TENANT};
+
+#[test]
+fn after_setup_and_teardown_all_is_as_it_was() {
+    for (case, prepared) in [
+        ("as Storage makes it", ""),
+        ("without the byte-order index", "DROP INDEX storage.idx_objects_bucket_id_name"),
+        ("with an index of another's", "CREATE INDEX civic_other ON storage.objects (owner)"),
+        (
+            "with policies and triggers of another's",
+            "CREATE POLICY \"civic pride\" ON storage.objects USING (bucket_id = 'avatars');
+             CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER other AFTER INSERT ON tickets FOR EACH ROW EXECUTE FUNCTION other()",
+        ),
+        (
+            "with a bucket of another's",
+            "INSERT INTO storage.buckets (id, name) VALUES ('avatars', 'avatars')",
+        ),
+    ] {
+        let mut session = Database::supabase().superuser();
+        session.run(prepared);
+        let before = session.traces();
+        let first = session.steps(SETUP);
+        let guarded = session.traces().len();
+        let steps = session.steps(TEARDOWN);
+        assert_eq!(actions(&steps), ["removed"], "{case}: {steps:?}");
+        assert_eq!(session.traces(), before, "{case}");
+
+        let steps = session.steps(TEARDOWN);
+        assert_eq!(actions(&steps), ["skipped"], "{case}: {steps:?}");
+        assert_eq!(session.traces(), before, "{case}");
+
+        assert_eq!(session.steps(SETUP), first, "{case}");
+        assert_eq!(session.wrong(), [], "{case}");
+        assert_eq!(session.traces().len(), guarded, "{case}");
+    }
+}
+
+#[test]
+fn a_bucket_that_holds_objects_is_kept_and_told() {
+    let database = Database::guarded();
+    let mut session = database.superuser();
+    session.run(&format!(
+        "INSERT INTO storage.objects (bucket_id, name)
+         VALUES ('gbv-evidence', '{TENANT}/a/1'), ('gbv-evidence', '{TENANT}/a/2')"
+    ));
+    let steps = session.steps(TEARDOWN);
+    assert_eq!(action_of(&steps, "bucket evidence"), "removed");
+    assert_eq!(action_of(&steps, "bucket documents"), "removed");
+    let kept = steps.iter().find(|(component, ..)| component == "bucket gbv-evidence").unwrap();
+    assert_eq!((kept.1.as_str(), kept.2.as_str()), ("kept", "it holds objects: 2"));
+    assert_eq!(
+        session.column("SELECT id || ' ' || public FROM storage.buckets"),
+        ["gbv-evidence false"]
+    );
+    assert_eq!(session.text("SELECT count(*) FROM storage.objects"), "2");
+    let mut admin = database.person(TENANT, "admin");
+    assert_eq!(admin.text("SELECT count(*) FROM storage.objects"), "0", "without a policy: shut");
+
+    let steps = session.steps(SETUP);
+    assert_eq!(action_of(&steps, "bucket gbv-evidence"), "already there");
+    assert_eq!(session.wrong(), []);
+    assert_eq!(admin.text("SELECT count(*) FROM storage.objects"), "2");
+}
+
+#[test]
+fn the_protection_against_deletion_is_as_before_afterwards() {
+    const SETTING: &str =
+        "SELECT coalesce(current_setting('storage.allow_delete_query', true), '')";
+    let database = Database::guarded();
+    for (prepared, before) in [
+        ("", ""),
+        ("SET storage.allow_delete_query = 'false'", "false"),
+        ("SET storage.allow_delete_query = 'true'", "true"),
+        ("BEGIN; SET LOCAL storage.allow_delete_query = 'no'", "no"),
+        ("BEGIN; SET LOCAL storage.allow_delete_query = 'true'", "true"),
+        ("BEGIN; SET storage.allow_delete_query = 'no'", "no"),
+        ("BEGIN", ""),
+    ] {
+        let mut session = database.superuser();
+        session.run(SETUP);
+        session.run(prepared);
+        session.run(TEARDOWN);
+        assert_eq!(session.text(SETTING), before, "{prepared}");
+        if before != "true" {
+            let sqlstate = session.sqlstate("DELETE FROM storage.buckets");
+            assert_eq!(sqlstate, "42501", "{prepared}");
+            session.run("ROLLBACK");
+        }
+    }
+}
+
+#[test]
+fn every_table_that_is_heard_falls_silent() {
+    let mut session = Database::guarded().superuser();
+    session.run(
+        "CREATE SCHEMA \"Other\";
+         CREATE TABLE \"Other\".\"Tickets\" (tenant_id text);
+         CREATE TABLE parted (tenant_id text) PARTITION BY LIST (tenant_id);
+         CREATE TABLE part PARTITION OF parted DEFAULT;
+         SELECT civic.setup('\"Other\".\"Tickets\"'), civic.setup('parted');
+         ALTER TABLE part DISABLE TRIGGER ticket_update_notify;
+         CREATE TRIGGER \"of DELETE\" AFTER DELETE ON tickets
+             FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
+    );
+    let steps = session.steps(TEARDOWN);
+    for component in [
+        "trigger ticket_update_notify on \"Other\".\"Tickets\"",
+        "trigger ticket_update_notify on public.parted",
+        "trigger ticket_update_notify on public.tickets",
+        "trigger of DELETE on public.tickets",
+    ] {
+        assert_eq!(action_of(&steps, component), "removed", "{component}");
+    }
+    let left =
+        "SELECT count(*) FROM pg_trigger WHERE tgfoid = 'civic.notify_ticket_update'::regproc";
+    assert_eq!(session.text(left), "0");
+}
+
+#[test]
+fn without_storage_only_the_triggers_go() {
+    let mut session = Database::plain().superuser();
+    session.run("CREATE TABLE tickets (tenant_id text)");
+    let before = session.traces();
+    session.run(SETUP);
+    let steps = session.steps(TEARDOWN);
+    assert_eq!(action_of(&steps, "trigger ticket_update_notify on public.tickets"), "removed");
+    assert_eq!(action_of(&steps, "storage"), "skipped");
+    assert_eq!(session.traces(), before);
+    assert_eq!(actions(&session.steps(TEARDOWN)), ["skipped"]);
+}
+
+#[test]
+fn a_policy_that_somebody_changed_goes_too() {
+    let mut session = Database::supabase().superuser();
+    let before = session.traces();
+    session.run(SETUP);
+    session.run("ALTER POLICY \"civic firewall\" ON storage.objects USING (true)");
+    session.run(TEARDOWN);
+    assert_eq!(session.traces(), before);
+}
+
+#[test]
+fn after_teardown_the_extension_drops_without_cascade() {
+    let mut session = Database::guarded().superuser();
+    session.run(TEARDOWN);
+    session.run("DROP EXTENSION pg_civic");
+}
