@@ -1,14 +1,14 @@
-//! What the extension puts into the catalog. All of it stands here, so that nothing gets in, and
-//! nobody gets at it, without being declared.
+//! The complete list of what the extension puts into the catalog, with its grants. Anything
+//! undeclared fails a test.
 
 use super::support::{Database, Session};
 use crate::setup::privileges::{self, Grantee};
 
-/// Schema of test builds, which holds what starts the server.
+/// Schema of test builds, with the functions that start the server.
 const OF_TESTS: &str = "tests";
 
-/// How a function may be called: volatility and parallel safety as pg_proc has them, then whether
-/// it is STRICT, LEAKPROOF, its cost.
+/// How a function may be called: volatility and parallel safety as in pg_proc, then whether it is
+/// STRICT, LEAKPROOF, and its cost.
 type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
@@ -39,7 +39,7 @@ const FUNCTIONS: [(&str, &str, Call); 32] = [
         "jsonb",
         ('v', 'u', false, false, 100000),
     ),
-    // A NULL is an error and not silence, so not STRICT.
+    // A NULL is an error, so not STRICT.
     (
         "enqueue_media(media_url text, media_content_type text, ticket_id text, tenant_id text, \
          is_sensitive boolean DEFAULT false)",
@@ -52,7 +52,7 @@ const FUNCTIONS: [(&str, &str, Call); 32] = [
         "jsonb",
         ('i', 's', true, false, 10),
     ),
-    // In the leader alone: parallel workers have no secrets.
+    // Only in the leader: parallel workers have no secrets.
     (
         "get_signed_url(bucket text, path text, expiry integer DEFAULT 3600)",
         "text",
@@ -137,7 +137,7 @@ const SETTINGS: [(&str, &str); 15] = [
     ("civic.tenant_claim", "app_metadata.tenant_id"),
 ];
 
-/// Settings of the server: in a preloaded library of its start.
+/// Settings of the server, set at its start if the library is preloaded.
 const OF_THE_SERVER: [(&str, &str); 9] = [
     ("civic.database", "postgres"),
     ("civic.media_attempts", "10"),
@@ -153,7 +153,7 @@ const OF_THE_SERVER: [(&str, &str); 9] = [
     ("civic.twilio_account_sid", ""),
 ];
 
-/// Settings of the server that are in no list.
+/// Settings of the server that appear in no list.
 const SECRETS: [&str; 3] = ["civic.jwt_secret", "civic.service_key", "civic.twilio_auth_token"];
 
 /// A session in which the library is loaded.
@@ -164,7 +164,7 @@ fn loaded(database: &Database) -> Session {
 }
 
 #[test]
-fn every_function_is_as_it_is_listed_here() {
+fn every_function_is_defined_as_listed() {
     let mut session = Database::supabase().superuser();
     let found = session.column(
         "SELECT format('%s(%s) -> %s %s %s %s %s %s', proname, pg_get_function_arguments(oid),
@@ -243,7 +243,7 @@ fn media_jobs_are_granted_as_the_table_of_privileges_says() {
 }
 
 #[test]
-fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_path() {
+fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_path() {
     let mut session = Database::plain().superuser();
     let definers = "SELECT oid::regprocedure FROM pg_proc
                     WHERE pronamespace = 'civic'::regnamespace AND prosecdef";
@@ -260,7 +260,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_fix_the_search_p
 }
 
 #[test]
-fn the_extension_owns_its_schema_its_functions_one_domain_and_two_tables_and_nothing_else() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -305,7 +305,7 @@ fn every_function_and_the_schema_have_a_comment() {
 }
 
 #[test]
-fn every_setting_is_listed_here_described_and_a_superusers() {
+fn every_setting_is_listed_described_and_set_only_by_a_superuser() {
     let mut session = loaded(&Database::plain());
     let found = session.rows(
         "SELECT name, boot_val, context, short_desc, extra_desc FROM pg_settings
@@ -329,7 +329,7 @@ fn every_setting_is_listed_here_described_and_a_superusers() {
 }
 
 #[test]
-fn the_secrets_are_settings_that_no_list_shows() {
+fn secret_settings_appear_in_no_list() {
     let mut session = loaded(&Database::plain());
     for name in SECRETS {
         assert_eq!(session.text(&format!("SHOW {name}")), "", "{name}");
@@ -341,7 +341,7 @@ fn the_secrets_are_settings_that_no_list_shows() {
 }
 
 #[test]
-fn nobody_but_a_superuser_changes_who_reads_evidence() {
+fn only_a_superuser_changes_who_reads_evidence() {
     let database = Database::supabase();
     for (name, _) in SETTINGS {
         let mut session = loaded(&database);
@@ -353,7 +353,7 @@ fn nobody_but_a_superuser_changes_who_reads_evidence() {
 }
 
 #[test]
-fn a_value_that_a_person_set_before_the_library_was_loaded_is_not_taken() {
+fn a_value_set_by_a_user_before_the_library_was_loaded_is_not_used() {
     let database = Database::supabase();
     let role = database.role("person", "");
     for (name, default) in SETTINGS {

@@ -1,4 +1,4 @@
-//! Who is asking: the claims as a session sees them.
+//! The caller's identity: the claims as a session sees them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ fn with_tenant(json: &str) -> String {
 }
 
 #[test]
-fn the_claims_name_tenant_role_and_user() {
+fn tenant_role_and_user_come_from_the_claims() {
     let mut session = Database::plain().superuser();
     set(&mut session, &claims(TENANT, "SAPS_LIAISON"));
     assert_eq!(session.text("SELECT civic.tenant_id()"), TENANT);
@@ -28,7 +28,7 @@ fn the_claims_name_tenant_role_and_user() {
 }
 
 #[test]
-fn a_role_is_had_in_any_ascii_case_and_in_no_other_likeness() {
+fn roles_match_in_any_ascii_case_and_not_by_other_folding() {
     let mut session = Database::plain().superuser();
     for (own, asked, has) in [
         ("admin", "'ADMIN'", "t"),
@@ -55,7 +55,7 @@ fn a_role_is_had_in_any_ascii_case_and_in_no_other_likeness() {
 }
 
 #[test]
-fn without_claims_nobody_asks_and_nothing_is_open() {
+fn without_claims_there_is_no_caller_and_nothing_is_open() {
     let mut session = Database::guarded().superuser();
     let assert_nobody = |session: &mut Session, case: &str| {
         for part in ["tenant_id", "user_role", "user_id", "tenant_folder_start"] {
@@ -81,7 +81,7 @@ fn without_claims_nobody_asks_and_nothing_is_open() {
 }
 
 #[test]
-fn a_tenant_that_cannot_be_a_folder_opens_nothing_and_is_no_error() {
+fn a_tenant_that_cannot_be_a_folder_opens_nothing_without_an_error() {
     let cases = [
         ("null", "null"),
         (r#""""#, ""),
@@ -120,7 +120,7 @@ fn a_tenant_that_cannot_be_a_folder_opens_nothing_and_is_no_error() {
 }
 
 #[test]
-fn a_number_counts_as_the_text_that_the_server_gives_it() {
+fn a_number_counts_as_its_jsonb_text() {
     let mut session = Database::plain().superuser();
     for (number, text) in [
         ("42", "42"),
@@ -149,13 +149,13 @@ fn a_number_counts_as_the_text_that_the_server_gives_it() {
             assert_eq!(same, "t", "{ours} is {theirs} for {number}");
         }
     }
-    // The server's own jsonb refuses this one.
+    // The server's own jsonb rejects this one.
     set(&mut session, &with_tenant("1e200000"));
     assert_eq!(session.value("SELECT civic.tenant_id()"), None);
 }
 
 #[test]
-fn of_a_claim_that_stands_twice_the_last_counts_as_in_jsonb() {
+fn the_last_of_duplicate_claims_counts_as_in_jsonb() {
     let mut session = Database::plain().superuser();
     set(&mut session, r#"{"app_metadata": {"tenant_id": "first", "tenant_id": "last"}}"#);
     assert_eq!(session.text("SELECT civic.tenant_id()"), "last");
@@ -164,7 +164,7 @@ fn of_a_claim_that_stands_twice_the_last_counts_as_in_jsonb() {
 }
 
 #[test]
-fn claims_that_are_no_object_are_an_error_that_names_the_setting_and_not_its_value() {
+fn claims_that_are_not_an_object_are_an_error_that_shows_the_setting_and_not_its_value() {
     let database = Database::guarded();
     let mut session = database.superuser();
     for claims in [
@@ -200,7 +200,7 @@ fn claims_that_are_no_object_are_an_error_that_names_the_setting_and_not_its_val
             assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
         }
     }
-    // The session is none the worse, and nothing of an earlier caller is left.
+    // The session still works, and nothing of an earlier caller is left.
     session.acts_as("authenticated", &claims(TENANT, "admin"));
     assert_eq!(session.text("SELECT civic.tenant_id()"), TENANT);
     session.acts_as("authenticated", "{");
@@ -208,7 +208,7 @@ fn claims_that_are_no_object_are_an_error_that_names_the_setting_and_not_its_val
 }
 
 #[test]
-fn deep_claims_neither_crash_the_server_nor_open_anything() {
+fn deeply_nested_claims_neither_crash_the_server_nor_open_anything() {
     let mut session = Database::plain().superuser();
     for depth in [129, 1_000, 500_000] {
         for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
@@ -231,7 +231,7 @@ fn deep_claims_neither_crash_the_server_nor_open_anything() {
 }
 
 #[test]
-fn claims_of_a_megabyte_are_read_as_any_other() {
+fn claims_of_a_megabyte_are_accepted() {
     let mut session = Database::plain().superuser();
     let padded = |length: usize| {
         let claims = |padding: &str| {
@@ -241,7 +241,7 @@ fn claims_of_a_megabyte_are_read_as_any_other() {
     };
     set(&mut session, &padded(1 << 20));
     assert_eq!(session.text("SELECT civic.tenant_id()"), "t");
-    // One byte more is refused, and opens nothing of what was read before.
+    // One more byte is rejected, and nothing read before stays open.
     set(&mut session, &padded((1 << 20) + 1));
     let error = session.error("SELECT civic.tenant_id()");
     assert_eq!(error.code().code(), "54000");
@@ -251,8 +251,8 @@ fn claims_of_a_megabyte_are_read_as_any_other() {
     assert_eq!(session.text("SELECT length(civic.tenant_id())"), length.to_string());
 }
 
-/// The answer to a query in a session whose start-up packet holds these bytes as options, which no
-/// driver sends: SQLSTATE and text of its error, or nothing.
+/// The answer to a query in a session whose startup packet has these bytes as options. No driver
+/// sends such bytes. Returns SQLSTATE and message of the error, or nothing.
 fn error_with_options(database: &Database, options: &[u8], query: &str) -> Option<String> {
     let (port, user) = database.address();
     let mut stream = TcpStream::connect(("localhost", port)).unwrap();
@@ -283,7 +283,7 @@ fn error_with_options(database: &Database, options: &[u8], query: &str) -> Optio
 }
 
 #[test]
-fn claims_that_are_no_utf_8_are_an_error_and_never_text() {
+fn claims_that_are_not_utf_8_are_an_error_and_never_text() {
     let database = Database::plain();
     let claims = |tenant: &[u8]| {
         let start = b"-c request.jwt.claims={\"app_metadata\":{\"tenant_id\":\"".as_slice();
@@ -299,7 +299,7 @@ fn claims_that_are_no_utf_8_are_an_error_and_never_text() {
 }
 
 #[test]
-fn what_the_user_can_set_himself_never_counts() {
+fn metadata_that_users_can_set_themselves_never_counts() {
     let mut session = Database::plain().superuser();
     let forged = json!({
         "sub": "u", "role": "admin", "tenant_id": "forged",
@@ -314,7 +314,7 @@ fn what_the_user_can_set_himself_never_counts() {
 }
 
 #[test]
-fn a_database_in_another_encoding_is_refused_at_creation() {
+fn a_database_in_another_encoding_is_rejected_at_creation() {
     let database = Database::plain();
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let name = format!("{}_{}", database.name(), encoding.to_lowercase());
@@ -329,10 +329,10 @@ fn a_database_in_another_encoding_is_refused_at_creation() {
 }
 
 #[test]
-fn claims_of_one_transaction_end_with_it() {
+fn claims_of_a_transaction_end_with_it() {
     let mut session = Database::supabase().superuser();
     for end in ["COMMIT", "ROLLBACK"] {
-        // As PostgREST and the Storage API do it.
+        // As PostgREST and the Storage API do.
         session.run(&format!(
             "BEGIN; SET LOCAL ROLE authenticated;
              SELECT set_config('request.jwt.claims', {}, true)",

@@ -13,7 +13,7 @@ fn fill(session: &mut Session) {
 }
 
 #[test]
-fn default_privileges_give_nothing_of_the_extension_away() {
+fn default_privileges_grant_nothing_of_the_extension() {
     let database = Database::uninstalled();
     let role = database.role("favoured", "");
     let mut session = database.superuser();
@@ -37,7 +37,7 @@ fn default_privileges_give_nothing_of_the_extension_away() {
 }
 
 #[test]
-fn the_extension_is_not_dropped_from_under_the_firewall() {
+fn the_extension_cannot_be_dropped_while_the_firewall_uses_it() {
     let mut session = Database::guarded().superuser();
     let before = session.traces();
     let error = session.error("DROP EXTENSION pg_civic");
@@ -76,7 +76,7 @@ fn a_drop_with_cascade_opens_nothing_and_setup_restores_it() {
         }
     }
     assert_eq!(session.text("SELECT count(*) FROM storage.objects WHERE name <> 'a'"), "6");
-    // A ticket is written all the same, and nobody hears.
+    // A ticket is still written, but not published.
     session.run(&format!("INSERT INTO tickets (tenant_id) VALUES ('{TENANT}')"));
 
     session.run("DROP POLICY careless ON storage.objects; CREATE EXTENSION pg_civic");
@@ -87,7 +87,7 @@ fn a_drop_with_cascade_opens_nothing_and_setup_restores_it() {
 }
 
 #[test]
-fn the_schema_and_all_that_is_in_it_go_with_the_extension() {
+fn the_schema_and_its_contents_are_dropped_with_the_extension() {
     let mut session = Database::supabase().superuser();
     session.run("DROP EXTENSION pg_civic");
     assert_eq!(session.text("SELECT count(*) FROM pg_namespace WHERE nspname = 'civic'"), "0");
@@ -97,7 +97,7 @@ fn the_schema_and_all_that_is_in_it_go_with_the_extension() {
 }
 
 #[test]
-fn dropping_schema_public_does_not_take_the_firewall() {
+fn dropping_schema_public_does_not_drop_the_firewall() {
     let database = Database::guarded();
     let mut session = database.superuser();
     fill(&mut session);
@@ -108,12 +108,12 @@ fn dropping_schema_public_does_not_take_the_firewall() {
 }
 
 #[test]
-fn create_extension_adopts_nothing_that_was_there_before() {
+fn create_extension_takes_over_no_existing_object() {
     let database = Database::empty("");
     let role = database.role("squatter", "");
     let mut session = database.superuser();
     for (case, made) in [
-        ("a schema of somebody's", format!("CREATE SCHEMA civic AUTHORIZATION {role}")),
+        ("a schema of another role", format!("CREATE SCHEMA civic AUTHORIZATION {role}")),
         ("an own schema", "CREATE SCHEMA civic".to_owned()),
         (
             "a function of the same name",
@@ -146,7 +146,7 @@ fn the_install_script_replaces_nothing() {
     assert!(!script.contains("OR REPLACE"));
     assert!(
         script.is_ascii(),
-        "a database in another encoding reads it too, to be refused clearly"
+        "a database in another encoding reads it too and must fail with a clear error"
     );
 }
 
@@ -202,7 +202,7 @@ fn objects_on_the_search_path_of_create_extension_are_not_used() {
     ] {
         let mut session = Database::empty("").superuser();
         let evil = evil.replace("{schema}", schema);
-        // A function of a temporary schema is found by its qualified name alone.
+        // A function of a temporary schema is found only by its qualified name.
         session.run(&evil);
         session.run(&format!("SET search_path = {path}; CREATE EXTENSION pg_civic"));
         assert_eq!(functions(&mut session), expected, "{path}");

@@ -1,4 +1,4 @@
-//! The relay, on clusters that preload the library: what these tests share.
+//! The relay, on clusters that preload the library: shared helpers of these tests.
 
 mod crash;
 mod fallback;
@@ -22,10 +22,10 @@ use super::support::{Session, wait_until};
 const TICKETS: &str = "
     CREATE EXTENSION IF NOT EXISTS pg_civic;
     CREATE TABLE tickets (id bigint PRIMARY KEY, tenant_id text, status text);
-    CREATE TRIGGER heard AFTER INSERT OR UPDATE ON tickets
+    CREATE TRIGGER received AFTER INSERT OR UPDATE ON tickets
         FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()";
 
-/// A cluster of this test's own, with a relay for the database `postgres` and a table of tickets.
+/// A private cluster with a relay for the database `postgres` and a table of tickets.
 fn relayed(settings: &[&str]) -> Cluster {
     let prepare = |cluster: &Cluster| cluster.superuser().run(TICKETS);
     let cluster = Cluster::preloaded("relay", settings, prepare);
@@ -33,10 +33,10 @@ fn relayed(settings: &[&str]) -> Cluster {
     cluster
 }
 
-/// The smallest queue there is.
+/// The smallest possible queue.
 const TINY: &str = "civic.relay_queue_size=4";
 
-/// One for the tests that disturb nobody: each has a municipality of its own in it.
+/// A shared cluster for tests that do not affect others: each uses its own municipality.
 fn shared() -> Arc<Cluster> {
     static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -54,27 +54,27 @@ fn stats(session: &mut Session, column: &str) -> String {
     value.unwrap_or("NULL".to_owned())
 }
 
-/// How often transactions fell back for this reason.
+/// How many transactions fell back for this reason.
 #[track_caller]
 fn fell_back(session: &mut Session, reason: &str) -> u64 {
     stats(session, &format!("fell_back ->> '{reason}'")).parse().expect("a number")
 }
 
-/// Gives the relay's process once it takes events.
+/// Waits until the relay takes events and returns its process id.
 #[track_caller]
 fn wait_for_relay(session: &mut Session) -> String {
     wait_until("the relay runs", || stats(session, "running") == "t");
     stats(session, "pid")
 }
 
-/// Every reservation has been settled and told.
+/// Waits until every reservation is settled and delivered.
 #[track_caller]
 fn assert_queue_empties(session: &mut Session) {
     wait_until("the queue is empty", || stats(session, "queue_bytes_used") == "0");
     wait_until("nothing is queued", || stats(session, "queued") == "0");
 }
 
-/// Waits until some session but the asking one waits for this.
+/// Waits until another session waits for this event.
 #[track_caller]
 fn wait_for_event(session: &mut Session, pid: &str, event: &str) {
     let sql = format!(
@@ -101,12 +101,12 @@ fn pid(session: &mut Session) -> String {
     session.text("SELECT pg_backend_pid()")
 }
 
-/// Adds a ticket, told as one event.
+/// Adds a ticket, published as one event.
 fn insert(id: i64, tenant: &str, status: &str) -> String {
     format!("INSERT INTO tickets VALUES ({id}, '{tenant}', '{status}')")
 }
 
-/// Who hears a municipality, and what came: the statuses, and the processes that notified.
+/// A listener of a municipality with its record: the statuses, and the processes that notified.
 struct Listener {
     session: Session,
     statuses: Vec<String>,
@@ -119,7 +119,7 @@ impl Listener {
         Listener { session, statuses: vec![], notifiers: vec![] }
     }
 
-    /// Takes what has come, waiting a little for more.
+    /// Records what has arrived, waiting briefly for more.
     fn listen(&mut self) {
         let mut notifications = self.session.client().notifications();
         let mut come = notifications.timeout_iter(Duration::from_millis(20));
@@ -131,12 +131,12 @@ impl Listener {
         }
     }
 
-    /// Waits for an event with this status, and gives all that came up to then.
+    /// Waits for an event with this status, and returns everything received up to it.
     #[track_caller]
-    fn hears(&mut self, status: &str) -> Vec<String> {
-        wait_until(&format!("'{status}' is heard"), || {
+    fn receive_until(&mut self, status: &str) -> Vec<String> {
+        wait_until(&format!("'{status}' is received"), || {
             self.listen();
-            self.statuses.iter().any(|heard| heard == status)
+            self.statuses.iter().any(|received| received == status)
         });
         self.notifiers.clear();
         std::mem::take(&mut self.statuses)

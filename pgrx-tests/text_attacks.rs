@@ -1,9 +1,9 @@
-//! What a caller hands over that no function must take as it is: bytes that are no text, and values
-//! too large for memory. Each function of the extension is found in the catalog, so that one that is
-//! added later is attacked too.
+//! Arguments that no function may accept as they are: invalid text, and values too large for
+//! memory. The tests find each function of the extension in the catalog, so that a function added
+//! later is attacked too.
 //!
-//! The server does not check settings of the startup packet for the encoding. A login without any
-//! grant can therefore hand broken bytes to each function that takes text.
+//! The server does not check the encoding of settings in the startup packet. A role without any
+//! grant can therefore pass invalid bytes to each function that takes text.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,13 +12,13 @@ use std::process::Output;
 use super::support::cluster::Cluster;
 use super::support::{APPLICATION, Database, REALTIME, SUPABASE, Session, TENANT, extent};
 
-/// Bytes that are not UTF-8: a sequence cut short, a lone byte, an overlong form, half a surrogate
-/// pair, and a code point behind the last one.
+/// Bytes that are not UTF-8: a truncated sequence, a lone byte, an overlong form, half a surrogate
+/// pair, and a code point after the last one.
 const BROKEN: [&[u8]; 5] =
     [b"photo\xe2", b"\xff", b"a\xc0\xaf", b"\xed\xa0\x80b", b"\xf5\x80\x80\x80"];
 
-/// Functions that compare the bytes of a text with their own and do nothing else with it. They see
-/// rows of others: an error would be a way to fail everybody's queries.
+/// Functions that only compare the bytes of a text with their own. They see rows of other users,
+/// where an error would let one row break the queries of all users.
 const OPAQUE: [&str; 7] = [
     "civic.can_read_object",
     "civic.can_upload_object",
@@ -29,7 +29,7 @@ const OPAQUE: [&str; 7] = [
     "realtime.civic_firewall_send",
 ];
 
-/// An argument of a function, as the catalog has it.
+/// An argument of a function, as in the catalog.
 #[derive(Debug, Clone)]
 struct Argument {
     name: String,
@@ -43,12 +43,12 @@ struct Function {
     name: String,
     arguments: Vec<Argument>,
     is_variadic: bool,
-    /// The least role that may call it.
+    /// The role with the fewest rights that may call it.
     caller: String,
 }
 
 impl Function {
-    /// A call with this value for one argument, and plausible ones for the others.
+    /// A call with this value for one argument, and plausible values for the others.
     fn call(&self, place: usize, value: &str) -> String {
         let arguments = self.arguments.iter().enumerate().map(|(index, argument)| {
             let value = if index == place { value } else { plausible(argument) };
@@ -84,8 +84,8 @@ fn plausible(argument: &Argument) -> &'static str {
     }
 }
 
-/// Each function over this library and each of schema civic, except trigger functions: those are
-/// attacked through a table.
+/// Each function of this library and of schema civic, except trigger functions: those are attacked
+/// through a table.
 fn functions(session: &mut Session) -> Vec<Function> {
     let rows = session.rows(
         "SELECT format('%I.%I', n.nspname, p.proname),
@@ -122,7 +122,7 @@ fn functions(session: &mut Session) -> Vec<Function> {
         .collect()
 }
 
-/// A cluster that preloads the library, set up, in which each role can log in.
+/// A cluster that preloads the library, after setup, in which each role can log in.
 fn cluster(memory: Option<u64>) -> Cluster {
     let settings = [
         "shared_preload_libraries=pg_civic",
@@ -146,7 +146,8 @@ fn cluster(memory: Option<u64>) -> Cluster {
     cluster
 }
 
-/// Runs statements as a role, or without one as the superuser, in a session whose setting `foo.bar` has these bytes.
+/// Runs statements as a role, or as the superuser if none is given, in a session whose setting
+/// `foo.bar` has these bytes.
 fn psql(cluster: &Cluster, role: &str, bytes: &[u8], sql: &str) -> Output {
     let mut options = b"-c foo.bar=".to_vec();
     options.extend_from_slice(bytes);
@@ -178,7 +179,7 @@ fn assert_stands(cluster: &Cluster, before: &str, what: &str) {
     assert!(!cluster.log().contains("was terminated by signal"), "{what}");
 }
 
-/// The values of one type that hold the broken bytes.
+/// The values of one type that contain the invalid bytes.
 fn broken_values(type_name: &str) -> &'static [&'static str] {
     match type_name {
         "text" => &["current_setting('foo.bar')", "repeat('x', 200) || current_setting('foo.bar')"],
@@ -194,7 +195,7 @@ fn broken_values(type_name: &str) -> &'static [&'static str] {
 }
 
 #[test]
-fn no_function_takes_bytes_that_are_no_text() {
+fn no_function_accepts_invalid_text() {
     let cluster = cluster(None);
     let functions = functions(&mut cluster.superuser());
     let before = started(&cluster);
@@ -225,7 +226,7 @@ fn no_function_takes_bytes_that_are_no_text() {
     assert_stands(&cluster, &before, "broken bytes");
 }
 
-/// The type's largest value that the server itself makes within the memory limit.
+/// The type's largest value that the server itself can make within the memory limit.
 fn huge_value(type_name: &str) -> Option<&'static str> {
     Some(match type_name {
         "text" => "repeat(repeat('x', 1000), 700000 + (random() * 0)::int)",
@@ -237,7 +238,7 @@ fn huge_value(type_name: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn no_function_ends_the_cluster_by_a_value_that_memory_does_not_hold() {
+fn no_function_ends_the_cluster_with_a_value_too_large_for_memory() {
     let cluster = cluster(Some(1_800_000));
     let functions = functions(&mut cluster.superuser());
     let before = started(&cluster);
@@ -263,7 +264,7 @@ fn no_function_ends_the_cluster_by_a_value_that_memory_does_not_hold() {
 }
 
 #[test]
-fn claims_that_memory_does_not_hold_allow_nothing_and_end_no_server() {
+fn claims_too_large_for_memory_allow_nothing_and_do_not_end_the_server() {
     let cluster = cluster(Some(1_800_000));
     let before = started(&cluster);
     for kilobytes in extent(&[1100][..], &[1100, 200_000]) {
@@ -280,9 +281,9 @@ fn claims_that_memory_does_not_hold_allow_nothing_and_end_no_server() {
     assert_stands(&cluster, &before, "huge claims");
 }
 
-/// A document of a few kilobytes can be written in gigabytes, or be nested without end.
+/// A document of a few kilobytes can expand to gigabytes, or be nested without end.
 #[test]
-fn a_document_that_is_larger_than_it_looks_is_refused() {
+fn a_document_that_expands_beyond_the_limit_is_refused() {
     let mut session = Database::plain().superuser();
     let nested = |depth| format!("{}1{}", r#"{"id": "#.repeat(depth), "}".repeat(depth));
     let sql = |ticket: &str| format!("SELECT civic.ticket_payload('INSERT', {ticket})");
@@ -308,7 +309,7 @@ fn a_document_that_is_larger_than_it_looks_is_refused() {
         assert_eq!(error.code().code(), "54000", "{error:?}");
         assert!(error.message().starts_with(message), "{error:?}");
     }
-    // In a ticket such a value costs the value and not the write.
+    // In a ticket this value is lost, but the write is not.
     session.makes_ticket_table("id jsonb, tenant_id text, is_sensitive boolean");
     session.listens_to("t");
     session.run(&format!(
@@ -321,9 +322,9 @@ fn a_document_that_is_larger_than_it_looks_is_refused() {
     assert_eq!(events[0]["truncated"], true, "{events:?}");
 }
 
-/// The trigger reads whatever a row holds, and a ticket is never lost by it.
+/// The trigger reads any content of a row, and never loses a ticket.
 #[test]
-fn a_ticket_of_broken_bytes_is_written_and_ends_no_server() {
+fn a_ticket_with_invalid_text_is_written_and_does_not_end_the_server() {
     let cluster = cluster(None);
     let before = started(&cluster);
     let mut session = cluster.superuser();
@@ -367,9 +368,9 @@ fn a_ticket_of_broken_bytes_is_written_and_ends_no_server() {
     assert_stands(&cluster, &before, "broken tickets");
 }
 
-/// A column's name may be broken, too.
+/// A column name may be invalid text, too.
 #[test]
-fn a_table_of_broken_names_takes_tickets() {
+fn a_table_with_invalid_names_accepts_tickets() {
     let cluster = cluster(None);
     let before = started(&cluster);
     cluster.superuser().run(
@@ -391,7 +392,7 @@ fn a_table_of_broken_names_takes_tickets() {
          END $$",
     );
     assert!(output.status.success(), "{}", errors(&output));
-    // Nor do the other tables suffer by it: check() goes on, and so does setup of another table.
+    // Other tables are not affected: check() works, and so does setup of another table.
     let mut session = cluster.superuser();
     session.run("SELECT count(*) FROM civic.setup('public.tickets')");
     let found = session.column("SELECT component FROM civic.check()");
@@ -399,9 +400,9 @@ fn a_table_of_broken_names_takes_tickets() {
     assert_stands(&cluster, &before, "broken names");
 }
 
-/// An error of others' code carries broken bytes to where it is caught.
+/// An error of another role's code carries invalid bytes to the place where it is caught.
 #[test]
-fn an_error_of_others_with_broken_bytes_costs_no_ticket_and_ends_no_server() {
+fn an_error_with_invalid_text_loses_no_ticket_and_does_not_end_the_server() {
     let cluster = cluster(None);
     let before = started(&cluster);
     let mut session = cluster.superuser();
@@ -421,7 +422,7 @@ fn an_error_of_others_with_broken_bytes_costs_no_ticket_and_ends_no_server() {
     assert_stands(&cluster, &before, "broken errors");
 }
 
-/// Fills the memory of its session, from large blocks to small ones, and then calls a function of ours.
+/// Fills its session's memory with ever smaller blocks, and then calls one of our functions.
 const FILL: &str = "CREATE FUNCTION pg_temp.fill(bytes int, low int, list text[], document jsonb)
         RETURNS text LANGUAGE plpgsql AS $$
     DECLARE block text;
@@ -438,10 +439,10 @@ const FILL: &str = "CREATE FUNCTION pg_temp.fill(bytes int, low int, list text[]
         RETURN pg_temp.fill(bytes, low, list, document);
     END $$;";
 
-/// Rust aborts where it gets no memory, and with it the cluster. Each login can fill a session's memory so
-/// far that the next block of a few kilobytes is the one that is missing.
+/// Rust aborts if it gets no memory, and that restarts the cluster. Any login can fill a session's
+/// memory so far that the next block of a few kilobytes is missing.
 #[test]
-fn a_session_that_has_filled_its_memory_ends_and_not_the_cluster() {
+fn a_session_that_has_filled_its_memory_ends_without_the_cluster() {
     let cluster = cluster(Some(700_000));
     let before = started(&cluster);
     let list = "array_fill(''::text, ARRAY[12900])";
@@ -472,9 +473,10 @@ fn a_session_that_has_filled_its_memory_ends_and_not_the_cluster() {
     assert_stands(&cluster, &before, "filled memory");
 }
 
-/// NOTIFY has a copy of each event, and where that does not fit the server fails the transaction.
+/// NOTIFY copies each event, and if there is no memory for the copy, the server fails the
+/// transaction.
 #[test]
-fn tickets_whose_events_memory_does_not_hold_twice_are_written() {
+fn tickets_are_written_if_memory_does_not_hold_their_events_twice() {
     let cluster = cluster(Some(400_000));
     let before = started(&cluster);
     cluster.superuser().run(
@@ -494,9 +496,9 @@ fn tickets_whose_events_memory_does_not_hold_twice_are_written() {
     assert_stands(&cluster, &before, "events that memory does not hold");
 }
 
-/// The message of an error of others' code is as long as they like.
+/// The message of an error of another role's code can have any length.
 #[test]
-fn a_huge_error_of_others_is_shortened_in_the_warning() {
+fn a_huge_error_of_another_role_is_shortened_in_the_warning() {
     let cluster = cluster(None);
     cluster.superuser().run(
         "CREATE OR REPLACE FUNCTION realtime.send(payload jsonb, event text, topic text,
@@ -511,9 +513,9 @@ fn a_huge_error_of_others_is_shortened_in_the_warning() {
     assert!(cluster.log().len() < 1_000_000, "{}", cluster.log().len());
 }
 
-/// A role, or a policy, a column or an event trigger of a broken name is one finding and hides no other.
+/// A role, policy, column or event trigger with an invalid name is one finding and hides no other.
 #[test]
-fn a_broken_name_in_the_catalog_does_not_blind_check() {
+fn an_invalid_name_in_the_catalog_does_not_hide_findings_of_check() {
     let cluster = cluster(None);
     let mut session = cluster.superuser();
     session.run(

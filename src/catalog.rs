@@ -1,8 +1,8 @@
-//! Queries of the catalog as the current user, and statements as the owner of what they are about.
+//! Queries of the catalog as the current user, and statements as the owner of an object.
 //!
-//! A statement on an object that is not the extension's own may run other people's code: triggers,
-//! casts, defaults, event triggers. So there is no statement with the caller's own rights here.
-//! [`Owner`] is the only way to one.
+//! A statement on an object outside the extension may run code of other roles: triggers, casts,
+//! defaults, event triggers. So no statement here runs with the caller's own rights; [`Owner`] is
+//! the only way to run one.
 
 mod code;
 mod error;
@@ -24,12 +24,13 @@ use crate::pg::{self, Row, foreign, role};
 
 pub use code::{Change, refuse_code_of_others};
 
-/// Called before anything is looked at, by what changes the catalog. One such transaction at a time:
-/// the next one sees what the one before has done, and neither waits for the other's table locks.
+/// Serializes changes of the catalog: call it before looking anything up. Only one transaction at a
+/// time continues. The next one sees the changes of the one before, and neither waits for the
+/// other's table locks.
 pub fn begin() -> Result<(), Error> {
     pg::lock_extension();
-    // After a statement that may write, every query takes a snapshot of its own. Without, they would
-    // all see the catalog as it was before the wait.
+    // After a statement that may write, every query takes a new snapshot. Otherwise they would all
+    // see the catalog as it was before the wait.
     update("SELECT", &[])
 }
 
@@ -41,7 +42,7 @@ fn connect_mut<R>(body: impl FnOnce(&mut SpiClient<'_>) -> R) -> R {
     without_jit(|| Spi::connect_mut(body))
 }
 
-/// Every row of a query. Everything in `sql` is qualified; values are parameters.
+/// Every row of a query. All names in `sql` are qualified; values are parameters.
 pub fn rows<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
@@ -53,7 +54,7 @@ pub fn rows<R>(
     })
 }
 
-/// Reads one row. A text in it that is none is an error, whatever was made of the others.
+/// Reads one row. Invalid text in it is an error, whatever the other values are.
 fn read_row<R, E>(
     tuple: &SpiHeapTupleData<'_>,
     read: impl Fn(&Row<'_, '_>) -> Result<R, E>,
@@ -73,8 +74,8 @@ thread_local! {
         RefCell::default();
 }
 
-/// Every row of a statement that may write, planned once in the life of this process: for what is done
-/// again and again. It sees what the transaction has written.
+/// Every row of a statement that may write, planned once per process, for work that is repeated. It
+/// sees the transaction's own writes.
 pub fn planned<R, E>(
     sql: &'static str,
     arguments: &[DatumWithOid<'_>],
@@ -93,14 +94,14 @@ where
                 arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
             Ok::<_, spi::Error>(client.prepare_mut(sql, &types)?.keep())
         })?;
-        // Not `update`, which takes a transaction id for what may turn out to write nothing: an idle
-        // worker would store a commit at each look. The plan itself says that it may write.
+        // Not `update`, which assigns a transaction id even if nothing is written: an idle worker
+        // would then store a commit at each poll. The plan itself states that it may write.
         let table = client.select(plan, None, arguments)?;
         table.into_iter().map(|row| read_row(&row, &read)).collect()
     })
 }
 
-/// Every row that a statement returns of those that it writes.
+/// Every row that a statement returns with RETURNING.
 pub fn written<R>(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
@@ -112,19 +113,19 @@ pub fn written<R>(
     })
 }
 
-/// Whether a query answers true. No row and NULL are false.
+/// Whether a query returns true. No row and NULL are false.
 pub fn holds(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<bool, Error> {
     Ok(texts(sql, arguments)?.first().is_some_and(|answer| answer == "true"))
 }
 
-/// The first column of a query, as text; NULLs are left out.
+/// The first column of a query, as text, without NULLs.
 pub fn texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
     let sql = format!("SELECT answer::pg_catalog.text FROM ({sql}) AS query (answer)");
     Ok(rows(&sql, arguments, |row| row.get::<String>(1))?.into_iter().flatten().collect())
 }
 
-/// [`texts`] as the transaction has them now, in a subtransaction too. A plan that may write takes a
-/// snapshot of its own, and this one no transaction id.
+/// [`texts`] with the transaction's own writes, in a subtransaction too. A plan that may write
+/// takes its own snapshot, and this one needs no transaction id.
 fn fresh_texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>, Error> {
     let sql = format!("SELECT answer::pg_catalog.text FROM ({sql}) AS query (answer)");
     connect_mut(|client| {
@@ -137,26 +138,26 @@ fn fresh_texts(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<String>,
     })
 }
 
-/// A statement that writes, for the doors of this module and for [`with_own_table`]'s actions.
+/// A statement that writes, for the functions of this module and the actions of [`with_own_table`].
 pub fn update(sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
     connect_mut(|client| client.update(sql, None, arguments).map(|_| ()))?;
     Ok(())
 }
 
-/// Changes a setting of the session or the transaction (SET …): what names no object that could have
-/// code of others.
+/// Changes a setting of the session or the transaction (SET …). Such a statement names no object
+/// that could run code of other roles.
 pub fn set(sql: &str) -> Result<(), Error> {
     update(sql, &[])
 }
 
-/// The owner of an object. Statements on the object run with that role's rights and no more, in the
-/// server's security-restricted operation. Code that runs on the way cannot become the caller.
+/// The owner of an object. Statements on the object run with only that role's rights, in the
+/// server's security-restricted operation. Code that they run cannot become the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(pg_sys::Oid);
 
 impl Owner {
-    /// Errors: 42501 where the current user does not have the rights of this role. Nobody gains
-    /// rights through pg_civic.
+    /// Errors: 42501 if the current user lacks the rights of this role. pg_civic gives no role
+    /// additional rights.
     pub fn new(owner: pg_sys::Oid) -> Result<Owner, Error> {
         if role::has_rights_of(owner) {
             return Ok(Owner(owner));
@@ -180,14 +181,14 @@ impl Owner {
         self.bounded(name, || refuse_code_of_others(table, self.0, name, change))
     }
 
-    /// Runs one statement. Everything in it is qualified; values are parameters.
+    /// Runs one statement. All names in it are qualified; values are parameters.
     pub fn execute(self, sql: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
         define(self.0, || update(sql, arguments))
     }
 
-    /// As [`Owner::execute`], for a change of a table's rows, which runs triggers, defaults and
-    /// constraints of others: what takes longer than [`foreign::LIMIT`] is cancelled. Nothing is left of a
-    /// change that fails.
+    /// Like [`Owner::execute`], for a change of a table's rows, which runs triggers, defaults and
+    /// constraints of other roles. It is cancelled after [`foreign::LIMIT`]. A change that fails is
+    /// rolled back.
     pub fn change(
         self,
         table: &'static str,
@@ -197,8 +198,8 @@ impl Owner {
         self.bounded(table, || define(self.0, || update(sql, arguments)))
     }
 
-    /// [`texts`] of a table's rows, within [`foreign::LIMIT`]. Casts, and expressions of indexes, are
-    /// code of others here too.
+    /// [`texts`] of a table's rows, within [`foreign::LIMIT`]: casts and index expressions are code
+    /// of other roles too.
     pub fn texts(
         self,
         table: &'static str,
@@ -208,7 +209,7 @@ impl Owner {
         self.bounded(table, || fresh_texts(sql, arguments))
     }
 
-    /// Nothing is left of what fails.
+    /// Rolls back an action that fails.
     fn bounded<R>(
         self,
         table: &'static str,
@@ -223,9 +224,10 @@ impl Owner {
     }
 }
 
-/// Reads or writes a table of the extension's own with the rights of its owner: no other role has any
-/// on it. `None` where there is no such table; one of this name that is not the extension's is not looked
-/// at. Everything in the action's statements is qualified; values are parameters.
+/// Reads or writes one of the extension's own tables with the rights of its owner, because no other
+/// role has rights on it. `None` if there is no such table; a table of this name that does not
+/// belong to the extension is not used. All names in the action's statements are qualified; values
+/// are parameters.
 pub fn with_own_table<R>(
     table: &str,
     action: impl FnOnce() -> Result<R, Error>,
@@ -245,12 +247,12 @@ pub fn with_own_table<R>(
     owners.into_iter().flatten().next().map(|owner| role::acting_as(owner, action)).transpose()
 }
 
-/// Runs a statement that creates or changes an object of pg_civic itself and needs a superuser: as
-/// the bootstrap superuser, for any caller. So `sql` is constant but for names that the server has
-/// quoted, and the caller has decided who may ask for it. No event trigger of others runs with these
-/// rights.
+/// Runs a statement that creates or changes an object of pg_civic and needs a superuser. It runs as
+/// the bootstrap superuser, for any caller. So `sql` is constant except for names that the server
+/// has quoted, and the caller must have checked who may request it. Event triggers of other roles
+/// do not run with these rights.
 ///
-/// Errors: 55000 on servers before 17 where there is such an event trigger.
+/// Errors: 55000 on servers before 17 if there is such an event trigger.
 pub fn execute_as_superuser(sql: &str) -> Result<(), Error> {
     define(role::BOOTSTRAP_SUPERUSER, || update(sql, &[]))
 }
@@ -271,17 +273,17 @@ fn define<R>(owner: pg_sys::Oid, act: impl FnOnce() -> Result<R, Error>) -> Resu
     role::defining_as(owner, act)
 }
 
-/// An event trigger whose function a role that is no superuser can replace, and which runs with the
-/// rights of each role that changes the catalog.
+/// An event trigger whose function can be replaced by a role without superuser rights. It runs with
+/// the rights of each role that changes the catalog.
 pub struct EventTrigger {
     /// Quoted.
     pub name: String,
-    /// Qualified and quoted, with its arguments.
+    /// Qualified and quoted, with its argument types.
     pub function: String,
     pub owner: String,
 }
 
-/// Those that are enabled.
+/// The enabled event triggers of this kind.
 pub fn event_triggers_of_others() -> Result<Vec<EventTrigger>, Error> {
     rows(
         "SELECT pg_catalog.quote_ident(e.evtname), p.oid::pg_catalog.regprocedure::pg_catalog.text,
@@ -311,7 +313,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// The files of the code that touches other schemas, with their names under `src/setup`.
+    /// Source files of the code that touches other schemas, by name under `src/setup`.
     fn sources(directory: &Path) -> Vec<(String, String)> {
         let mut found = vec![];
         for entry in fs::read_dir(directory).unwrap() {
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn setup_and_check_have_no_other_way_to_a_statement_than_this_module() {
+    fn setup_and_check_run_statements_only_through_this_module() {
         let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup");
         let sources = sources(&setup);
         assert!(sources.len() > 10, "{}", sources.len());
@@ -335,7 +337,7 @@ mod tests {
             for way in ["Spi::", "acting_as", "defining_as", "catalog::planned", "catalog::set("] {
                 assert!(!source.contains(way), "{name} has {way}: use catalog::Owner");
             }
-            // Its callers name the table of the extension's own.
+            // The callers of this function name the extension's own table.
             let is_ledger = name == "ledger.rs";
             assert!(is_ledger || !source.contains("catalog::update"), "{name}: use catalog::Owner");
         }

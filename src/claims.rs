@@ -1,8 +1,7 @@
-//! Who is asking: the claims of the request's verified JWT.
+//! The caller's identity: the claims of the request's verified JWT.
 //!
-//! The claims are parsed once per value of the setting that holds them. A changed value, by
-//! SET LOCAL, RESET, rollback or another role, is seen at the next call, since each call compares
-//! the setting's bytes with those it has parsed.
+//! The claims are parsed once per value of their setting. Each call compares the setting's bytes
+//! with the parsed ones, so it sees every change, by SET LOCAL, RESET, rollback or another role.
 
 mod error;
 mod identity;
@@ -20,7 +19,7 @@ use crate::settings::{self, Access};
 
 pub use identity::Identity;
 
-/// The identity that was parsed last, and from what.
+/// The identity that was parsed last, with its source.
 struct Parsed {
     generation: u64,
     access: Rc<Access>,
@@ -32,10 +31,10 @@ thread_local! {
     static PARSED: RefCell<Option<Parsed>> = const { RefCell::new(None) };
 }
 
-/// Longest claims, in bytes. A gateway takes no header of a hundredth of this.
+/// Longest claims, in bytes. Gateways accept no header of even a hundredth of this.
 const CLAIMS_LIMIT: usize = 1024 * 1024;
 
-/// A copy of the claims; their size where they are too long to be copied.
+/// A copy of the claims; `Err` with their size if they are too long to copy.
 fn copied(claims: &[u8]) -> Result<Vec<u8>, usize> {
     if claims.len() > CLAIMS_LIMIT { Err(claims.len()) } else { Ok(claims.to_vec()) }
 }
@@ -74,9 +73,10 @@ impl Parsed {
     }
 }
 
-/// Asks who is asking, by the claims as they are now. Without claims: nobody, who may nothing.
+/// Passes the identity of the current claims to `ask`. Without claims it is the identity that may
+/// do nothing.
 ///
-/// Claims that are not a JSON object are an error (28000), never an allow.
+/// Errors: 28000 if the claims are not a JSON object; they never allow anything.
 pub fn with_identity<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> Result<R, Error> {
     PARSED.with_borrow_mut(|parsed| {
         if let Some(current) = parsed
@@ -84,13 +84,13 @@ pub fn with_identity<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> Result<R, Error
         {
             return Ok(ask(&current.identity));
         }
-        // Nothing of an earlier caller is left where these claims turn out to be invalid.
+        // Forget the previous caller even if the new claims are invalid.
         *parsed = None;
         Ok(ask(&parsed.insert(Parsed::parse()?).identity))
     })
 }
 
-/// [`with_identity`] for a function of SQL: raises what is an error.
+/// [`with_identity`] for a SQL function: raises the error.
 pub fn ask<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> R {
     with_identity(ask).unwrap_or_else(|error| error.raise())
 }
@@ -109,7 +109,7 @@ mod civic {
         ask(|identity| identity.tenant_id().map(pg::TextResult::new))
     }
 
-    /// The caller's role in the application, as the claims have it.
+    /// The caller's role in the application, as in the claims.
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn user_role() -> Option<pg::TextResult> {
         ask(|identity| identity.role().map(pg::TextResult::new))
@@ -121,7 +121,7 @@ mod civic {
         ask(|identity| identity.user_id().map(pg::TextResult::new))
     }
 
-    /// Whether the caller's role is one of these.
+    /// Whether the caller has one of these roles.
     #[pg_extern(
         stable,
         parallel_safe,

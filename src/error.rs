@@ -1,7 +1,7 @@
-//! From each room's own error to the server's report: SQLSTATE, message, detail and hint.
+//! Turns each module's error into the server's report: SQLSTATE, message, detail and hint.
 //!
-//! No message carries a secret or the value of the claims: an error ends up in a log that more
-//! people read than may read the data.
+//! No message carries a secret or the value of the claims. More people can read the log than may
+//! read the data.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::pg;
 
-/// An error that a caller can meet.
+/// An error that reaches the caller of a SQL function.
 pub trait Report: std::error::Error + 'static {
     fn sqlstate(&self) -> PgSqlErrorCode;
 
@@ -57,7 +57,7 @@ impl Report for pgrx::spi::Error {
     }
 }
 
-/// The error of any room.
+/// The error of any module.
 pub struct Error(Box<dyn Report>);
 
 impl<E: Report> From<E> for Error {
@@ -79,7 +79,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Errors are the same that say the same.
+/// Two errors are equal if SQLSTATE, message and hint are equal.
 #[cfg(test)]
 impl PartialEq for Error {
     fn eq(&self, other: &Error) -> bool {
@@ -102,14 +102,14 @@ impl Error {
         self.0.hint()
     }
 
-    /// The error as the room that it is of knows it.
+    /// The module's own error, if it is of this type.
     pub fn downcast_ref<E: Report>(&self) -> Option<&E> {
         let error: &dyn std::error::Error = &*self.0;
         error.downcast_ref()
     }
 
-    /// Raises the error. For functions that see each row: a `Result` with the server's report in it
-    /// is several hundred bytes, which every call would carry along.
+    /// Raises the error. For functions that run for each row: a `Result` that holds the server's
+    /// report is several hundred bytes, and every call would carry them.
     #[cold]
     pub fn raise(self) -> ! {
         pg::error::raise(ErrorReport::from(self))
@@ -129,7 +129,7 @@ impl From<Error> for ErrorReport {
     }
 }
 
-/// Lets a SQL function return a room's error by `?`.
+/// Lets a SQL function return a module's error with `?`.
 macro_rules! reported {
     ($($error:ty),*) => {
         $(impl From<$error> for ::pgrx::pg_sys::panic::ErrorReport {
@@ -143,10 +143,10 @@ pub(crate) use reported;
 
 reported!(pg::Error);
 
-/// At most this much of a value from outside is repeated in a message.
+/// The most characters of an outside value that a message repeats.
 const SHOWN: usize = 64;
 
-/// A value from outside as a message repeats it.
+/// An outside value as a message shows it: cut and escaped.
 pub fn shown(value: &str) -> String {
     let mut shown: String = value.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if value.chars().nth(SHOWN).is_some() {
@@ -160,12 +160,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_value_from_outside_is_cut_in_a_message() {
+    fn a_long_outside_value_is_cut_in_a_message() {
         assert!(shown(&"x".repeat(1_000_000)).len() < 200);
     }
 
     #[test]
-    fn control_characters_are_not_repeated_raw() {
+    fn control_characters_are_escaped() {
         assert_eq!(shown("a\nb"), "a\\nb");
     }
 }

@@ -1,4 +1,4 @@
-//! What is heard: the SQL functions over the rules in this folder.
+//! Events: the SQL functions over the rules in this folder.
 
 pub mod buffer;
 pub mod channel;
@@ -26,8 +26,8 @@ use crate::pg::trigger::{TriggerCall, TriggerRow};
 use crate::{claims, pg, settings};
 use channel::Audience;
 
-/// Observes the ends of this process's transactions. Call it after [`crate::relay::initialize`]: the
-/// observer that is registered last is called first, and gives its events to the relay.
+/// Observes the ends of this process's transactions. Call it after [`crate::relay::initialize`]:
+/// the observer registered last is called first, and gives its events to the relay.
 pub fn initialize() {
     pg::transaction::observe::<transaction::Settled>();
 }
@@ -36,20 +36,20 @@ pub fn initialize() {
 mod civic {
     use super::*;
 
-    /// The channel on which a municipality's changes are heard.
+    /// The channel that receives a municipality's changes.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
     fn ticket_channel(municipality_id: pg::Text<'_>) -> Result<String, ErrorReport> {
         Ok(channel::channel(&municipality_id, Audience::Shared)?.as_str().to_owned())
     }
 
-    /// The event that the trigger sends for a ticket, given as the JSON of its row.
+    /// The event that the trigger sends for a ticket, given its row as JSON.
     #[pg_extern(stable, parallel_safe, cost = 50)]
     fn ticket_payload(operation: pg::Text<'_>, ticket: pg::Json) -> Result<JsonB, ErrorReport> {
         let payload = ticket::payload_of(&operation, &ticket.0)?;
         Ok(JsonB(serde_json::from_str(&payload).unwrap_or_default()))
     }
 
-    /// Trigger: tells of each change to a ticket. Whatever the row holds, the write stands.
+    /// Trigger: publishes each change of a ticket. The write succeeds whatever the row holds.
     #[pg_extern(volatile, parallel_unsafe)]
     fn notify_ticket_update(fcinfo: pg_sys::FunctionCallInfo) -> TriggerRow {
         let Some(call) = TriggerCall::from_fcinfo(fcinfo) else {
@@ -59,8 +59,8 @@ mod civic {
         call.unchanged_row()
     }
 
-    /// Sends an event of the application's own. A NULL counts as nothing given, for `sensitive` as
-    /// true: what is not known to be harmless is not told to all.
+    /// Sends an event of the application. A NULL counts as missing, and for `sensitive` as true: an
+    /// event not known to be ordinary must not reach the shared channel.
     #[pg_extern(volatile, parallel_restricted, cost = 50)]
     fn publish(
         municipality_id: Option<pg::Text<'_>>,
@@ -72,14 +72,14 @@ mod civic {
         Ok(publish::publish(municipality_id, &event, sensitive.unwrap_or(true))?)
     }
 
-    /// Whether the caller may join a channel of Supabase Realtime: one of his municipality's two, by
-    /// his role. False for every topic that is not one of ours.
+    /// Whether the caller may join a Supabase Realtime channel: one of the two of their
+    /// municipality, depending on their role. False for any other topic.
     #[pg_extern(stable, parallel_safe, cost = 5)]
     fn can_join_channel(topic: pg::RawText<'_>) -> bool {
         claims::ask(|identity| channel::can_join(identity, &settings::access(), &topic))
     }
 
-    /// The deprecated endpoint of Server-Sent Events. 42501 for who has no dashboard.
+    /// The deprecated endpoint of Server-Sent Events. Errors: 42501 if the caller has no dashboard.
     #[pg_extern(volatile, parallel_safe, cost = 50, requires = ["event_stream"])]
     fn dashboard_events(
         ward_id: default!(Option<pg::Text<'_>>, "NULL"),

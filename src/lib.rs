@@ -1,4 +1,5 @@
-//! pg_civic: tenant-guarded storage and ticket events for municipal platforms, in the database.
+//! pg_civic: storage and ticket events for municipal platforms, separated by tenant inside the
+//! database.
 
 use pgrx::prelude::*;
 
@@ -56,7 +57,7 @@ mod in_process;
 #[path = "../pgrx-tests/mod.rs"]
 mod pg_tests;
 
-/// What pgrx's test framework looks for at this path.
+/// pgrx's test framework expects this module at this path.
 #[cfg(test)]
 pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}

@@ -1,5 +1,5 @@
-//! NOTIFY without the commit lock (docs/architecture.md, decision 6): a transaction hands its events to
-//! a background worker through shared memory, and the worker notifies in batches.
+//! NOTIFY without the commit lock (docs/architecture.md, decision 6). A transaction hands its
+//! events to a background worker through shared memory, and the worker notifies in batches.
 
 pub mod frame;
 pub mod transaction;
@@ -25,7 +25,7 @@ pub fn initialize() {
 mod civic {
     use super::*;
 
-    /// How the relay is doing: one row.
+    /// The state of the relay, in one row.
     #[pg_extern(volatile, parallel_safe, cost = 10)]
     #[allow(clippy::type_complexity)]
     fn relay_stats() -> TableIterator<

@@ -1,4 +1,4 @@
-//! Every `civic.*` setting, with an accessor each.
+//! Every `civic.*` setting, with its accessor.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
@@ -16,25 +16,25 @@ pub mod service;
 /// Setting that holds the claims of the request, as PostgREST and the Storage API set it.
 static CLAIMS_SETTING: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"request.jwt.claims"));
-/// Path of the tenant's id in the claims, keys parted by dots.
+/// Path of the tenant's id in the claims, keys separated by dots.
 static TENANT_CLAIM: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"app_metadata.tenant_id"));
-/// Path of the person's role in the claims, keys parted by dots.
+/// Path of the user's role in the claims, keys separated by dots.
 static ROLE_CLAIM: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"app_metadata.role"));
-/// Roles that may file GBV evidence.
+/// Roles that may upload GBV evidence.
 static SENSITIVE_UPLOADERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, saps_liaison, admin"));
-/// Roles that may read GBV evidence, and hear of sensitive tickets.
+/// Roles that may read GBV evidence and receive events of sensitive tickets.
 static SENSITIVE_READERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"saps_liaison, admin"));
-/// What the shared channel tells of a sensitive ticket.
+/// What the shared channel receives of a sensitive ticket.
 static SENSITIVE_EVENTS: GucSetting<SensitiveEvents> =
     GucSetting::<SensitiveEvents>::new(SensitiveEvents::Redacted);
 /// How events travel.
 static EVENT_TRANSPORT: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"auto"));
-/// How long a transaction waits for locks on the way to Supabase Realtime, in milliseconds.
+/// How long a transaction waits for locks to send to Supabase Realtime, in milliseconds.
 static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
@@ -48,16 +48,16 @@ static RELAY: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// Size of the relay's queue, in kilobytes.
 static RELAY_QUEUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024);
 
-/// What is said where of a sensitive ticket (`civic.sensitive_events`).
+/// Which channel receives what of a sensitive ticket (`civic.sensitive_events`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub enum SensitiveEvents {
-    /// The shared channel hears that there was a change, the sensitive one hears all.
+    /// The shared channel receives that there was a change, the sensitive one the whole event.
     #[name = c"redacted"]
     Redacted,
-    /// Only the sensitive channel hears.
+    /// Only the sensitive channel receives the event.
     #[name = c"restricted"]
     Restricted,
-    /// The shared channel hears all.
+    /// The shared channel receives the whole event.
     #[name = c"full"]
     Full,
 }
@@ -65,15 +65,15 @@ pub enum SensitiveEvents {
 /// How events travel (`civic.event_transport`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EventTransport {
-    /// By NOTIFY, and to Supabase Realtime where it is installed.
+    /// By NOTIFY, and to Supabase Realtime if it is installed.
     #[default]
     Auto,
-    /// By these and no other.
+    /// Only by these.
     Listed { notify: bool, realtime: bool },
 }
 
 impl EventTransport {
-    /// `None` for what is neither `auto`, `none` nor a list of transports.
+    /// `None` for anything but `auto`, `none` or a list of transports.
     pub fn parse(value: &str) -> Option<EventTransport> {
         let value = value.trim().to_ascii_lowercase();
         if value == "auto" {
@@ -96,14 +96,13 @@ impl EventTransport {
         matches!(self, EventTransport::Auto | EventTransport::Listed { notify: true, .. })
     }
 
-    /// Where it is installed.
+    /// Whether events go to Supabase Realtime, if it is installed.
     pub fn has_realtime(self) -> bool {
         matches!(self, EventTransport::Auto | EventTransport::Listed { realtime: true, .. })
     }
 }
 
-/// The settings that decide who is asking, what he may do and who hears, in the form in which they
-/// are used.
+/// The settings that decide identity, rights and receivers, parsed.
 #[derive(Debug)]
 pub struct Access {
     pub claims_setting: CString,
@@ -116,7 +115,7 @@ pub struct Access {
 }
 
 thread_local! {
-    /// Grows with each assignment to a setting of [`Access`]: SET, RESET, reload, rollback.
+    /// Incremented by each assignment to a setting of [`Access`]: SET, RESET, reload, rollback.
     static GENERATION: Cell<u64> = const { Cell::new(1) };
     static ACCESS: RefCell<(u64, Option<Rc<Access>>)> = const { RefCell::new((0, None)) };
 }
@@ -130,7 +129,7 @@ impl Hook for OfAccess {
     }
 }
 
-/// The hook of `civic.event_transport`, which takes nothing but a list of transports.
+/// The hook of `civic.event_transport`, which accepts only a list of transports.
 struct OfTransport;
 
 impl Hook for OfTransport {
@@ -143,7 +142,7 @@ impl Hook for OfTransport {
     }
 }
 
-/// A number that differs when a setting of [`Access`] may differ.
+/// A number that changes whenever a setting of [`Access`] may have changed.
 pub fn generation() -> u64 {
     GENERATION.with(Cell::get)
 }
@@ -195,14 +194,14 @@ impl Access {
     }
 }
 
-/// The non-empty items of a setting. What is not UTF-8 counts as empty: no role, no claim.
+/// The non-empty items of a setting. A value that is not UTF-8 counts as empty: no role, no claim.
 fn list(setting: &GucSetting<Option<CString>>, separator: char) -> Vec<String> {
     let value = setting.get().unwrap_or_default();
     let items = value.to_str().unwrap_or_default().split(separator).map(str::trim);
     items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
-/// Defines every setting. They decide who may read what, so only a superuser sets them.
+/// Defines every setting. They decide who may read what, so only a superuser can set them.
 pub fn define() {
     let text = |name: &'static CStr, short, long, setting| {
         guc::define_text::<OfAccess>(name, short, long, setting);
@@ -210,36 +209,36 @@ pub fn define() {
     text(
         c"civic.claims_setting",
         c"Setting that holds the verified claims of the request.",
-        c"The claims are a JSON object; an empty or absent setting means that nobody asks.",
+        c"The claims are a JSON object; an empty or absent setting means a caller without rights.",
         &CLAIMS_SETTING,
     );
     text(
         c"civic.tenant_claim",
         c"Path of the municipality's id in the claims.",
-        c"Keys parted by dots.",
+        c"Keys separated by dots.",
         &TENANT_CLAIM,
     );
     text(
         c"civic.role_claim",
-        c"Path of the person's role in the claims.",
-        c"Keys parted by dots.",
+        c"Path of the user's role in the claims.",
+        c"Keys separated by dots.",
         &ROLE_CLAIM,
     );
     text(
         c"civic.sensitive_uploaders",
-        c"Roles that may file evidence of gender-based violence.",
-        c"Role names parted by commas, compared without regard to ASCII case.",
+        c"Roles that may upload evidence of gender-based violence.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
         &SENSITIVE_UPLOADERS,
     );
     text(
         c"civic.sensitive_readers",
         c"Roles that may read evidence of gender-based violence.",
-        c"Role names parted by commas, compared without regard to ASCII case.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
         &SENSITIVE_READERS,
     );
     GucRegistry::define_enum_guc(
         c"civic.sensitive_events",
-        c"What the shared channel tells of a sensitive ticket.",
+        c"What the shared channel receives of a sensitive ticket.",
         c"redacted: that there was a change. restricted: nothing. full: everything.",
         &SENSITIVE_EVENTS,
         GucContext::Suset,
@@ -248,19 +247,19 @@ pub fn define() {
     text(
         c"civic.event_listeners",
         c"Roles that may join their municipality's channel.",
-        c"Role names parted by commas, compared without regard to ASCII case.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
         &EVENT_LISTENERS,
     );
     guc::define_text::<OfTransport>(
         c"civic.event_transport",
         c"How events travel.",
-        c"auto: by NOTIFY, and to Supabase Realtime where it is installed. Or none, or a list of notify, realtime.",
+        c"auto: by NOTIFY, and to Supabase Realtime if it is installed. Otherwise none, or a list of notify, realtime.",
         &EVENT_TRANSPORT,
     );
     GucRegistry::define_int_guc(
         c"civic.realtime_lock_timeout",
-        c"How long a transaction waits for locks on the way to Supabase Realtime.",
-        c"All of its waits together. What is not stored by then is not sent to Realtime.",
+        c"How long a transaction waits for locks to send to Supabase Realtime.",
+        c"The limit for all of its lock waits together. Events that are not stored within it are not sent to Realtime.",
         &REALTIME_LOCK_TIMEOUT,
         1,
         60_000,
@@ -270,13 +269,13 @@ pub fn define() {
     GucRegistry::define_bool_guc(
         c"civic.relay",
         c"Whether the relay takes events.",
-        c"Where it does not, they go out by ordinary NOTIFY.",
+        c"If it does not, they go out by ordinary NOTIFY.",
         &RELAY,
         GucContext::Suset,
         GucFlags::default(),
     );
-    // The server lets settings of its start be defined at its start alone. Elsewhere nothing reads
-    // them, and the configuration file may name them all the same.
+    // A postmaster setting can only be defined while preloading. Without preloading nothing reads
+    // these settings, but the configuration file may still contain them.
     let at_start = || if pg::is_preloading() { GucContext::Postmaster } else { GucContext::Sighup };
     GucRegistry::define_string_guc(
         c"civic.database",
@@ -289,7 +288,7 @@ pub fn define() {
     GucRegistry::define_int_guc(
         c"civic.relay_queue_size",
         c"Size of the relay's queue in shared memory.",
-        c"What does not fit goes out by ordinary NOTIFY.",
+        c"Events that do not fit go out by ordinary NOTIFY.",
         &RELAY_QUEUE_SIZE,
         4,
         1024 * 1024,

@@ -1,6 +1,7 @@
-//! Where files go and who may touch them: the SQL functions over the rules in this folder.
+//! Files and access to them: the SQL functions over the rules in this folder.
 //!
-//! They look nothing up by name, so no search_path is set: it would cost more than they do.
+//! They look nothing up by name, so they set no search_path: that would cost more than the
+//! functions do.
 
 pub mod access;
 pub mod api;
@@ -30,7 +31,7 @@ use bucket::Bucket;
 mod civic {
     use super::*;
 
-    /// The bucket that serves a purpose. 22023 for an unknown one.
+    /// The bucket for a purpose. Errors: 22023 for an unknown purpose.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
     fn bucket_for_purpose(purpose: pg::Text<'_>) -> Result<&'static str, ErrorReport> {
         Ok(Bucket::for_purpose(&purpose)?.id())
@@ -42,13 +43,14 @@ mod civic {
         Bucket::for_media(is_sensitive).id()
     }
 
-    /// The filename extension of a media type, `bin` for an unknown one.
+    /// The filename extension of a media type; `bin` for an unknown type.
     #[pg_extern(immutable, parallel_safe, cost = 1)]
     fn file_extension(content_type: pg::ContentType<'_>) -> &'static str {
         bucket::file_extension(&content_type)
     }
 
-    /// `{tenant}/{folder}/{filename}` with the filename made safe. 22023 where it cannot be.
+    /// `{tenant}/{folder}/{filename}` with the filename made safe. Errors: 22023 if that is not
+    /// possible.
     #[pg_extern(immutable, parallel_safe, cost = 5)]
     fn object_path(
         tenant_id: pg::Text<'_>,
@@ -58,7 +60,8 @@ mod civic {
         Ok(path::object_path(&tenant_id, &folder, &filename)?)
     }
 
-    /// Where an upload goes: `{bucket, path, file_id}`. 22023 for what cannot be uploaded.
+    /// The destination of an upload: `{bucket, path, file_id}`. Errors: 22023 for a file that
+    /// cannot be uploaded.
     #[pg_extern(immutable, parallel_safe, cost = 10)]
     fn generate_upload_url(
         purpose: pg::Text<'_>,
@@ -77,7 +80,7 @@ mod civic {
         Ok(JsonB(json!({"bucket": bucket, "path": path, "file_id": file_id.as_str()})))
     }
 
-    /// The buckets in which the caller reads the own tenant's folder.
+    /// The buckets in which the caller may read their own tenant's folder.
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn readable_buckets() -> pg::TextArrayResult {
         claims::ask(|identity| {
@@ -87,20 +90,20 @@ mod civic {
         })
     }
 
-    /// The first name that the caller's folder can hold, in byte order.
+    /// The first name in the caller's folder, in byte order.
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn tenant_folder_start() -> Option<pg::TextResult> {
         claims::ask(|identity| identity.folder_start().map(pg::TextResult::new))
     }
 
-    /// The first name behind the caller's folder, in byte order.
+    /// The first name after the caller's folder, in byte order.
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn tenant_folder_end() -> Option<pg::TextResult> {
         claims::ask(|identity| identity.folder_end().map(pg::TextResult::new))
     }
 
-    /// Whether the caller may add an object of this name to this bucket. A name that is no text is
-    /// nobody's to add.
+    /// Whether the caller may add an object of this name to this bucket. False if the name is not
+    /// valid text.
     #[pg_extern(stable, parallel_safe, cost = 5)]
     fn can_upload_object(bucket_id: pg::RawText<'_>, name: pg::RawText<'_>) -> bool {
         claims::ask(|identity| access::can_upload(identity, &settings::access(), &bucket_id, &name))

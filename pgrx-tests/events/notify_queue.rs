@@ -1,11 +1,11 @@
-//! The server's notification queue is full: tickets are written all the same.
+//! Tickets are written even if the server's notification queue is full.
 
 #![cfg(any(feature = "pg17", feature = "pg18"))]
 
 use crate::pg_tests::support::Session;
 use crate::pg_tests::support::cluster::Cluster;
 
-/// A cluster with the smallest queue there can be, half a megabyte, and the table `ticket`.
+/// A cluster with the smallest possible queue, half a megabyte, and the table `ticket`.
 fn cluster() -> Cluster {
     let cluster = Cluster::start(&["max_notify_queue_pages=64"]);
     let mut session = cluster.superuser();
@@ -14,7 +14,8 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// A session that hears `a`, but has begun a transaction: the server keeps every event for it.
+/// A session that listens on `a` and stays in a transaction, so the server keeps every event for
+/// it.
 fn stuck_listener(cluster: &Cluster) -> Session {
     let mut listener = cluster.superuser();
     listener.run("LISTEN \"ticket_updates:a\"");
@@ -22,7 +23,7 @@ fn stuck_listener(cluster: &Cluster) -> Session {
     listener
 }
 
-/// WARNINGs of the extension. The server has one of its own, of a queue that is half full.
+/// WARNINGs of the extension. The server also warns about a queue that is half full.
 fn warnings(session: &mut Session) -> Vec<String> {
     let messages = session.warnings().into_iter().map(|warning| warning.message().to_owned());
     messages.filter(|message| !message.starts_with("NOTIFY queue is ")).collect()
@@ -34,7 +35,7 @@ fn insert(count: usize, size: usize) -> String {
     )
 }
 
-/// The listener goes on, and later events reach it again.
+/// The listener continues, and later events reach it again.
 #[track_caller]
 fn assert_events_flow_again(cluster: &Cluster, listener: &mut Session) {
     listener.run("COMMIT");
@@ -50,13 +51,13 @@ fn tickets_are_written_while_a_stuck_listener_fills_the_queue() {
     let cluster = cluster();
     let mut listener = stuck_listener(&cluster);
     let mut session = cluster.superuser();
-    let mut told = 0;
+    let mut published = 0;
     for batch in 1..=100 {
         session.run(&insert(10, 1000));
         let warnings = warnings(&mut session);
-        assert!(warnings.len() <= 1, "one a transaction");
+        assert!(warnings.len() <= 1, "one per transaction");
         if warnings.is_empty() {
-            told += 10;
+            published += 10;
         } else {
             assert_eq!(
                 warnings[0],
@@ -66,30 +67,34 @@ fn tickets_are_written_while_a_stuck_listener_fills_the_queue() {
         }
         assert_eq!(session.text("SELECT count(*) FROM ticket"), (batch * 10).to_string());
     }
-    assert!(told < 1000, "the queue did fill");
+    assert!(published < 1000, "the queue did fill");
     listener.run("COMMIT");
-    let heard = listener.heard().len();
-    assert!((told..told + 10).contains(&heard), "heard {heard}, of {told} without a warning");
+    let received = listener.heard().len();
+    assert!(
+        (published..published + 10).contains(&received),
+        "received {received}, of {published} without a warning"
+    );
     assert_events_flow_again(&cluster, &mut listener);
 }
 
 #[test]
-fn one_transaction_larger_than_the_queue_commits() {
+fn a_transaction_larger_than_the_queue_commits() {
     let cluster = cluster();
     let mut listener = stuck_listener(&cluster);
     let mut session = cluster.superuser();
-    // Of the larger sizes only one or two fit on a page of the queue, whose rest is lost.
+    // Only one or two events of the larger sizes fit on a page of the queue; the rest of the page
+    // is lost.
     for size in [10, 1000, 2600, 4000, 7000] {
         session.run(&insert(5_000_000 / (size + 250), size));
         assert_eq!(warnings(&mut session).len(), 1, "{size}");
         listener.run("COMMIT");
-        assert!(!listener.heard().is_empty(), "{size}: what fitted is heard");
+        assert!(!listener.heard().is_empty(), "{size}: what fitted is received");
         listener.run("BEGIN");
     }
 }
 
 #[test]
-fn tickets_are_written_while_the_application_fills_the_queue_itself() {
+fn tickets_are_written_while_the_application_itself_fills_the_queue() {
     let cluster = cluster();
     let mut listener = stuck_listener(&cluster);
     let mut session = cluster.superuser();
@@ -105,7 +110,7 @@ fn tickets_are_written_while_the_application_fills_the_queue_itself() {
 }
 
 #[test]
-fn writers_that_fill_the_queue_together_all_commit() {
+fn writers_that_together_fill_the_queue_all_commit() {
     let cluster = cluster();
     let mut listener = stuck_listener(&cluster);
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Events of the application's own, and the two functions that tell channel and payload from SQL.
+//! Events of the application, and the two functions that return channel and payload to SQL.
 
 use crate::pg_tests::support::{Database, Session, TENANT, claims, literal};
 
@@ -15,18 +15,21 @@ fn event_of(bytes: usize) -> String {
 }
 
 #[test]
-fn an_event_is_heard_on_its_municipalitys_channel() {
+fn an_event_is_received_on_its_municipalitys_channel() {
     let mut session = session();
     let event = r#"{"type": "sla_breach", "data": {"hours": 48}, "ward_id": "5"}"#;
     session.run(&format!("SELECT civic.publish('a', '{event}')"));
-    let heard = session.heard();
-    assert_eq!(heard.len(), 1);
-    assert_eq!(heard[0].0, "ticket_updates:a");
-    assert_eq!(session.text(&format!("SELECT {}::jsonb = '{event}'", literal(&heard[0].1))), "t");
+    let received = session.heard();
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0].0, "ticket_updates:a");
+    assert_eq!(
+        session.text(&format!("SELECT {}::jsonb = '{event}'", literal(&received[0].1))),
+        "t"
+    );
 }
 
 #[test]
-fn an_event_that_cannot_be_sent_is_an_error_and_nothing_is_heard() {
+fn an_invalid_event_is_an_error_and_nothing_is_received() {
     let long = "x".repeat(49);
     let object = r#"'{"type": "x"}'"#;
     for (municipality, event, sensitive, sqlstate, message) in [
@@ -85,7 +88,7 @@ fn an_event_that_cannot_be_sent_is_an_error_and_nothing_is_heard() {
 }
 
 #[test]
-fn the_longest_event_and_the_longest_channel_pass() {
+fn the_longest_event_and_the_longest_channel_are_accepted() {
     let mut session = session();
     session.run(&format!("SELECT civic.publish('a', {})", event_of(7999)));
     assert_eq!(session.heard()[0].1.len(), 7999);
@@ -101,14 +104,14 @@ fn the_longest_event_and_the_longest_channel_pass() {
         session.run(&format!(
             "SELECT civic.publish('{tenant_id}', '{{\"type\": \"x\"}}', {sensitive})"
         ));
-        let heard = session.heard();
-        assert_eq!(heard.last().map(|(at, _)| at), Some(&channel));
+        let received = session.heard();
+        assert_eq!(received.last().map(|(at, _)| at), Some(&channel));
     }
 }
 
-/// A null is longer than a digit. NOTIFY would refuse the redacted form, at the commit.
+/// A null is longer than a digit, so NOTIFY would refuse the redacted form at the commit.
 #[test]
-fn an_event_that_grows_when_it_is_redacted_is_cut_to_what_identifies() {
+fn an_event_that_grows_when_redacted_keeps_only_the_identifying_keys() {
     let many = (0..800).map(|key| format!("\"k{key}\": 1")).collect::<Vec<_>>().join(", ");
     let event = format!("'{{\"type\": \"x\", \"ticket_id\": \"7\", {many}}}'");
     for statements in [
@@ -121,11 +124,11 @@ fn an_event_that_grows_when_it_is_redacted_is_cut_to_what_identifies() {
         let mut session = session();
         session.makes_ticket_table("id int, tenant_id text, is_sensitive boolean");
         session.run(&statements);
-        let heard = session.heard();
+        let received = session.heard();
         let redacted = "{\"ticket_id\":\"7\",\"type\":\"x\"}";
-        assert_eq!(heard[0], ("ticket_updates:a".to_owned(), redacted.to_owned()));
-        assert_eq!(heard[1].0, "ticket_updates:a:sensitive");
-        assert!(heard[1].1.contains("\"k799\":1"));
+        assert_eq!(received[0], ("ticket_updates:a".to_owned(), redacted.to_owned()));
+        assert_eq!(received[1].0, "ticket_updates:a:sensitive");
+        assert!(received[1].1.contains("\"k799\":1"));
     }
 }
 
@@ -142,7 +145,7 @@ fn numbers_keep_their_digits() {
 }
 
 #[test]
-fn identical_events_are_folded_within_a_transaction_and_heard_twice_from_two() {
+fn identical_events_are_folded_within_a_transaction_but_not_across_two() {
     let mut session = session();
     let publish = r#"SELECT civic.publish('a', '{"type": "x"}');"#;
     session.run(&format!("BEGIN; {publish} {publish} COMMIT"));
@@ -153,7 +156,7 @@ fn identical_events_are_folded_within_a_transaction_and_heard_twice_from_two() {
 }
 
 #[test]
-fn an_event_is_heard_at_commit_and_never_after_a_rollback() {
+fn an_event_is_received_at_commit_and_never_after_a_rollback() {
     let mut session = session();
     let publish = |name: &str| format!(r#"SELECT civic.publish('a', '{{"type": "{name}"}}');"#);
     session.run(&format!("BEGIN; {} ROLLBACK", publish("never")));
@@ -170,7 +173,7 @@ fn an_event_is_heard_at_commit_and_never_after_a_rollback() {
 }
 
 #[test]
-fn people_can_neither_publish_nor_make_a_table_that_speaks_for_a_municipality() {
+fn users_can_neither_publish_nor_create_a_table_that_publishes_for_a_municipality() {
     let database = Database::supabase();
     let mut session = database.superuser();
     session.run("GRANT CREATE ON SCHEMA public TO anon, authenticated, service_role");
@@ -189,7 +192,7 @@ fn people_can_neither_publish_nor_make_a_table_that_speaks_for_a_municipality() 
 }
 
 #[test]
-fn the_servers_own_role_publishes() {
+fn the_servers_own_role_may_publish() {
     let database = Database::supabase();
     let mut listener = database.superuser();
     listener.listens_to("a");
@@ -200,7 +203,7 @@ fn the_servers_own_role_publishes() {
 }
 
 #[test]
-fn ticket_channel_refuses_what_notify_would() {
+fn ticket_channel_refuses_what_notify_would_refuse() {
     let mut session = session();
     assert_eq!(session.text("SELECT civic.ticket_channel('a')"), "ticket_updates:a");
     assert_eq!(session.value("SELECT civic.ticket_channel(NULL)"), None);
@@ -214,7 +217,7 @@ fn ticket_channel_refuses_what_notify_would() {
 }
 
 #[test]
-fn ticket_payload_takes_any_object_and_nothing_else() {
+fn ticket_payload_accepts_any_object_and_nothing_else() {
     let mut session = session();
     for (operation, ticket, sqlstate) in [
         ("'INSERT'", "'[]'", "22023"),
@@ -242,7 +245,7 @@ fn ticket_payload_takes_any_object_and_nothing_else() {
 }
 
 #[test]
-fn deep_json_is_an_error_and_not_a_crash() {
+fn deeply_nested_json_is_an_error_and_not_a_crash() {
     let mut session = session();
     let deep =
         r#"('{"type": "x", "data": ' || repeat('[', 5000) || repeat(']', 5000) || '}')::jsonb"#;
@@ -251,5 +254,5 @@ fn deep_json_is_an_error_and_not_a_crash() {
     assert_eq!(session.text("SELECT civic.ticket_channel('a')"), "ticket_updates:a");
     session.makes_ticket_table("tenant_id text, status jsonb");
     session.run(&format!("INSERT INTO ticket VALUES ('a', {deep})"));
-    assert_eq!(session.events().len(), 1, "the trigger tells of it all the same");
+    assert_eq!(session.events().len(), 1, "the trigger still publishes it");
 }

@@ -1,4 +1,4 @@
-//! Events through Supabase Realtime, and who hears them.
+//! Events through Supabase Realtime, and who receives them.
 
 mod attacks;
 mod failures;
@@ -17,7 +17,7 @@ use crate::pg_tests::support::{Session, literal};
 /// One message: topic, event, payload.
 pub type Message = (String, String, Value);
 
-/// Files a ticket of a municipality.
+/// Adds a ticket of a municipality.
 pub fn insert(tenant_id: &str, number: u32, is_sensitive: bool) -> String {
     format!(
         "INSERT INTO tickets (tenant_id, tracking_number, category, status, is_sensitive)
@@ -28,7 +28,7 @@ pub fn insert(tenant_id: &str, number: u32, is_sensitive: bool) -> String {
 }
 
 impl Session {
-    /// The messages that are stored, in the order in which they came.
+    /// The stored messages, in order.
     #[track_caller]
     pub fn messages(&mut self) -> Vec<Message> {
         let rows = self.rows(
@@ -46,15 +46,15 @@ impl Session {
 
     /// Topic and one key of each message.
     #[track_caller]
-    pub fn told(&mut self, key: &str) -> Vec<(String, Value)> {
+    pub fn published(&mut self, key: &str) -> Vec<(String, Value)> {
         self.messages()
             .into_iter()
             .map(|(topic, _, mut payload)| (topic, payload[key].take()))
             .collect()
     }
 
-    /// Asks as Realtime's server does whether somebody may join: it inserts a row for each of the
-    /// extensions with the topic, becomes the person, looks which rows he sees, and rolls back.
+    /// Checks as Realtime's server does whether a user may join: it inserts a row for each
+    /// extension with the topic, switches to the user, checks which rows they see, and rolls back.
     /// The answer is for broadcast and for presence.
     #[track_caller]
     pub fn may_join(&mut self, role: &str, claims: &str, topic: &str) -> (bool, bool) {

@@ -1,11 +1,11 @@
-//! What is heard of sensitive tickets, and where.
+//! What each channel receives of sensitive tickets.
 
 use crate::pg_tests::support::{Database, Session, TENANT};
 
 const SHARED: &str = "ticket_updates:00000000-0000-0000-0000-000000000001";
 const SENSITIVE: &str = "ticket_updates:00000000-0000-0000-0000-000000000001:sensitive";
 
-/// A table with every column; this session writes to it and hears both channels.
+/// A table with every column. This session writes to it and listens to both channels.
 fn session(mode: &str) -> Session {
     let mut session = Database::plain().superuser();
     session.listens_to(TENANT);
@@ -17,7 +17,7 @@ fn session(mode: &str) -> Session {
     session
 }
 
-/// The whole event of the ticket below, and what of it may be told to all.
+/// The whole event of the ticket below, and the part that the shared channel may receive.
 fn payload(operation: &str, is_sensitive: bool, is_whole: bool) -> String {
     let value = |text: &str| if is_whole { format!("\"{text}\"") } else { "null".to_owned() };
     format!(
@@ -30,7 +30,7 @@ fn payload(operation: &str, is_sensitive: bool, is_whole: bool) -> String {
 }
 
 #[test]
-fn each_mode_tells_each_channel_exactly_what_it_may_hear() {
+fn each_mode_sends_each_channel_exactly_what_it_may_receive() {
     for mode in ["redacted", "restricted", "full"] {
         for is_sensitive in [true, false] {
             let mut session = session(mode);
@@ -67,7 +67,7 @@ fn each_mode_tells_each_channel_exactly_what_it_may_hear() {
 }
 
 #[test]
-fn redacted_is_the_mode_unless_a_superuser_says_otherwise() {
+fn redacted_is_the_default_mode() {
     let mut session = Database::plain().superuser();
     session.run("SELECT civic.tenant_id()");
     assert_eq!(session.text("SHOW civic.sensitive_events"), "redacted");
@@ -75,13 +75,13 @@ fn redacted_is_the_mode_unless_a_superuser_says_otherwise() {
 }
 
 #[test]
-fn no_other_role_can_open_the_shared_channel_for_itself() {
+fn only_a_superuser_can_open_the_shared_channel() {
     let database = Database::guarded();
     let mut listener = database.superuser();
     listener.listens_to(TENANT);
     let mut session = database.superuser();
     session.run("GRANT INSERT ON tickets TO authenticated; SET ROLE authenticated");
-    // Before the extension's library is loaded, any name can be set; then the value is thrown away.
+    // Before the extension's library is loaded any name can be set; the value is discarded later.
     session.run("SET civic.sensitive_events = 'full'; SELECT civic.tenant_id()");
     assert_eq!(session.warnings()[0].code().code(), "42501");
     for statement in [
@@ -97,13 +97,16 @@ fn no_other_role_can_open_the_shared_channel_for_itself() {
     session.run(&format!(
         "INSERT INTO tickets (tenant_id, category, is_sensitive) VALUES ('{TENANT}', 'gbv', true)"
     ));
-    let heard = listener.heard();
-    assert_eq!(heard.len(), 2);
-    assert!(heard.iter().all(|(at, event)| at == SENSITIVE || !event.contains("gbv")), "{heard:?}");
+    let received = listener.heard();
+    assert_eq!(received.len(), 2);
+    assert!(
+        received.iter().all(|(at, event)| at == SENSITIVE || !event.contains("gbv")),
+        "{received:?}"
+    );
 }
 
 #[test]
-fn a_changed_mode_holds_from_the_next_row_and_for_as_long_as_it_was_set() {
+fn a_changed_mode_applies_from_the_next_row_and_as_long_as_it_is_set() {
     let mut session = session("redacted");
     let insert =
         format!("INSERT INTO ticket VALUES (1, '{TENANT}', NULL, NULL, 'gbv', NULL, true);");
@@ -120,7 +123,7 @@ fn a_changed_mode_holds_from_the_next_row_and_for_as_long_as_it_was_set() {
 }
 
 #[test]
-fn what_is_not_plainly_harmless_is_sensitive() {
+fn every_value_that_is_not_plainly_no_is_sensitive() {
     for (type_name, value, is_sensitive) in [
         ("boolean", "NULL", true),
         ("boolean", "true", true),
@@ -151,27 +154,27 @@ fn what_is_not_plainly_harmless_is_sensitive() {
             "tenant_id text, category text, is_sensitive {type_name}"
         ));
         session.run(&format!("INSERT INTO ticket VALUES ('{TENANT}', 'gbv', {value})"));
-        let heard = session.heard();
-        let case = format!("{value}::{type_name} {heard:?}");
-        assert_eq!(heard.len(), if is_sensitive { 2 } else { 1 }, "{case}");
-        assert_eq!(heard[0].0, SHARED, "{case}");
-        assert_eq!(heard[0].1.contains("gbv"), !is_sensitive, "{case}");
+        let received = session.heard();
+        let case = format!("{value}::{type_name} {received:?}");
+        assert_eq!(received.len(), if is_sensitive { 2 } else { 1 }, "{case}");
+        assert_eq!(received[0].0, SHARED, "{case}");
+        assert_eq!(received[0].1.contains("gbv"), !is_sensitive, "{case}");
     }
 }
 
 #[test]
-fn a_table_without_the_column_knows_no_sensitive_tickets() {
+fn a_table_without_the_column_has_no_sensitive_tickets() {
     let mut session = Database::plain().superuser();
     session.listens_to(TENANT);
     session.makes_ticket_table("tenant_id text, category text");
     session.run(&format!("INSERT INTO ticket VALUES ('{TENANT}', 'water')"));
-    let heard = session.heard();
-    assert_eq!(heard.len(), 1);
-    assert_eq!(heard[0].0, SHARED);
+    let received = session.heard();
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0].0, SHARED);
 }
 
 #[test]
-fn a_truncated_event_goes_where_the_whole_one_would_have() {
+fn a_truncated_event_goes_to_the_channels_of_the_whole_one() {
     for (mode, expected) in [
         ("redacted", vec![(SHARED, false), (SENSITIVE, true)]),
         ("restricted", vec![(SENSITIVE, true)]),
@@ -182,9 +185,10 @@ fn a_truncated_event_goes_where_the_whole_one_would_have() {
             "INSERT INTO ticket VALUES (7, '{TENANT}', 'TKT-SECRET', repeat('x', 8000), 'gbv',
                                         'Ward 5', true)"
         ));
-        let heard = session.heard();
-        assert_eq!(heard.len(), expected.len(), "{mode}");
-        for ((channel, payload), (expected_channel, is_truncated)) in heard.iter().zip(expected) {
+        let received = session.heard();
+        assert_eq!(received.len(), expected.len(), "{mode}");
+        for ((channel, payload), (expected_channel, is_truncated)) in received.iter().zip(expected)
+        {
             assert_eq!(channel, expected_channel, "{mode}");
             assert!(!payload.contains("TKT-SECRET") && !payload.contains("gbv"), "{mode}");
             assert_eq!(
@@ -197,7 +201,7 @@ fn a_truncated_event_goes_where_the_whole_one_would_have() {
 }
 
 #[test]
-fn a_municipality_too_long_for_the_sensitive_channel_still_hears_on_the_shared_one() {
+fn a_municipality_too_long_for_the_sensitive_channel_still_receives_on_the_shared_one() {
     let tenant_id = "x".repeat(40);
     for (mode, is_heard) in [("redacted", true), ("restricted", false)] {
         let mut session = session(mode);
@@ -205,9 +209,9 @@ fn a_municipality_too_long_for_the_sensitive_channel_still_hears_on_the_shared_o
         session.run(&format!(
             "INSERT INTO ticket VALUES (7, '{tenant_id}', 'TKT-SECRET', 'open', 'gbv', 'Ward 5', true)"
         ));
-        let heard = session.heard();
-        assert_eq!(heard.len(), usize::from(is_heard), "{mode}");
-        assert!(heard.iter().all(|(_, payload)| !payload.contains("gbv")), "{mode}");
+        let received = session.heard();
+        assert_eq!(received.len(), usize::from(is_heard), "{mode}");
+        assert!(received.iter().all(|(_, payload)| !payload.contains("gbv")), "{mode}");
         let warnings = session.warnings();
         assert_eq!(warnings.len(), 1, "{mode}");
         assert!(warnings[0].message().contains("65 bytes is too long, the limit is 63"));
@@ -217,20 +221,20 @@ fn a_municipality_too_long_for_the_sensitive_channel_still_hears_on_the_shared_o
 }
 
 #[test]
-fn a_ticket_that_becomes_sensitive_is_told_as_one_from_then_on() {
+fn a_ticket_that_becomes_sensitive_is_published_as_sensitive_from_then_on() {
     let mut session = session("redacted");
     session.run(&format!(
         "INSERT INTO ticket VALUES (7, '{TENANT}', 'TKT-SECRET', 'escalated', 'gbv', 'Ward 5', false)"
     ));
     session.heard();
     session.run("UPDATE ticket SET is_sensitive = true");
-    let heard = session.heard();
-    assert_eq!(heard[0], (SHARED.to_owned(), payload("UPDATE", true, false)));
-    assert_eq!(heard[1], (SENSITIVE.to_owned(), payload("UPDATE", true, true)));
+    let received = session.heard();
+    assert_eq!(received[0], (SHARED.to_owned(), payload("UPDATE", true, false)));
+    assert_eq!(received[1], (SENSITIVE.to_owned(), payload("UPDATE", true, true)));
 }
 
 #[test]
-fn an_event_of_the_applications_own_is_redacted_to_its_identifying_scalars() {
+fn an_event_of_the_application_is_redacted_to_its_identifying_scalars() {
     let publish = |sensitive: &str| {
         format!(
             r#"SELECT civic.publish('{TENANT}', '{{"type": "sla_breach", "ticket_id": "7",

@@ -1,5 +1,5 @@
-//! A ticket that becomes sensitive within a transaction: none of the transaction's events about it
-//! may reach the shared channel whole, whatever the order of the changes.
+//! A ticket that becomes sensitive within a transaction: no event of the transaction about it may
+//! reach the shared channel whole, in any order of the changes.
 
 use serde_json::{Value, json};
 
@@ -55,12 +55,12 @@ fn sensitive(operation: &str, id: i32) -> Seen {
     (SENSITIVE.to_owned(), operation.to_owned(), id.to_string(), json!("gbv"))
 }
 
-/// What each channel receives of one event that is settled as sensitive.
+/// The parts of an event that each channel receives if it is settled as sensitive.
 fn settled(operation: &str, id: i32) -> [Seen; 2] {
     [shared(operation, id, Value::Null), sensitive(operation, id)]
 }
 
-/// What NOTIFY makes of events: of two whose redacted forms are the same it sends one.
+/// Folds events as NOTIFY does: of two with the same redacted form it sends one.
 fn folded(mut events: Vec<Seen>) -> Vec<Seen> {
     let mut seen: Vec<Seen> = vec![];
     events.retain(|event| {
@@ -71,8 +71,8 @@ fn folded(mut events: Vec<Seen>) -> Vec<Seen> {
     events
 }
 
-/// Each way in which a ticket becomes sensitive after an event of it was made. The ticket is 7 at
-/// the end. The events, in order.
+/// Each way in which a ticket becomes sensitive after one of its events was made. The ticket's
+/// final id is 7. Lists the events in order.
 fn ways() -> Vec<(&'static str, String, Vec<&'static str>)> {
     let classify = "CREATE FUNCTION classify() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         UPDATE ticket SET is_sensitive = true WHERE id = NEW.id; RETURN NULL; END $$;";
@@ -184,7 +184,7 @@ fn a_ticket_that_becomes_sensitive_in_its_transaction_is_not_published_whole() {
     for (name, statements, operations) in ways() {
         for mode in ["redacted", "restricted", "full"] {
             let mut session = session(mode);
-            // Each message is a transaction.
+            // Each message is one transaction.
             for message in statements.split("/* then */") {
                 session.run(message);
             }
@@ -203,7 +203,7 @@ fn a_ticket_that_becomes_sensitive_in_its_transaction_is_not_published_whole() {
 }
 
 #[test]
-fn the_shared_form_has_the_identifying_keys_and_the_sensitive_one_is_the_version_it_describes() {
+fn the_shared_form_has_the_identifying_keys_and_the_sensitive_form_is_the_whole_version() {
     let mut session = session("redacted");
     session.run(&format!(
         "BEGIN; {} UPDATE ticket SET is_sensitive = true, status = 'escalated'; COMMIT",
@@ -231,7 +231,7 @@ fn the_shared_form_has_the_identifying_keys_and_the_sensitive_one_is_the_version
 }
 
 #[test]
-fn only_the_ticket_that_becomes_sensitive_is_settled_as_one() {
+fn only_the_ticket_that_becomes_sensitive_is_redacted() {
     let mut session = session("redacted");
     session.run(&format!(
         "BEGIN; {} {} {} UPDATE ticket SET is_sensitive = true WHERE id = 7;
@@ -249,7 +249,7 @@ fn only_the_ticket_that_becomes_sensitive_is_settled_as_one() {
 }
 
 #[test]
-fn a_sensitive_version_that_is_rolled_back_leaves_the_event_whole() {
+fn a_rolled_back_sensitive_version_leaves_the_event_whole() {
     let mut session = session("redacted");
     session.run(&format!(
         "BEGIN; {} SAVEPOINT s; UPDATE ticket SET is_sensitive = true; SAVEPOINT t;
@@ -268,7 +268,7 @@ fn a_sensitive_version_that_is_rolled_back_leaves_the_event_whole() {
 }
 
 #[test]
-fn nothing_of_an_earlier_transaction_settles_a_later_one() {
+fn an_earlier_transaction_does_not_affect_a_later_one() {
     let mut session = session("redacted");
     session.run(&format!("BEGIN; {} ROLLBACK", insert(7, true)));
     session.run(&insert(7, true));
@@ -279,7 +279,7 @@ fn nothing_of_an_earlier_transaction_settles_a_later_one() {
 }
 
 #[test]
-fn a_changed_id_is_the_same_ticket() {
+fn a_ticket_with_a_changed_id_is_the_same_ticket() {
     for (changes, ids) in [
         ("UPDATE ticket SET id = 8; UPDATE ticket SET is_sensitive = true", [7, 8, 8]),
         ("UPDATE ticket SET is_sensitive = true; UPDATE ticket SET id = 8", [7, 7, 8]),
@@ -296,7 +296,7 @@ fn a_changed_id_is_the_same_ticket() {
 }
 
 #[test]
-fn tickets_of_two_tables_with_one_id_are_two_tickets() {
+fn tickets_of_two_tables_with_the_same_id_are_two_tickets() {
     let mut session = session("redacted");
     session.run(
         "CREATE TABLE other (LIKE ticket);
@@ -343,7 +343,7 @@ fn a_ticket_that_moves_to_another_municipality_is_redacted_in_the_old_one() {
         "BEGIN; {} UPDATE ticket SET tenant_id = '{OTHER_TENANT}', is_sensitive = true; COMMIT",
         insert(7, false)
     ));
-    // Even where no municipality receives the sensitive version.
+    // Also if no municipality receives the sensitive version.
     session.run(&format!(
         "BEGIN; {} UPDATE ticket SET tenant_id = NULL, is_sensitive = true WHERE id = 8; COMMIT",
         insert(8, false)
@@ -355,7 +355,7 @@ fn a_ticket_that_moves_to_another_municipality_is_redacted_in_the_old_one() {
 }
 
 #[test]
-fn a_ticket_that_gets_its_id_with_another_municipality_is_redacted_in_the_old_one() {
+fn a_ticket_that_gets_its_id_in_another_municipality_is_redacted_in_the_old_one() {
     let mut session = session("redacted");
     session.listens_to(OTHER_TENANT);
     session.run(&format!(
@@ -370,7 +370,7 @@ fn a_ticket_that_gets_its_id_with_another_municipality_is_redacted_in_the_old_on
 }
 
 #[test]
-fn without_an_id_each_event_of_the_table_and_municipality_is_redacted() {
+fn without_an_id_every_event_of_the_table_and_municipality_is_redacted() {
     let mut session = session("redacted");
     session.listens_to(OTHER_TENANT);
     session.run("ALTER TABLE ticket DROP COLUMN id");
@@ -387,14 +387,14 @@ fn without_an_id_each_event_of_the_table_and_municipality_is_redacted() {
     let of = |channel: &str| -> Vec<Value> {
         seen.iter().filter(|seen| seen.0 == channel).map(|seen| seen.3.clone()).collect()
     };
-    // NOTIFY sends one of two that are the same.
+    // NOTIFY sends one of two equal events.
     assert_eq!(of(SHARED), [Value::Null]);
     assert_eq!(of(SENSITIVE), [json!("gbv"), json!("gbv")]);
     assert_eq!(of(&SHARED.replace("0001", "0002")), [json!("gbv")]);
 }
 
 #[test]
-fn an_id_too_long_to_read_settles_the_events_that_could_be_its() {
+fn an_id_too_long_to_read_redacts_the_events_that_could_be_of_its_ticket() {
     let mut session = session("redacted");
     session.run("ALTER TABLE ticket ALTER id TYPE text");
     session.run(&format!(
@@ -490,7 +490,7 @@ fn copy_and_many_rows_are_settled_row_by_row() {
 }
 
 #[test]
-fn notify_is_called_only_once_it_is_known_what_may_be_published() {
+fn notify_is_called_only_after_the_events_are_settled() {
     let mut session = session("redacted");
     session.run(&format!("BEGIN; {}", insert(7, false)));
     session.run("SAVEPOINT s");
@@ -500,10 +500,10 @@ fn notify_is_called_only_once_it_is_known_what_may_be_published() {
     assert_eq!(seen(&mut session), [settled("INSERT", 7), settled("UPDATE", 7)].concat());
 }
 
-/// The next function that publishes must not go around the end of the transaction.
+/// A future function that publishes must not bypass the end of the transaction.
 #[test]
 fn nothing_but_the_end_of_a_transaction_calls_notify() {
-    /// Who calls NOTIFY, and why no ticket's event leaves too early by it.
+    /// Files that call NOTIFY, with the reason why no ticket's event leaves too early.
     const CALLERS: [(&str, &str); 4] = [
         ("src/pg/notify.rs", "is the call"),
         ("src/relay/transaction.rs", "is called at the commit, with what is settled"),

@@ -1,4 +1,4 @@
-//! The deprecated endpoint: who is answered, and that an EventSource reads the answer.
+//! The deprecated endpoint: who gets a response, and that EventSource can read it.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::pg_tests::support::{DEADLINE, Database, OTHER_TENANT, Session, TENANT
 
 const ASK: &str = "SELECT civic.dashboard_events()";
 
-/// Name and data of each event of a stream, by its lines.
+/// Name and data of each event of a stream, line by line.
 fn events(stream: &str) -> Vec<(String, Value)> {
     let event = |block: &str| {
         let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
@@ -22,7 +22,7 @@ fn events(stream: &str) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn managers_admins_and_councillors_are_answered_for_their_own_municipality() {
+fn managers_admins_and_councillors_get_the_stream_of_their_own_municipality() {
     let database = Database::supabase();
     for role in ["manager", "admin", "ward_councillor", "ADMIN"] {
         for tenant_id in [TENANT, OTHER_TENANT] {
@@ -57,7 +57,7 @@ fn others_are_refused() {
         assert!(error.hint().is_some());
     }
     let mut session = database.superuser();
-    assert_eq!(session.sqlstate(ASK), "42501", "without claims nobody asks");
+    assert_eq!(session.sqlstate(ASK), "42501", "without claims there is no caller");
     session.acts_as("anon", "{}");
     assert_eq!(session.sqlstate(ASK), "42501");
     session.acts_as("authenticated", "[]");
@@ -74,14 +74,14 @@ fn it_is_served_as_the_media_type_of_its_domain() {
     );
     let domain: Vec<_> = domain[0].iter().map(|value| value.as_deref().unwrap()).collect();
     assert_eq!(domain, ["text/event-stream", "d", "text", "f"]);
-    // PostgREST calls by GET in a transaction that may not write.
+    // PostgREST calls it by GET in a read-only transaction.
     session.run("BEGIN READ ONLY");
     session.text("SELECT civic.dashboard_events(ward_id => '5')");
     session.run("COMMIT");
 }
 
 #[test]
-fn the_timestamp_is_now_in_utc_and_no_two_answers_share_an_id() {
+fn the_timestamp_is_now_in_utc_and_every_response_has_a_new_id() {
     let mut session = Database::supabase().person(TENANT, "manager");
     session.run("SET timezone = 'Africa/Johannesburg'; SET datestyle = 'German'; BEGIN");
     let mut ids = vec![];
@@ -102,7 +102,7 @@ fn the_timestamp_is_now_in_utc_and_no_two_answers_share_an_id() {
     assert_eq!((count, ids.len()), (6, 6));
 }
 
-/// The next client that connects. One that has failed never does.
+/// The next client that connects. A client process that has failed never connects.
 fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).expect("a listener");
     let deadline = Instant::now() + DEADLINE;
@@ -118,7 +118,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Serves the stream to the next client that connects, and gives the id that it says it saw last.
+/// Serves the stream to the next client that connects, and returns its Last-Event-ID.
 fn serve(listener: &TcpListener, session: &mut Session, ward_id: &str) -> Option<String> {
     let connection = accept(listener);
     let mut seen = None;
@@ -137,15 +137,15 @@ fn serve(listener: &TcpListener, session: &mut Session, ward_id: &str) -> Option
     seen
 }
 
-/// Says so past the test harness, which shows the output of failed tests only.
+/// Writes past the test harness, which shows only the output of failed tests.
 fn skipped(why: &str) {
     let line = format!("the test with a real EventSource is skipped: {why}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 #[test]
-fn a_real_eventsource_reads_it_and_comes_back_after_thirty_seconds() {
-    // `make test` sets it, where npm could fetch the package.
+fn a_real_eventsource_reads_it_and_reconnects_after_thirty_seconds() {
+    // `make test` sets it if npm could fetch the package.
     let Ok(directory) = std::env::var("PG_CIVIC_EVENTSOURCE") else {
         return skipped("PG_CIVIC_EVENTSOURCE names no directory with the npm package eventsource");
     };
@@ -170,11 +170,11 @@ fn a_real_eventsource_reads_it_and_comes_back_after_thirty_seconds() {
     assert_eq!(serve(&listener, &mut session, ward_id), None);
     let seen_last = serve(&listener, &mut session, ward_id).expect("it says where it stopped");
     let output = client.wait_with_output().expect("it ends");
-    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let events = told["events"].as_array().expect("a list");
+    let read: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let events = read["events"].as_array().expect("a list");
     let names: Vec<_> = events.iter().map(|event| event["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["connected", "heartbeat", "connected", "heartbeat"]);
-    assert_eq!(told["waits"], json!([30_000]));
+    assert_eq!(read["waits"], json!([30_000]));
     assert_eq!(events[1]["id"].as_str(), Some(seen_last.as_str()));
     let data: Value = serde_json::from_str(events[0]["data"].as_str().unwrap()).expect("JSON");
     assert_eq!(data["ward_id"], ward_id);

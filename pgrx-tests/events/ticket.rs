@@ -1,4 +1,4 @@
-//! Which writes to the tickets are heard, and what is said of them.
+//! Which writes of tickets publish events, and what the events contain.
 
 mod failures;
 mod triggers;
@@ -12,15 +12,15 @@ use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT};
 
 const CHANNEL: &str = "ticket_updates:00000000-0000-0000-0000-000000000001";
 
-/// The application's own table, guarded; this session writes to it and hears its municipality.
+/// The application's own table, guarded. This session writes to it and listens to its municipality.
 fn application() -> Session {
     let mut session = Database::guarded().superuser();
     session.listens_to(TENANT);
     session
 }
 
-/// Type and tracking number of each event that has come.
-fn told(session: &mut Session) -> Vec<String> {
+/// Type and tracking number of each received event.
+fn published(session: &mut Session) -> Vec<String> {
     let tell = |event: serde_json::Value| {
         let text = |key: &str| event[key].as_str().unwrap_or("null").to_owned();
         format!("{} {}", text("type"), text("tracking_number"))
@@ -35,7 +35,7 @@ fn insert(tracking_number: &str) -> String {
 }
 
 #[test]
-fn a_ticket_of_the_applications_table_which_has_no_ward_id_is_heard() {
+fn a_ticket_of_the_applications_table_without_ward_id_is_published() {
     let mut session = application();
     session.run(&format!(
         "INSERT INTO tickets (id, tenant_id, tracking_number, category, status, created_at)
@@ -52,7 +52,7 @@ fn a_ticket_of_the_applications_table_which_has_no_ward_id_is_heard() {
 }
 
 #[test]
-fn an_installation_with_a_ward_id_hears_it_as_a_string() {
+fn a_ward_id_column_is_published_as_a_string() {
     let mut session = application();
     session.run("ALTER TABLE tickets ADD ward_id varchar(100)");
     session.run(&format!("INSERT INTO tickets (tenant_id, ward_id) VALUES ('{TENANT}', 'Ward 5')"));
@@ -63,7 +63,7 @@ fn an_installation_with_a_ward_id_hears_it_as_a_string() {
 }
 
 #[test]
-fn a_deleted_ticket_is_told_with_its_last_values() {
+fn a_deleted_ticket_is_published_with_its_last_values() {
     let mut session = Database::plain().superuser();
     session.makes_ticket_table("id int, tenant_id text, status text, updated_at timestamptz");
     session.run("INSERT INTO ticket VALUES (7, 'a', 'open', '2026-01-01 00:00:00+00')");
@@ -74,19 +74,19 @@ fn a_deleted_ticket_is_told_with_its_last_values() {
 }
 
 #[test]
-fn a_ticket_that_moves_to_another_municipality_is_told_there() {
+fn a_ticket_that_moves_to_another_municipality_is_published_there() {
     let mut session = application();
     session.run(&insert("T-1"));
     session.listens_to(OTHER_TENANT);
     session.heard();
     session.run(&format!("UPDATE tickets SET tenant_id = '{OTHER_TENANT}'"));
-    let heard = session.heard();
-    assert_eq!(heard.len(), 1);
-    assert_eq!(heard[0].0, format!("ticket_updates:{OTHER_TENANT}"));
+    let received = session.heard();
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0].0, format!("ticket_updates:{OTHER_TENANT}"));
 }
 
 #[test]
-fn the_time_of_a_change_is_updated_at_then_created_at_then_the_transactions() {
+fn the_time_of_a_change_is_updated_at_then_created_at_then_the_transaction_start() {
     let mut session = Database::plain().superuser();
     session.makes_ticket_table("tenant_id text, updated_at timestamptz, created_at timestamptz");
     session.listens_to("a");
@@ -100,14 +100,14 @@ fn the_time_of_a_change_is_updated_at_then_created_at_then_the_transactions() {
          INSERT INTO ticket VALUES ('a', NULL, '-infinity');
          COMMIT",
     );
-    let told: Vec<_> =
+    let published: Vec<_> =
         session.events().iter().map(|event| event["updated_at"].to_string()).collect();
     let transaction = format!("{}.{:06}", transaction / 1_000_000, transaction % 1_000_000);
-    assert_eq!(told, ["1767225601.250000", "1767225602.500000", "-0.000001", &transaction]);
+    assert_eq!(published, ["1767225601.250000", "1767225602.500000", "-0.000001", &transaction]);
 }
 
 #[test]
-fn a_table_without_any_time_gets_the_transactions() {
+fn a_table_without_time_columns_gets_the_transaction_start() {
     let mut session = Database::plain().superuser();
     session.makes_ticket_table("tenant_id text");
     session.listens_to("a");
@@ -118,7 +118,7 @@ fn a_table_without_any_time_gets_the_transactions() {
 }
 
 #[test]
-fn what_is_rolled_back_was_never_told() {
+fn a_rolled_back_change_is_never_published() {
     let mut session = application();
     session.run(&format!(
         "BEGIN; {} SAVEPOINT s; {} ROLLBACK TO s; {} RELEASE s; COMMIT",
@@ -127,20 +127,20 @@ fn what_is_rolled_back_was_never_told() {
         insert("T-3")
     ));
     session.run(&format!("BEGIN; {} ROLLBACK", insert("T-4")));
-    assert_eq!(told(&mut session), ["INSERT T-1", "INSERT T-3"]);
+    assert_eq!(published(&mut session), ["INSERT T-1", "INSERT T-3"]);
 }
 
 #[test]
-fn a_savepoint_that_fails_takes_only_its_own_events_with_it() {
+fn a_failed_savepoint_discards_only_its_own_events() {
     let mut session = application();
     session.run(&format!("BEGIN; {} SAVEPOINT s", insert("T-1")));
     assert_eq!(session.sqlstate(&format!("{} {}", insert("T-2"), insert("T-1"))), "23505");
     session.run(&format!("ROLLBACK TO s; {} COMMIT", insert("T-3")));
-    assert_eq!(told(&mut session), ["INSERT T-1", "INSERT T-3"]);
+    assert_eq!(published(&mut session), ["INSERT T-1", "INSERT T-3"]);
 }
 
 #[test]
-fn every_row_of_a_copy_is_told_in_order() {
+fn every_row_of_a_copy_is_published_in_order() {
     let mut session = application();
     let mut rows =
         session.client().copy_in("COPY tickets (tenant_id, tracking_number) FROM STDIN").unwrap();
@@ -149,23 +149,23 @@ fn every_row_of_a_copy_is_told_in_order() {
         writeln!(rows, "{TENANT}\tT-{number}").unwrap();
     }
     assert_eq!(rows.finish().unwrap(), 500);
-    assert_eq!(told(&mut session), expected);
+    assert_eq!(published(&mut session), expected);
 }
 
 #[test]
-fn insert_from_a_query_tells_of_each_row_and_an_update_of_none_tells_nothing() {
+fn insert_from_a_query_publishes_each_row_and_an_update_of_no_row_publishes_nothing() {
     let mut session = application();
     session.run(&format!(
         "INSERT INTO tickets (tenant_id, tracking_number)
          SELECT '{TENANT}', 'T-' || i FROM generate_series(1, 3) i"
     ));
-    assert_eq!(told(&mut session), ["INSERT T-1", "INSERT T-2", "INSERT T-3"]);
+    assert_eq!(published(&mut session), ["INSERT T-1", "INSERT T-2", "INSERT T-3"]);
     session.run("UPDATE tickets SET status = 'open' WHERE tracking_number = 'T-9'");
     assert!(session.heard().is_empty());
 }
 
 #[test]
-fn on_conflict_tells_what_became_of_the_row() {
+fn on_conflict_publishes_the_operation_that_was_performed() {
     let mut session = application();
     session.run(&insert("T-1"));
     session.heard();
@@ -176,15 +176,15 @@ fn on_conflict_tells_what_became_of_the_row() {
         )
     };
     session.run(&insert("NOTHING"));
-    assert_eq!(told(&mut session), ["INSERT T-2"]);
+    assert_eq!(published(&mut session), ["INSERT T-2"]);
     session.run(&insert("UPDATE SET status = 'reopened'"));
-    assert_eq!(told(&mut session), ["UPDATE T-1", "UPDATE T-2"]);
+    assert_eq!(published(&mut session), ["UPDATE T-1", "UPDATE T-2"]);
     session.run(&insert("UPDATE SET status = 'never' WHERE false"));
     assert!(session.heard().is_empty());
 }
 
 #[test]
-fn merge_tells_what_became_of_each_row() {
+fn merge_publishes_the_operation_performed_on_each_row() {
     let mut session = Database::plain().superuser();
     session.makes_ticket_table("tracking_number text, tenant_id text, status text");
     session.run("INSERT INTO ticket VALUES ('T-1', 'a', 'open'), ('T-2', 'a', 'open')");
@@ -197,13 +197,13 @@ fn merge_tells_what_became_of_each_row() {
          WHEN MATCHED THEN UPDATE SET status = change.status
          WHEN NOT MATCHED THEN INSERT VALUES (change.tracking_number, 'a', change.status)",
     );
-    let mut told = told(&mut session);
-    told.sort();
-    assert_eq!(told, ["DELETE T-2", "INSERT T-3", "UPDATE T-1"]);
+    let mut published = published(&mut session);
+    published.sort();
+    assert_eq!(published, ["DELETE T-2", "INSERT T-3", "UPDATE T-1"]);
 }
 
 #[test]
-fn identical_events_of_one_transaction_are_heard_once_and_of_two_twice() {
+fn identical_events_are_received_once_per_transaction() {
     let mut session = Database::plain().superuser();
     session.makes_ticket_table("id int, tenant_id text, updated_at timestamptz");
     session.run("INSERT INTO ticket VALUES (1, 'a', '2026-01-01Z')");
@@ -217,7 +217,7 @@ fn identical_events_of_one_transaction_are_heard_once_and_of_two_twice() {
 }
 
 #[test]
-fn sessions_that_write_at_once_are_all_heard() {
+fn events_of_concurrent_sessions_are_all_received() {
     let database = Database::guarded();
     let mut listener = database.superuser();
     listener.listens_to(TENANT);
@@ -231,18 +231,18 @@ fn sessions_that_write_at_once_are_all_heard() {
             });
         }
     });
-    let told = told(&mut listener);
-    assert_eq!(told.len(), 100);
+    let published = published(&mut listener);
+    assert_eq!(published.len(), 100);
     for writer in 0..4 {
         let own = format!("INSERT T-{writer}-");
-        let of_writer: Vec<_> = told.iter().filter(|event| event.starts_with(&own)).collect();
+        let of_writer: Vec<_> = published.iter().filter(|event| event.starts_with(&own)).collect();
         assert_eq!(of_writer.len(), 25);
         assert!(of_writer.is_sorted(), "in the order of the writer's commits");
     }
 }
 
 #[test]
-fn a_role_without_any_right_on_the_extension_writes_tickets_that_are_heard() {
+fn a_role_without_rights_on_the_extension_writes_tickets_that_are_published() {
     let database = Database::guarded();
     let mut listener = database.superuser();
     listener.listens_to(TENANT);
@@ -256,11 +256,11 @@ fn a_role_without_any_right_on_the_extension_writes_tickets_that_are_heard() {
     assert_eq!(session.sqlstate("SELECT civic.ticket_channel('a')"), "42501");
     session.run(&insert("T-1"));
     session.run("UPDATE tickets SET status = 'open'");
-    assert_eq!(told(&mut listener), ["INSERT T-1", "UPDATE T-1"]);
+    assert_eq!(published(&mut listener), ["INSERT T-1", "UPDATE T-1"]);
 }
 
 #[test]
-fn a_prepared_transaction_is_refused_as_for_any_notify() {
+fn a_prepared_transaction_is_refused_as_with_any_notify() {
     let mut session = application();
     session.run(&format!("BEGIN; {}", insert("T-1")));
     assert_eq!(session.sqlstate("PREPARE TRANSACTION 'ticket'"), "0A000");
@@ -268,31 +268,31 @@ fn a_prepared_transaction_is_refused_as_for_any_notify() {
 }
 
 #[test]
-fn a_replica_that_applies_changes_tells_nothing_unless_the_trigger_says_always() {
+fn applying_replicated_changes_publishes_nothing_unless_the_trigger_is_enabled_always() {
     let mut session = application();
     session.run("SET session_replication_role = replica");
     session.run(&insert("T-1"));
     assert!(session.heard().is_empty());
     session.run("ALTER TABLE tickets ENABLE ALWAYS TRIGGER ticket_update_notify");
     session.run(&insert("T-2"));
-    assert_eq!(told(&mut session), ["INSERT T-2"]);
+    assert_eq!(published(&mut session), ["INSERT T-2"]);
 }
 
 #[test]
-fn a_table_that_another_session_has_changed_is_read_as_it_is_now() {
+fn a_table_changed_by_another_session_is_read_with_its_current_columns() {
     let database = Database::guarded();
     let (mut session, mut other) = (database.superuser(), database.superuser());
     session.listens_to(TENANT);
     session.run(&insert("TKT-1"));
-    // The columns stand elsewhere now, and one has another name.
+    // The columns have other positions now, and one has another name.
     other.run("ALTER TABLE tickets RENAME tracking_number TO former");
     other.run("ALTER TABLE tickets ADD tracking_number text DEFAULT 'TKT-2', DROP category");
     session.run(&format!("INSERT INTO tickets (tenant_id, former) VALUES ('{TENANT}', 'TKT-0')"));
-    assert_eq!(told(&mut session), ["INSERT TKT-1", "INSERT TKT-2"]);
+    assert_eq!(published(&mut session), ["INSERT TKT-1", "INSERT TKT-2"]);
 }
 
 #[test]
-fn a_change_of_the_table_that_is_rolled_back_leaves_no_trace() {
+fn a_rolled_back_change_of_the_table_has_no_effect() {
     let mut session = application();
     session.run("BEGIN");
     session.run("SAVEPOINT before");
@@ -301,5 +301,5 @@ fn a_change_of_the_table_that_is_rolled_back_leaves_no_trace() {
     session.run("ROLLBACK TO before");
     session.run(&insert("TKT-1"));
     session.run("COMMIT");
-    assert_eq!(told(&mut session), ["INSERT TKT-1"]);
+    assert_eq!(published(&mut session), ["INSERT TKT-1"]);
 }

@@ -1,12 +1,13 @@
-//! Crashes and shutdowns under load: afterwards one writes and hears again, with nothing done by hand.
+//! Crashes and shutdowns under load: afterwards writing and receiving work again without manual
+//! steps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Listener, TINY, assert_queue_empties, insert, pid, relayed, wait_for_relay};
 use crate::pg_tests::support::cluster::Cluster;
 
-/// Writes until told to stop, connecting anew whenever the server ends the session. Gives how many
-/// writes succeeded. A write may fail with the connection and for no other reason.
+/// Writes until stopped, reconnecting whenever the server ends the session. Returns the number of
+/// successful writes. A write may only fail together with the connection.
 fn write(cluster: &Cluster, writer: i64, over: &AtomicBool) -> i64 {
     let (mut tried, mut written) = (0, 0);
     while !over.load(Ordering::Relaxed) {
@@ -22,7 +23,8 @@ fn write(cluster: &Cluster, writer: i64, over: &AtomicBool) -> i64 {
                 continue;
             };
             let of_the_crash = match error.as_db_error() {
-                // Crash of another process, end by an administrator, and what is recovering.
+                // Crash of another process, termination by an administrator, and a server in
+                // recovery.
                 Some(error) => matches!(error.code().code(), "57P01" | "57P02" | "57P03"),
                 None => session.client().is_closed(),
             };
@@ -33,7 +35,7 @@ fn write(cluster: &Cluster, writer: i64, over: &AtomicBool) -> i64 {
     written
 }
 
-/// Something happens under load, and then one writes and hears again.
+/// Runs an action under load; afterwards writing and receiving must work again.
 fn it_works_after(cluster: &Cluster, round: i64, what: &str, happens: impl FnOnce()) {
     let over = AtomicBool::new(false);
     let written: i64 = std::thread::scope(|scope| {
@@ -53,8 +55,8 @@ fn it_works_after(cluster: &Cluster, round: i64, what: &str, happens: impl FnOnc
     let mut session = cluster.superuser_of("postgres");
     let mut listener = Listener::of(cluster.superuser_of("postgres"), "t");
     session.run(&insert(round + 1, "t", "end"));
-    // The last of the load may still come before it.
-    assert_eq!(listener.hears("end").last().map(String::as_str), Some("end"), "{what}");
+    // The last events of the load may arrive before it.
+    assert_eq!(listener.receive_until("end").last().map(String::as_str), Some("end"), "{what}");
     assert_queue_empties(&mut session);
 }
 
@@ -93,14 +95,14 @@ fn every_kind_of_shutdown_under_load_ends_and_is_survived() {
             cluster.start_again();
         });
     }
-    // It waits for its clients, whom the relay serves up to the end.
+    // It waits for its clients, which the relay serves until the end.
     let mut session = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| cluster.stop("smart"));
         super::wait_until("no one may connect", || cluster.connect("postgres").is_err());
         session.run(&insert(900, "t", "late"));
-        assert_eq!(listener.hears("late"), ["late"]);
+        assert_eq!(listener.receive_until("late"), ["late"]);
         drop((session, listener));
         stop.join().expect("it stops");
     });

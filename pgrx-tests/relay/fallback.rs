@@ -1,4 +1,4 @@
-//! Where the relay cannot take a transaction, it is heard by ordinary NOTIFY, in its order.
+//! If the relay cannot take a transaction, its events are received by ordinary NOTIFY, in order.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn many(first: i64, tenant: &str) -> String {
 }
 
 #[test]
-fn every_way_around_the_relay_is_heard_and_counted() {
+fn every_fallback_is_received_and_counted() {
     let cluster = relayed(&[TINY]);
     let mut session = cluster.superuser();
     session.run("CREATE DATABASE other");
@@ -23,15 +23,15 @@ fn every_way_around_the_relay_is_heard_and_counted() {
     let mut elsewhere = Listener::of(cluster.superuser_of("other"), "t");
 
     session.run(&format!("SET civic.relay = off; {}; RESET civic.relay", insert(1, "t", "off")));
-    assert_eq!(listener.hears("off"), ["off"]);
+    assert_eq!(listener.receive_until("off"), ["off"]);
     assert_eq!(fell_back(&mut session, "off"), 1);
 
     session.run(&many(100, "t"));
-    assert_eq!(listener.hears("99"), (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
+    assert_eq!(listener.receive_until("99"), (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
     assert_eq!(fell_back(&mut session, "too_large"), 1);
 
     other.run(&insert(1, "t", "other"));
-    assert_eq!(elsewhere.hears("other"), ["other"]);
+    assert_eq!(elsewhere.receive_until("other"), ["other"]);
     assert_eq!(fell_back(&mut session, "other_database"), 1);
     assert!(listener.statuses.is_empty());
 
@@ -44,16 +44,16 @@ fn every_way_around_the_relay_is_heard_and_counted() {
     }
     cluster.signal("CONT", &relay);
     session.run(&insert(id + 1, "t", "end"));
-    let mut heard = listener.hears("end");
-    // The relay stood still for longer than a transaction waits.
-    heard.sort();
+    let mut received = listener.receive_until("end");
+    // The relay was stopped for longer than a transaction waits.
+    received.sort();
     let mut expected: Vec<_> = (1001..=id).map(|id| id.to_string()).collect();
     expected.push("end".to_owned());
-    assert_eq!(heard, expected);
+    assert_eq!(received, expected);
     assert_queue_empties(&mut session);
 }
 
-/// A transaction that waits in its commit for what a stopped relay has in its queue.
+/// A transaction that waits in its commit for the queue of a stopped relay.
 struct Waiting {
     process: String,
     commit: std::thread::JoinHandle<Result<(), postgres::Error>>,
@@ -74,7 +74,7 @@ fn fall_back_behind_the_queue(
 }
 
 #[test]
-fn a_fallback_does_not_overtake_what_is_queued() {
+fn a_fallback_does_not_overtake_queued_events() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -83,12 +83,12 @@ fn a_fallback_does_not_overtake_what_is_queued() {
     admin.run(&insert(1, "t", "first"));
     let waiting = fall_back_behind_the_queue(&cluster, &mut admin);
     cluster.signal("CONT", &relay);
-    assert_eq!(listener.hears("second"), ["first", "second"]);
+    assert_eq!(listener.receive_until("second"), ["first", "second"]);
     waiting.commit.join().expect("no panic").expect("it commits");
 }
 
 #[test]
-fn who_waits_behind_the_queue_can_be_cancelled_and_ended() {
+fn a_transaction_that_waits_for_the_queue_can_be_cancelled_and_terminated() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -106,19 +106,19 @@ fn who_waits_behind_the_queue_can_be_cancelled_and_ended() {
         } else {
             assert_eq!(function, "pg_terminate_backend", "{error}");
         }
-        // Whatever it held is free again, and it has left no other trace.
+        // Everything it held is released, and it has left no other trace.
         admin.run("SET lock_timeout = '1min'; UPDATE tickets SET status = 'first' WHERE id = 1");
     }
     cluster.signal("CONT", &relay);
     admin.run(&insert(2, "t", "end"));
-    assert_eq!(listener.hears("end"), ["first", "first", "first", "end"]);
+    assert_eq!(listener.receive_until("end"), ["first", "first", "first", "end"]);
     assert_queue_empties(&mut admin);
     let log = cluster.log();
     assert!(!log.contains("borrowed") && !log.contains("panicked"), "{log}");
 }
 
 #[test]
-fn a_relay_that_stands_still_delays_one_write_and_not_each() {
+fn a_stopped_relay_delays_one_write_and_not_every_write() {
     let cluster = relayed(&[]);
     let mut session = cluster.superuser();
     let relay = wait_for_relay(&mut session);
@@ -137,7 +137,7 @@ fn a_relay_that_stands_still_delays_one_write_and_not_each() {
 }
 
 #[test]
-fn a_ticket_is_heard_in_commit_order_by_whichever_way_each_change_goes() {
+fn changes_of_a_ticket_are_received_in_commit_order_by_either_route() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -157,7 +157,7 @@ fn a_ticket_is_heard_in_commit_order_by_whichever_way_each_change_goes() {
             });
         }
     });
-    assert_eq!(listener.hears("300"), (1..=300).map(|i| i.to_string()).collect::<Vec<_>>());
+    assert_eq!(listener.receive_until("300"), (1..=300).map(|i| i.to_string()).collect::<Vec<_>>());
     for reason in ["off", "too_large"] {
         assert!(fell_back(&mut admin, reason) > 0, "{reason}");
     }
@@ -177,7 +177,7 @@ fn a_prepared_transaction_is_refused_as_with_notify() {
         let ours = session.error(&format!("BEGIN; {never}; PREPARE TRANSACTION 'p'"));
         session.run("ROLLBACK");
         assert_eq!((ours.code(), ours.message()), (plain.code(), plain.message()), "{setting}");
-        // Of one that is prepared, having nothing to tell, nothing is left to the next.
+        // A prepared transaction without events leaves nothing for the next one.
         session.run(&format!(
             "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; PREPARE TRANSACTION 'p'",
             insert(1, "t", "never")
@@ -187,12 +187,12 @@ fn a_prepared_transaction_is_refused_as_with_notify() {
         assert_eq!(fell_back(&mut session, "off"), 0, "{setting}");
     }
     session.run(&format!("RESET civic.relay; {}", insert(2, "t", "end")));
-    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(listener.receive_until("end"), ["end"]);
     assert_queue_empties(&mut session);
 }
 
 #[test]
-fn a_transaction_that_also_notifies_by_itself_is_heard_whole() {
+fn a_transaction_that_also_notifies_itself_is_received_whole() {
     let cluster = shared();
     let mut session = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "mixed");
@@ -201,7 +201,7 @@ fn a_transaction_that_also_notifies_by_itself_is_heard_whole() {
         insert(50_000, "mixed", "ours")
     ));
     session.run(&insert(50_001, "mixed", "end"));
-    let mut heard = listener.hears("end");
-    heard.sort();
-    assert_eq!(heard, ["end", "ours", "own"]);
+    let mut received = listener.receive_until("end");
+    received.sort();
+    assert_eq!(received, ["end", "ours", "own"]);
 }

@@ -1,4 +1,5 @@
-//! Writers that do anything at once, against a listener whose record must be what they committed.
+//! Concurrent writers with random transactions; a listener must receive exactly what they
+//! committed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +9,13 @@ use super::{Listener, TINY, assert_queue_empties, fell_back, relayed};
 use crate::pg_tests::support::{DEADLINE, Session, extent};
 
 const WRITERS: u64 = 6;
-/// It goes on until transactions have fallen back so often, or for so long: a part, and the whole.
+/// Stops after this many fallbacks, or after this time: for a part of the test, and for the whole.
 const FALLEN_BACK: (u64, u64) = (400, 2500);
 const LONGEST: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(35));
 const TICKETS_CHANGED: u64 = 5;
 const SEED: u64 = 0x00c1_71c5_eed0;
 
-/// Numbers that are the same for the same seed (SplitMix64).
+/// Random numbers, reproducible by seed (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -27,7 +28,7 @@ impl Random {
     }
 }
 
-/// Sends events `transaction/first` to `transaction/last`, each unlike any other.
+/// Sends the events `transaction/first` to `transaction/last`, each different.
 fn publish(transaction: &str, first: u64, last: u64) -> String {
     format!(
         "SELECT count(civic.publish('t', jsonb_build_object('type', 'x', 'status', '{transaction}/' || i)))
@@ -35,11 +36,11 @@ fn publish(transaction: &str, first: u64, last: u64) -> String {
     )
 }
 
-/// One random transaction. Gives its statements, and the statuses of its own events if it commits.
+/// One random transaction. Returns its statements, and the statuses of its events if it commits.
 fn transaction(random: &mut Random, name: &str) -> (Vec<String>, Option<Vec<String>>) {
     let mut statements = vec!["BEGIN".to_owned()];
     let mut kept: Vec<String> = vec![];
-    // Two tickets at most, in rising order, so that no two writers wait for each other.
+    // At most two tickets, in ascending order, so that no two writers wait for each other.
     let first = random.below(TICKETS_CHANGED);
     let tickets = [first, first + 1 + random.below(TICKETS_CHANGED)];
     let changed = random.below(3) as usize;
@@ -87,7 +88,7 @@ fn transaction(random: &mut Random, name: &str) -> (Vec<String>, Option<Vec<Stri
     (statements, None)
 }
 
-/// Runs random transactions until told to stop. Gives the events of each that committed.
+/// Runs random transactions until stopped. Returns the events of each committed one.
 fn write(mut session: Session, writer: u64, over: &AtomicBool) -> Vec<(String, Vec<String>)> {
     let mut random = Random(SEED + writer);
     let mut committed = vec![];
@@ -111,7 +112,7 @@ fn write(mut session: Session, writer: u64, over: &AtomicBool) -> Vec<(String, V
 }
 
 #[test]
-fn what_is_heard_is_what_was_committed_whole_and_in_order() {
+fn exactly_the_committed_events_are_received_whole_and_in_order() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
     admin.run(&format!(
@@ -144,17 +145,17 @@ fn what_is_heard_is_what_was_committed_whole_and_in_order() {
         writers.into_iter().flat_map(|writer| writer.join().expect("no write fails")).collect()
     });
     admin.run("SELECT civic.publish('t', '{\"type\": \"x\", \"status\": \"end\"}')");
-    let mut heard = listener.hears("end");
-    assert_eq!(heard.pop().as_deref(), Some("end"));
+    let mut received = listener.receive_until("end");
+    assert_eq!(received.pop().as_deref(), Some("end"));
 
-    // Each ticket's changes are heard in the order of their numbers, none left out.
+    // Each ticket's changes arrive in the order of their numbers, without gaps.
     let mut versions: HashMap<String, u64> = HashMap::new();
-    // An event names its transaction: of a ticket's it is the last part, of another's the first.
-    let parts = heard.iter().map(|status| match status.split('/').collect::<Vec<_>>()[..] {
+    // An event contains its transaction: for a ticket as the last part, otherwise as the first.
+    let parts = received.iter().map(|status| match status.split('/').collect::<Vec<_>>()[..] {
         [ticket, version, name] => {
             let last = versions.entry(ticket.to_owned()).or_default();
             *last += 1;
-            assert_eq!(version, last.to_string(), "{ticket} is heard in the order of commits");
+            assert_eq!(version, last.to_string(), "{ticket} is received in the order of commits");
             (name.to_owned(), ticket.to_owned())
         }
         [name, _] => (name.to_owned(), status.clone()),
@@ -172,15 +173,16 @@ fn what_is_heard_is_what_was_committed_whole_and_in_order() {
     let count = expected.len();
     for (name, events) in transactions {
         let own = expected.remove(&name);
-        let own = own.unwrap_or_else(|| panic!("{name} is heard in one piece, having committed"));
+        let own =
+            own.unwrap_or_else(|| panic!("{name} is received in one piece, having committed"));
         assert!(events == own, "{name}: {events:?} for {own:?}");
     }
-    assert!(expected.is_empty(), "not heard: {:?}", expected.keys());
+    assert!(expected.is_empty(), "not received: {:?}", expected.keys());
 
     let reasons = fallen_back(&mut admin);
     let delivered = super::stats(&mut admin, "delivered");
     eprintln!(
-        "seed {SEED}: {count} transactions, fell back {reasons:?}, the relay told {delivered}"
+        "seed {SEED}: {count} transactions, fell back {reasons:?}, the relay delivered {delivered}"
     );
     assert!(reasons.iter().all(|count| *count > 0), "{reasons:?}");
     assert_queue_empties(&mut admin);

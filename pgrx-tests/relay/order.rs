@@ -1,11 +1,11 @@
-//! What is heard of transactions: the committed ones, whole, in order, once visible.
+//! What is received of transactions: only committed ones, whole, in order, after they are visible.
 
 use std::collections::HashMap;
 
 use super::{Listener, insert, relayed, shared, stats, wait_for_relay};
 
 #[test]
-fn only_committed_transactions_are_heard() {
+fn only_committed_transactions_are_received() {
     let cluster = shared();
     let mut writer = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "committed");
@@ -51,20 +51,20 @@ fn only_committed_transactions_are_heard() {
         }
         let _ = writer.client().batch_execute(&sql);
         writer.run(&format!("ROLLBACK; {}", insert(1000 + id, "committed", "end")));
-        let mut heard = listener.hears("end");
-        assert_eq!(heard.pop().as_deref(), Some("end"), "{case}");
-        assert_eq!(heard, expected, "{case}");
+        let mut received = listener.receive_until("end");
+        assert_eq!(received.pop().as_deref(), Some("end"), "{case}");
+        assert_eq!(received, expected, "{case}");
     }
 }
 
 #[test]
-fn events_travel_by_the_relay() {
+fn events_travel_through_the_relay() {
     let cluster = relayed(&[]);
     let mut writer = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
     let relay = wait_for_relay(&mut writer);
     writer.run(&insert(1, "t", "one"));
-    super::wait_until("it is heard", || {
+    super::wait_until("it is received", || {
         listener.listen();
         listener.notifiers == [relay.clone()]
     });
@@ -82,7 +82,7 @@ fn events_travel_by_the_relay() {
 }
 
 #[test]
-fn what_is_heard_is_already_visible() {
+fn a_received_change_is_already_visible() {
     let cluster = shared();
     let mut listener = Listener::of(cluster.superuser(), "visible");
     let mut reader = cluster.superuser();
@@ -97,11 +97,11 @@ fn what_is_heard_is_already_visible() {
             });
         }
         let mut seen = 0;
-        super::wait_until("all are heard", || {
+        super::wait_until("all are received", || {
             listener.listen();
             for id in std::mem::take(&mut listener.statuses) {
                 let sql = format!("SELECT count(*) FROM tickets WHERE id = {id}");
-                assert_eq!(reader.text(&sql), "1", "ticket {id} is heard and not seen");
+                assert_eq!(reader.text(&sql), "1", "ticket {id} is received and not seen");
                 seen += 1;
             }
             seen == 300
@@ -126,7 +126,7 @@ fn the_events_of_a_transaction_stay_together_and_in_order() {
             });
         }
     });
-    super::wait_until("all are heard", || {
+    super::wait_until("all are received", || {
         listener.listen();
         listener.statuses.len() == 4 * 50 * 5
     });
@@ -143,7 +143,7 @@ fn the_events_of_a_transaction_stay_together_and_in_order() {
 }
 
 #[test]
-fn a_text_is_told_once_a_transaction_and_in_each_transaction() {
+fn a_text_is_received_once_per_transaction_and_in_each_transaction() {
     let cluster = relayed(&[]);
     let mut writer = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -151,18 +151,18 @@ fn a_text_is_told_once_a_transaction_and_in_each_transaction() {
         format!("SELECT civic.publish('t', '{{\"type\": \"x\", \"status\": \"{status}\"}}')")
     };
     let relay = wait_for_relay(&mut writer);
-    // It finds all of them at once.
+    // The relay finds all of them at once.
     cluster.signal("STOP", &relay);
     writer.run(&format!("BEGIN; {0}; {1}; {0}; COMMIT", publish("a"), publish("b")));
     writer.run(&format!("BEGIN; {}; {}; COMMIT", publish("c"), publish("a")));
     writer.run(&publish("a"));
     writer.run(&publish("end"));
     cluster.signal("CONT", &relay);
-    assert_eq!(listener.hears("end"), ["a", "b", "c", "a", "a", "end"]);
+    assert_eq!(listener.receive_until("end"), ["a", "b", "c", "a", "a", "end"]);
 }
 
 #[test]
-fn a_synchronous_commit_is_heard_when_it_is_seen() {
+fn a_synchronous_commit_is_received_when_it_is_visible() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -176,11 +176,15 @@ fn a_synchronous_commit_is_heard_when_it_is_seen() {
         let commit = std::thread::spawn(move || writer.client().batch_execute(&sql));
         super::wait_for_event(&mut admin, &process, "SyncRep");
         admin.run("SELECT pg_notify('ticket_updates:t', '{\"status\": \"meanwhile\"}')");
-        assert_eq!(listener.hears("meanwhile"), ["meanwhile"], "{end}: not before it is seen");
+        assert_eq!(
+            listener.receive_until("meanwhile"),
+            ["meanwhile"],
+            "{end}: not before it is seen"
+        );
         assert_eq!(admin.text(&format!("SELECT count(*) FROM tickets WHERE id = {id}")), "0");
         assert!(stats(&mut admin, "queue_bytes_used") != "0", "it waits in the queue");
         admin.run(&format!("SELECT {end}({process})"));
-        assert_eq!(listener.hears(&status), [status.as_str()], "{end}");
+        assert_eq!(listener.receive_until(&status), [status.as_str()], "{end}");
         let _ = commit.join().expect("no panic");
         super::assert_queue_empties(&mut admin);
     }
@@ -191,7 +195,7 @@ fn the_relay_itself_never_waits_for_a_standby() {
     let cluster = relayed(&["autovacuum=off"]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
-    // The first transaction of each 32768 stores something: let that be the relay's.
+    // The first transaction of each 32768 stores something: make it the relay's.
     let next = |admin: &mut crate::pg_tests::support::Session| -> u64 {
         admin.text("SELECT pg_snapshot_xmax(pg_current_snapshot())").parse().expect("a number")
     };
@@ -206,11 +210,11 @@ fn the_relay_itself_never_waits_for_a_standby() {
     admin.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
     admin.run("SELECT pg_reload_conf()");
     super::wait_until("it counts", || admin.text("SHOW synchronous_standby_names") == "absent");
-    // The checkpointer is who makes the processes wait.
+    // The checkpointer is the process that makes the others wait.
     super::wait_until("the server knows", || {
         cluster.log().contains("parameter \"synchronous_standby_names\" changed")
     });
     admin.run("SELECT civic.publish('t', '{\"type\": \"x\", \"status\": \"end\"}')");
-    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(listener.receive_until("end"), ["end"]);
     assert_eq!(next(&mut admin) % 32768, 1);
 }

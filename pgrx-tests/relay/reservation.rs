@@ -3,7 +3,7 @@
 use super::{Listener, TINY, assert_queue_empties, insert, pid, relayed, stats};
 
 #[test]
-fn an_error_in_the_commit_gives_the_room_back() {
+fn an_error_in_the_commit_releases_the_room() {
     let cluster = relayed(&[TINY]);
     let (mut first, mut second) = (cluster.superuser(), cluster.superuser());
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -21,7 +21,8 @@ fn an_error_in_the_commit_gives_the_room_back() {
         let trigger = format!("BEGIN; {never}; INSERT INTO refused VALUES (1); COMMIT");
         assert_eq!(first.sqlstate(&trigger), "P0001");
     }
-    // This one fails after the room was taken: each reads what the other writes, and the second
+    // This one fails after the reservation: each transaction reads what the other writes, and the
+    // second fails at its commit.
     // learns at its commit that it cannot be.
     for round in 0..30 {
         let read = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM later";
@@ -35,13 +36,13 @@ fn an_error_in_the_commit_gives_the_room_back() {
     }
     assert_eq!(stats(&mut first, "fell_back ->> 'queue_full'"), "0");
     first.run(&insert(1, "t", "end"));
-    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(listener.receive_until("end"), ["end"]);
     assert!(stats(&mut first, "queue_bytes_highest") != "0", "room was taken");
     assert_queue_empties(&mut first);
 }
 
 #[test]
-fn a_writer_that_is_ended_amid_its_transaction_leaves_nothing() {
+fn a_writer_terminated_within_its_transaction_leaves_nothing() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -53,12 +54,12 @@ fn a_writer_that_is_ended_amid_its_transaction_leaves_nothing() {
         super::wait_until("it is gone", || writer.client().batch_execute("COMMIT").is_err());
     }
     admin.run(&insert(1, "t", "end"));
-    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(listener.receive_until("end"), ["end"]);
     assert_queue_empties(&mut admin);
 }
 
 #[test]
-fn the_end_of_the_extension_under_load_leaves_nothing() {
+fn dropping_the_extension_under_load_leaves_nothing() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
@@ -75,12 +76,12 @@ fn the_end_of_the_extension_under_load_leaves_nothing() {
             admin.run("DROP EXTENSION pg_civic CASCADE");
         });
         admin.run(
-            "CREATE EXTENSION pg_civic; CREATE TRIGGER heard AFTER INSERT ON tickets
+            "CREATE EXTENSION pg_civic; CREATE TRIGGER received AFTER INSERT ON tickets
                 FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
         );
         let end = format!("end {round}");
         admin.run(&insert(round * 1000 + 999, "t", &end));
-        assert_eq!(listener.hears(&end).last(), Some(&end));
+        assert_eq!(listener.receive_until(&end).last(), Some(&end));
         assert_queue_empties(&mut admin);
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn the_relay_keeps_events_while_a_stuck_listener_fills_the_servers_queue() {
-    // The smallest queue that the server can have, half a megabyte.
+    // The smallest possible queue of the server, half a megabyte.
     let cluster = relayed(&["max_notify_queue_pages=64"]);
     let mut listener = Listener::of(cluster.superuser(), "t");
     listener.session.run("BEGIN");
@@ -24,6 +24,6 @@ fn the_relay_keeps_events_while_a_stuck_listener_fills_the_servers_queue() {
     listener.session.run("COMMIT");
     writer.run(&insert(1000, "t", "end"));
     committed.push("end".to_owned());
-    assert!(listener.hears("end") == committed, "each was heard, in order");
+    assert!(listener.receive_until("end") == committed, "each was received, in order");
     assert_queue_empties(&mut writer);
 }

@@ -1,5 +1,5 @@
-//! With the relay as without it: no event of a ticket that becomes sensitive in its transaction
-//! reaches the shared channel whole.
+//! With the relay too, no event of a ticket that becomes sensitive in its transaction reaches the
+//! shared channel whole.
 
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ fn collect(
     writer.run(transaction);
     writer.run("SELECT civic.publish('t', '{\"type\": \"end\"}')");
     let mut events = vec![];
-    wait_until("the end is heard", || {
+    wait_until("the end is received", || {
         events.extend(listener.heard());
         events.iter().any(|(_, payload)| payload.contains("\"end\""))
     });
@@ -41,7 +41,7 @@ fn collect(
 }
 
 #[test]
-fn every_way_around_and_through_the_relay_publishes_what_is_settled() {
+fn every_route_publishes_settled_events() {
     let cluster = relayed(&[TINY]);
     let mut admin = cluster.superuser();
     admin.run(TABLE);
@@ -75,25 +75,25 @@ fn every_way_around_and_through_the_relay_publishes_what_is_settled() {
     // The cluster's own table of ordinary tickets is published as before.
     let mut listener = Listener::of(cluster.superuser(), "u");
     admin.run(&super::insert(1, "u", "end"));
-    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(listener.receive_until("end"), ["end"]);
 }
 
-/// A null is longer than a digit: the redacted form was longer than NOTIFY takes. The relay ended with
-/// an error, and did so each time that it was started again.
+/// A null is longer than a digit, so the redacted form was longer than NOTIFY accepts. The relay
+/// then failed, and failed again after every restart.
 #[test]
-fn an_event_that_grows_when_it_is_redacted_does_not_stop_the_relay() {
+fn an_event_that_grows_when_redacted_does_not_stop_the_relay() {
     let cluster = relayed(&[]);
     let mut writer = cluster.superuser();
     let many = (0..800).map(|key| format!("\"k{key}\": 1")).collect::<Vec<_>>().join(", ");
     writer.run(&format!("SELECT civic.publish('t', '{{\"type\": \"x\", {many}}}', true)"));
     let mut listener = Listener::of(cluster.superuser(), "t");
     writer.run(&super::insert(1, "t", "end"));
-    assert_eq!(listener.hears("end").last().map(String::as_str), Some("end"));
+    assert_eq!(listener.receive_until("end").last().map(String::as_str), Some("end"));
     super::assert_queue_empties(&mut writer);
     assert!(!cluster.log().contains("payload string too long"));
 }
 
-/// Numbers that are the same for the same seed (SplitMix64).
+/// Random numbers, reproducible by seed (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -106,11 +106,11 @@ impl Random {
     }
 }
 
-/// A change of a ticket: its id, whether it makes the ticket sensitive, and the status, which no other
-/// change has.
+/// A change of a ticket: its id, whether it makes the ticket sensitive, and its status, which is
+/// unique.
 type Change = (u64, bool, String);
 
-/// One random transaction with savepoints. Gives its statements, and the changes that it commits.
+/// One random transaction with savepoints. Returns its statements, and the changes that it commits.
 fn transaction(random: &mut Random, name: &str) -> (String, Vec<Change>) {
     let mut statements = vec!["BEGIN".to_owned()];
     let mut levels: Vec<Vec<Change>> = vec![vec![]];
@@ -128,7 +128,7 @@ fn transaction(random: &mut Random, name: &str) -> (String, Vec<Change>) {
                 if is_kept {
                     levels.last_mut().expect("there is one").extend(changes);
                 } else {
-                    // The savepoint itself stays: what follows is below it.
+                    // The savepoint itself remains: what follows is inside it.
                     levels.push(vec![]);
                 }
             }
@@ -148,7 +148,7 @@ fn transaction(random: &mut Random, name: &str) -> (String, Vec<Change>) {
 }
 
 #[test]
-fn random_transactions_publish_whole_exactly_what_is_never_sensitive_in_them() {
+fn random_transactions_publish_whole_only_tickets_that_are_never_sensitive_in_them() {
     const SEED: u64 = 0x5e77_1ed0;
     let cluster = relayed(&[TINY]);
     let mut writer = cluster.superuser();
@@ -172,7 +172,7 @@ fn random_transactions_publish_whole_exactly_what_is_never_sensitive_in_them() {
     writer.run("SET civic.relay = on; SELECT civic.publish('t', '{\"type\": \"end\"}')");
     let (mut heard_shared, mut heard_sensitive, mut nulls, mut is_over) =
         (vec![], vec![], 0, false);
-    wait_until("the end is heard", || {
+    wait_until("the end is received", || {
         for (channel, payload) in listener.heard() {
             let event: Value = serde_json::from_str(&payload).expect("JSON");
             match event["category"].as_str() {
@@ -189,7 +189,8 @@ fn random_transactions_publish_whole_exactly_what_is_never_sensitive_in_them() {
     });
     assert_eq!(heard_shared, shared, "seed {SEED}");
     assert_eq!(heard_sensitive, sensitive, "seed {SEED}");
-    // The updates of one transaction have the same time: NOTIFY sends one redacted form of a ticket.
+    // The updates of one transaction have the same time, so NOTIFY sends one redacted form per
+    // ticket.
     assert!(nulls > 1 && nulls <= redacted + 1, "{nulls} of {redacted}");
     assert!(shared.len() > 300 && sensitive.len() > 100, "{} {}", shared.len(), sensitive.len());
 }

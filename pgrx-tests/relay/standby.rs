@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_standby_serves_reads_without_a_relay_and_has_one_once_it_is_promoted() {
+fn a_standby_serves_reads_without_a_relay_and_starts_one_after_promotion() {
     let primary = relayed(&[]);
     let standby = primary.standby();
     let mut session = standby.superuser_of("postgres");
@@ -20,6 +20,6 @@ fn a_standby_serves_reads_without_a_relay_and_has_one_once_it_is_promoted() {
     wait_for_relay(&mut session);
     let mut listener = Listener::of(standby.superuser(), "t");
     session.run(&insert(2, "t", "promoted"));
-    assert_eq!(listener.hears("promoted"), ["promoted"]);
+    assert_eq!(listener.receive_until("promoted"), ["promoted"]);
     assert_eq!(stats(&mut session, "delivered"), "1");
 }

@@ -1,4 +1,4 @@
-//! The worker: it rests when there is nothing to do, gives way to the server, and comes back.
+//! The worker: it sleeps when idle, can always be ended, and restarts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::pg_tests::support::cluster::Cluster;
 
-/// Ends the writers, also where what happens meanwhile fails: the test shall fail then, not hang.
+/// Stops the writers even if a test step fails, so that the test fails instead of hanging.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -18,8 +18,8 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Two writers add tickets, numbered each by itself, while something happens. Everything that they
-/// committed is heard, once, in the order of each, and no write failed.
+/// Two writers add numbered tickets during an action. Everything they committed must be received,
+/// once, in each writer's order, and no write may fail.
 fn nothing_is_lost_while(cluster: &Cluster, tenant: &str, mut happens: impl FnMut()) {
     let mut listener = Listener::of(cluster.superuser(), tenant);
     let over = AtomicBool::new(false);
@@ -44,18 +44,18 @@ fn nothing_is_lost_while(cluster: &Cluster, tenant: &str, mut happens: impl FnMu
         writers.into_iter().map(|writer| writer.join().expect("no write fails")).collect()
     });
     cluster.superuser().run(&insert(1, tenant, "end"));
-    let heard = listener.hears("end");
+    let received = listener.receive_until("end");
     for (writer, written) in written.iter().enumerate() {
-        let own = heard.iter().filter(|status| status.starts_with(&format!("{writer}:")));
+        let own = received.iter().filter(|status| status.starts_with(&format!("{writer}:")));
         let expected: Vec<_> = (0..*written).map(|number| format!("{writer}:{number}")).collect();
-        assert!(own.eq(&expected), "of writer {writer} all {written} are heard in order");
+        assert!(own.eq(&expected), "of writer {writer} all {written} are received in order");
     }
     assert_queue_empties(&mut cluster.superuser());
     cluster.superuser().run("TRUNCATE tickets");
 }
 
 #[test]
-fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
+fn a_relay_terminated_under_load_restarts_and_loses_nothing() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
     nothing_is_lost_while(&cluster, "t", || {
@@ -64,7 +64,7 @@ fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
             let delivered = stats(&mut admin, "delivered");
             wait_until("it works", || stats(&mut admin, "delivered") != delivered);
             admin.run(&format!("SELECT {function}({relay})"));
-            // A cancel may find it between two things that can be cancelled: then it just goes on.
+            // A cancel may arrive between two cancellable operations; then it has no effect.
             if function == "pg_terminate_backend" {
                 wait_until("another runs", || wait_for_relay(&mut admin) != relay);
             }
@@ -76,25 +76,25 @@ fn a_relay_that_is_ended_under_load_comes_back_and_loses_nothing() {
 }
 
 #[test]
-fn a_relay_that_lets_transactions_gather_can_be_ended() {
+fn a_relay_that_gathers_transactions_can_be_terminated() {
     let cluster = relayed(&[]);
     let mut session = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
     for round in 0..5 {
         let relay = wait_for_relay(&mut session);
         let delivered = stats(&mut session, "delivered");
-        // After a batch of many transactions it waits for more to come.
+        // After a batch of many transactions it waits for more.
         cluster.signal("STOP", &relay);
         for id in 0..60 {
             session.run(&insert(round * 100 + id, "t", "some"));
         }
         cluster.signal("CONT", &relay);
-        wait_until("it tells them", || stats(&mut session, "delivered") != delivered);
+        wait_until("it delivers them", || stats(&mut session, "delivered") != delivered);
         session.run(&format!("SELECT pg_terminate_backend({relay})"));
         wait_until("another runs", || wait_for_relay(&mut session) != relay);
     }
     session.run(&insert(999, "t", "end"));
-    assert_eq!(listener.hears("end").len(), 5 * 60 + 1);
+    assert_eq!(listener.receive_until("end").len(), 5 * 60 + 1);
 }
 
 #[test]
@@ -113,12 +113,12 @@ fn the_relay_can_be_switched_off_and_on_under_load() {
 }
 
 #[test]
-fn an_idle_relay_sleeps_with_no_transaction_open() {
+fn an_idle_relay_sleeps_without_an_open_transaction() {
     let cluster = relayed(&[]);
     let mut session = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
     session.run(&insert(1, "t", "one"));
-    assert_eq!(listener.hears("one"), ["one"]);
+    assert_eq!(listener.receive_until("one"), ["one"]);
     assert_queue_empties(&mut session);
     let relay = wait_for_relay(&mut session);
     let idle = format!(
@@ -126,7 +126,7 @@ fn an_idle_relay_sleeps_with_no_transaction_open() {
          FROM pg_stat_activity WHERE pid = {relay} AND backend_type = 'pg_civic relay'"
     );
     wait_until("no transaction is open", || session.text(&idle) == "t");
-    // Each time that it wakes, it goes to sleep again, which the system counts.
+    // Each wake-up ends with going to sleep, which the system counts.
     let slept = || {
         let status = std::fs::read_to_string(format!("/proc/{relay}/status")).expect("Linux");
         let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
@@ -138,7 +138,7 @@ fn an_idle_relay_sleeps_with_no_transaction_open() {
 }
 
 #[test]
-fn a_relay_with_a_transaction_that_does_not_end_does_not_spin() {
+fn a_relay_does_not_spin_while_a_transaction_does_not_end() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();
     super::wait_for_absent_standby(&cluster);
@@ -152,7 +152,7 @@ fn a_relay_with_a_transaction_that_does_not_end_does_not_spin() {
         let stat = std::fs::read_to_string(format!("/proc/{relay}/stat")).expect("Linux");
         let (_, fields) = stat.rsplit_once(')').expect("a name");
         let fields: Vec<u64> = fields.split_whitespace().filter_map(|f| f.parse().ok()).collect();
-        // What is left are numbers only, without the state: times are the fields 14 and 15.
+        // After the state come only numbers; the times are fields 14 and 15.
         fields[10] + fields[11]
     };
     let before = ticks();
@@ -183,7 +183,7 @@ fn another_database_can_be_dropped_while_the_relay_is_idle() {
 }
 
 #[test]
-fn the_relays_own_database_can_be_dropped_by_force_and_made_anew() {
+fn the_relays_own_database_can_be_dropped_by_force_and_recreated() {
     let cluster = Cluster::start(&["shared_preload_libraries=pg_civic", "civic.database=town"]);
     let mut admin = cluster.superuser();
     for round in 0..2 {
@@ -200,7 +200,7 @@ fn the_relays_own_database_can_be_dropped_by_force_and_made_anew() {
                 "SELECT civic.publish('t', '{{\"type\": \"x\", \"status\": \"end {round}\"}}')"
             ));
             let end = format!("end {round}");
-            assert_eq!(listener.hears(&end).last(), Some(&end));
+            assert_eq!(listener.receive_until(&end).last(), Some(&end));
             stats(&mut town, "delivered") != before
         });
         admin.run("SET statement_timeout = '2min'");
@@ -209,7 +209,7 @@ fn the_relays_own_database_can_be_dropped_by_force_and_made_anew() {
 }
 
 #[test]
-fn what_a_dropped_database_left_is_not_told_in_its_successor() {
+fn events_of_a_dropped_database_are_not_delivered_in_its_successor() {
     let cluster = Cluster::start(&["shared_preload_libraries=pg_civic", "civic.database=town"]);
     let mut admin = cluster.superuser();
     admin.run("CREATE EXTENSION pg_civic");
@@ -223,7 +223,7 @@ fn what_a_dropped_database_left_is_not_told_in_its_successor() {
     let process = pid(&mut writer);
     let commit = std::thread::spawn(move || writer.client().batch_execute(&insert(1, "t", "old")));
     super::wait_for_event(&mut admin, &process, "SyncRep");
-    // Both transactions end without a relay: the first stands before the second in the queue.
+    // Both transactions end without a relay; the first is ahead of the second in the queue.
     town.run(&format!("SET synchronous_commit = local; {}", insert(2, "t", "old")));
     admin.run(&format!("SELECT pg_terminate_backend({relay})"));
     wait_until("it is gone", || stats(&mut admin, "running") == "f");
@@ -237,5 +237,5 @@ fn what_a_dropped_database_left_is_not_told_in_its_successor() {
     let mut town = cluster.superuser_of("town");
     town.run("SET synchronous_commit = local; CREATE EXTENSION pg_civic");
     town.run("SELECT civic.publish('t', '{\"type\": \"x\", \"status\": \"end\"}')");
-    assert_eq!(listener.hears("end"), ["end"]);
+    assert_eq!(listener.receive_until("end"), ["end"]);
 }

@@ -1,4 +1,4 @@
-//! The settings that decide who is asking and what he may do: seen at once, and no one's to forge.
+//! The settings that decide identity and rights: changes apply at once, and no role can forge them.
 
 use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims, literal};
 
@@ -7,11 +7,11 @@ fn set(session: &mut Session, claims: &str) {
 }
 
 fn tenant(session: &mut Session) -> String {
-    session.value("SELECT civic.tenant_id()").unwrap_or("nobody".to_owned())
+    session.value("SELECT civic.tenant_id()").unwrap_or("no tenant".to_owned())
 }
 
 #[test]
-fn changed_claims_are_seen_at_the_next_call() {
+fn changed_claims_apply_at_the_next_call() {
     let mut session = Database::plain().superuser();
     let set = |scope: &str, tenant_id: &str| {
         format!("SET {scope} request.jwt.claims = {}", literal(&claims(tenant_id, "citizen")))
@@ -29,12 +29,12 @@ fn changed_claims_are_seen_at_the_next_call() {
         session.run(&set("", TENANT));
         assert_eq!(tenant(&mut session), TENANT);
         session.run(reset);
-        assert_eq!(tenant(&mut session), "nobody", "after {reset}");
+        assert_eq!(tenant(&mut session), "no tenant", "after {reset}");
     }
 }
 
 #[test]
-fn claims_of_the_same_length_and_place_are_told_apart() {
+fn claims_of_the_same_length_at_the_same_address_are_distinguished() {
     let mut session = Database::plain().superuser();
     for tenant_id in ["a", "b", "a", "c", "b"] {
         set(&mut session, &claims(tenant_id, "citizen"));
@@ -43,7 +43,7 @@ fn claims_of_the_same_length_and_place_are_told_apart() {
 }
 
 #[test]
-fn another_path_or_setting_of_the_claims_is_seen_at_once() {
+fn another_path_or_setting_of_the_claims_applies_at_once() {
     let mut session = Database::plain().superuser();
     set(
         &mut session,
@@ -56,11 +56,11 @@ fn another_path_or_setting_of_the_claims_is_seen_at_once() {
         ("t", "top"),
         ("a.b.c", "deep"),
         (" a . b . c ", "deep"),
-        ("a.b", "nobody"),
-        ("a.b.c.d", "nobody"),
-        ("", "nobody"),
-        (".", "nobody"),
-        ("absent", "nobody"),
+        ("a.b", "no tenant"),
+        ("a.b.c.d", "no tenant"),
+        ("", "no tenant"),
+        (".", "no tenant"),
+        ("absent", "no tenant"),
     ] {
         session.run(&format!("SET civic.tenant_claim = '{path}'"));
         assert_eq!(tenant(&mut session), found, "{path:?}");
@@ -78,7 +78,7 @@ fn another_path_or_setting_of_the_claims_is_seen_at_once() {
     }
     for setting in ["", "no.such", "not a name", "my.", "🦀"] {
         session.run(&format!("SET civic.claims_setting = '{setting}'"));
-        assert_eq!(tenant(&mut session), "nobody", "{setting:?}");
+        assert_eq!(tenant(&mut session), "no tenant", "{setting:?}");
     }
     session.run("SET civic.claims_setting = 'work_mem'");
     let error = session.error("SELECT civic.tenant_id()");
@@ -87,7 +87,7 @@ fn another_path_or_setting_of_the_claims_is_seen_at_once() {
 }
 
 #[test]
-fn a_setting_goes_back_with_its_transaction_and_its_savepoint() {
+fn a_setting_reverts_with_its_transaction_and_its_savepoint() {
     let mut session = Database::plain().superuser();
     set(&mut session, r#"{"a": "1", "b": "2", "app_metadata": {"tenant_id": "t"}}"#);
     session.run("BEGIN; SET civic.tenant_claim = 'a'");
@@ -107,7 +107,7 @@ fn a_setting_goes_back_with_its_transaction_and_its_savepoint() {
     assert_eq!(asked[0], [Some("1".to_owned()), Some("t".to_owned())]);
 }
 
-/// Whether the session reads and files GBV evidence.
+/// Whether the session reads and uploads GBV evidence.
 fn opens(session: &mut Session) -> (bool, bool) {
     let answer = session.rows(&format!(
         "SELECT civic.can_read_object('gbv-evidence', n), civic.can_upload_object('gbv-evidence', n)
@@ -118,7 +118,7 @@ fn opens(session: &mut Session) -> (bool, bool) {
 }
 
 #[test]
-fn the_lists_of_roles_are_honoured_at_once() {
+fn changed_lists_of_roles_apply_at_once() {
     let mut session = Database::plain().superuser();
     set(&mut session, &claims(TENANT, "manager"));
     assert_eq!(opens(&mut session), (false, true));
@@ -144,7 +144,7 @@ fn the_lists_of_roles_are_honoured_at_once() {
 }
 
 #[test]
-fn the_superusers_setting_for_the_database_holds_in_the_next_session() {
+fn a_superusers_setting_for_the_database_applies_in_the_next_session() {
     let database = Database::guarded();
     let mut superuser = database.superuser();
     superuser.run(&format!(
@@ -158,7 +158,7 @@ fn the_superusers_setting_for_the_database_holds_in_the_next_session() {
     }
 }
 
-/// What somebody would set who wants more than is his.
+/// Settings that an attacker would set to gain access.
 const FORGERIES: [(&str, &str); 7] = [
     ("civic.sensitive_readers", "citizen"),
     ("civic.sensitive_uploaders", "citizen"),
@@ -169,7 +169,7 @@ const FORGERIES: [(&str, &str); 7] = [
     ("civic.event_transport", "none"),
 ];
 
-/// The claims of a citizen who has written what he likes where he can.
+/// The claims of a citizen who controls their user metadata.
 fn forged_claims() -> String {
     serde_json::json!({
         "app_metadata": {"tenant_id": TENANT, "role": "citizen"},
@@ -178,7 +178,7 @@ fn forged_claims() -> String {
     .to_string()
 }
 
-/// A database with an object in each folder of each bucket, and a role that logs in by itself.
+/// A database with an object in each folder of each bucket, and a role that can log in.
 fn with_login(role: &str) -> Database {
     let database = Database::guarded();
     database.superuser().run(&format!(
@@ -191,7 +191,7 @@ fn with_login(role: &str) -> Database {
     database
 }
 
-/// A citizen sees the own folder of two buckets, and files nothing where he may not.
+/// Asserts that a citizen sees their own folder of two buckets and uploads only where allowed.
 #[track_caller]
 fn assert_held(session: &mut Session, case: &str) {
     session.acts_as("authenticated", &forged_claims());
@@ -209,7 +209,7 @@ fn assert_held(session: &mut Session, case: &str) {
 }
 
 #[test]
-fn nobody_but_a_superuser_sets_them_once_the_library_is_there() {
+fn only_a_superuser_can_set_them_once_the_library_is_loaded() {
     let database = with_login("forger_after_load");
     let mut session = database.login("forger_after_load", "");
     session.acts_as("authenticated", &forged_claims());
@@ -226,12 +226,12 @@ fn nobody_but_a_superuser_sets_them_once_the_library_is_there() {
         }
     }
     assert_held(&mut session, "after every attempt");
-    // A typing mistake is told and not kept.
+    // A misspelled name is reported and not kept.
     assert_eq!(session.sqlstate("SET civic.sensitive_reader = 'citizen'"), "42602");
 }
 
 #[test]
-fn what_was_set_before_the_library_was_loaded_does_not_count() {
+fn values_set_before_the_library_was_loaded_do_not_count() {
     let database = with_login("forger_before_load");
     for (setting, value) in FORGERIES {
         for scope in ["SET", "SET SESSION"] {
@@ -255,7 +255,7 @@ fn what_was_set_before_the_library_was_loaded_does_not_count() {
 }
 
 #[test]
-fn options_of_the_start_up_packet_do_not_count() {
+fn options_of_the_startup_packet_do_not_count() {
     let database = with_login("forger_at_start");
     for (setting, value) in FORGERIES {
         let mut session = database.login("forger_at_start", &format!("-c {setting}={value}"));
@@ -269,10 +269,10 @@ fn options_of_the_start_up_packet_do_not_count() {
 }
 
 #[test]
-fn a_role_cannot_give_itself_the_settings_for_its_next_session() {
+fn a_role_cannot_set_them_for_its_next_session() {
     let database = with_login("forger_of_itself");
     for (setting, value) in FORGERIES {
-        // The library is not loaded here, so it is the server alone that may refuse.
+        // The library is not loaded here, so only the server itself can refuse.
         let mut session = database.login("forger_of_itself", "");
         let statement = format!("ALTER ROLE forger_of_itself SET {setting} = '{value}'");
         let _ = session.client().batch_execute(&statement);

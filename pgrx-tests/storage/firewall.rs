@@ -1,4 +1,4 @@
-//! Who may touch which object: every role, bucket and command, with and without a careless policy.
+//! Access to objects: every role, bucket and command, with and without a careless policy.
 
 mod attacks;
 mod commands;
@@ -7,10 +7,10 @@ mod sessions;
 
 use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims};
 
-/// One that is none of ours.
+/// A bucket that pg_civic does not guard.
 const FOREIGN: &str = "avatars";
 const GUARDED: [&str; 3] = ["documents", "evidence", "gbv-evidence"];
-/// Role, whether it reads GBV evidence, whether it files it.
+/// Role, whether it reads GBV evidence, whether it uploads it.
 const ROLES: [(&str, bool, bool); 12] = [
     ("citizen", false, false),
     ("manager", false, true),
@@ -26,8 +26,8 @@ const ROLES: [(&str, bool, bool); 12] = [
     ("", false, false),
 ];
 
-/// A guarded database with an object of each of two municipalities in each bucket, ours and
-/// another.
+/// A guarded database with an object of each of two municipalities in each of our buckets and in
+/// another one.
 pub fn stocked() -> Database {
     let database = Database::guarded();
     stock(&mut database.superuser());
@@ -48,7 +48,7 @@ pub fn seen(session: &mut Session) -> Vec<String> {
     session.column("SELECT bucket_id || ' ' || name FROM storage.objects ORDER BY 1")
 }
 
-/// What somebody of this municipality sees of the buckets that are ours.
+/// The objects in our buckets that a user of this municipality sees.
 pub fn own(tenant_id: &str, reads_sensitive: bool) -> Vec<String> {
     let visible = if reads_sensitive { &GUARDED[..] } else { &GUARDED[..2] };
     visible.iter().map(|bucket| object(bucket, tenant_id)).collect()
@@ -58,7 +58,8 @@ pub fn object(bucket: &str, tenant_id: &str) -> String {
     format!("{bucket} {tenant_id}/id/{bucket}.jpg")
 }
 
-/// Holds every command of every role against the rules; a careless policy opens the foreign bucket.
+/// Checks every command of every role against the rules; a careless policy opens the unguarded
+/// bucket.
 fn assert_rules(session: &mut Session, careless: bool) {
     session.run("SET storage.allow_delete_query = 'true'");
     for ((role, reads, files), tenant_id, other_tenant) in
@@ -94,7 +95,7 @@ fn assert_rules(session: &mut Session, careless: bool) {
             }
         }
 
-        // A person changes and removes nothing of ours, his own least of all.
+        // A user can change and remove nothing in our buckets, not even their own files.
         let changed = if careless { 2 } else { 0 };
         for statement in [
             "UPDATE storage.objects SET version = 'changed'",
@@ -110,7 +111,7 @@ fn assert_rules(session: &mut Session, careless: bool) {
 }
 
 #[test]
-fn each_role_reads_and_files_what_the_rules_give_it_and_changes_nothing() {
+fn each_role_reads_and_uploads_what_the_rules_allow_and_changes_nothing() {
     assert_rules(&mut stocked().superuser(), false);
 }
 
@@ -122,7 +123,7 @@ fn a_careless_policy_for_everything_changes_none_of_it() {
 }
 
 #[test]
-fn a_careless_policy_of_any_command_and_role_opens_other_buckets_alone() {
+fn a_careless_policy_of_any_command_and_role_opens_only_other_buckets() {
     let database = stocked();
     let mut superuser = database.superuser();
     let clauses = [
@@ -169,7 +170,7 @@ fn a_careless_policy_of_any_command_and_role_opens_other_buckets_alone() {
                     let expected = if may { None } else { Some("42501") };
                     assert_eq!(sqlstate.map(|code| code.code()), expected, "{insert}, {case}");
                     session.run("ROLLBACK; BEGIN");
-                    // Without a WHERE nothing is read, so the policy for the command decides alone.
+                    // Without a WHERE nothing is read, so only the policy for the command decides.
                     let changed = session.affected("UPDATE storage.objects SET version = 'x'");
                     assert_eq!(changed, if allows("UPDATE") { 2 } else { 0 }, "{case}");
                     let removed = session.affected("DELETE FROM storage.objects");
@@ -183,7 +184,7 @@ fn a_careless_policy_of_any_command_and_role_opens_other_buckets_alone() {
 }
 
 #[test]
-fn claims_open_nothing_to_a_role_that_no_policy_names() {
+fn claims_open_nothing_to_a_role_without_a_policy() {
     let database = stocked();
     let mut session = database.superuser();
     session.acts_as("anon", &claims(TENANT, "admin"));
@@ -192,13 +193,13 @@ fn claims_open_nothing_to_a_role_that_no_policy_names() {
         "INSERT INTO storage.objects (bucket_id, name) VALUES ('evidence', '{TENANT}/id/new.jpg')"
     );
     assert_eq!(session.sqlstate(&insert), "42501");
-    // The server's side is not held: it serves what the signed links point to.
+    // The server role bypasses the firewall: it serves the files of signed links.
     session.acts_as("service_role", "");
     assert_eq!(seen(&mut session).len(), 8);
 }
 
 #[test]
-fn nobody_without_claims_gets_in_by_a_careless_policy() {
+fn callers_without_claims_get_nothing_through_a_careless_policy() {
     let database = stocked();
     database.superuser().run("CREATE POLICY careless ON storage.objects USING (true)");
     let mut session = database.superuser();
@@ -218,7 +219,7 @@ fn nobody_without_claims_gets_in_by_a_careless_policy() {
 }
 
 #[test]
-fn an_upload_has_three_proper_segments_whatever_a_careless_policy_says() {
+fn an_upload_needs_three_valid_segments_whatever_a_careless_policy_says() {
     let database = stocked();
     let mut session = database.person(TENANT, "admin");
     for careless in [false, true] {
@@ -257,7 +258,7 @@ fn an_upload_has_three_proper_segments_whatever_a_careless_policy_says() {
 }
 
 #[test]
-fn a_row_without_bucket_or_name_is_neither_seen_nor_filed() {
+fn a_row_without_bucket_or_name_is_neither_seen_nor_added() {
     let database = stocked();
     let mut superuser = database.superuser();
     superuser.run(
@@ -272,7 +273,7 @@ fn a_row_without_bucket_or_name_is_neither_seen_nor_filed() {
 }
 
 #[test]
-fn a_bucket_cannot_be_made_public_or_another_by_a_careless_policy() {
+fn a_careless_policy_cannot_make_a_bucket_public_or_rename_it() {
     let database = stocked();
     let mut superuser = database.superuser();
     superuser.run(

@@ -1,4 +1,4 @@
-//! Where files go: buckets and paths as SQL gives them.
+//! Buckets and paths as SQL returns them.
 
 use crate::pg_tests::support::{Database, Session, TENANT, literal};
 
@@ -21,7 +21,7 @@ fn each_purpose_has_its_bucket() {
     }
     assert_eq!(session.text("SELECT civic.bucket_for_media(true)"), "gbv-evidence");
     assert_eq!(session.text("SELECT civic.bucket_for_media(false)"), "evidence");
-    // Nothing is guessed where it is not known whether a ticket is sensitive.
+    // Without knowing whether a ticket is sensitive there is no answer.
     assert_eq!(session.value("SELECT civic.bucket_for_media(NULL)"), None);
     assert_eq!(session.value("SELECT civic.bucket_for_purpose(NULL)"), None);
 }
@@ -46,7 +46,7 @@ fn an_unknown_purpose_is_an_error_that_lists_the_purposes() {
         }
     }
     let error = session.error("SELECT civic.bucket_for_purpose(repeat('x', 1000000))");
-    assert!(error.message().len() < 200, "a message repeats no megabyte");
+    assert!(error.message().len() < 200, "the message cuts the value");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_path_is_tenant_folder_and_the_name_made_safe() {
         ("...photo.jpg", "photo.jpg"),
         ("photo.jpg.", "photo.jpg"),
         (" photo.jpg\t", "photo.jpg"),
-        // The Storage API refuses square brackets.
+        // The Storage API rejects square brackets.
         ("a\nb\r\u{1b}[31m\u{7f}c.png", "a_b_31m_c.png"),
         ("a%2e%2e%2fb.jpg", "a_2e_2e_2fb.jpg"),
         ("a#b?c&d.jpg", "a_b_c&d.jpg"),
@@ -101,9 +101,10 @@ fn a_path_is_tenant_folder_and_the_name_made_safe() {
 }
 
 #[test]
-fn a_safe_name_is_taken_by_the_storage_api_and_stays_the_same() {
+fn a_safe_name_is_accepted_by_the_storage_api_and_does_not_change_again() {
     let mut session = Database::plain().superuser();
-    // Every character of the older scripts and many others, at the start, within and at the end.
+    // Every character of the older scripts and many others, at the start, in the middle and at the
+    // end.
     let answer = session.rows(
         r"WITH name AS (
               SELECT replace(pattern, '%s', chr(code)) AS given
@@ -141,7 +142,7 @@ fn the_last_extension_survives_a_cut() {
 }
 
 #[test]
-fn what_cannot_be_made_safe_is_refused_and_says_why() {
+fn a_name_that_cannot_be_made_safe_is_rejected_with_the_reason() {
     let mut session = Database::plain().superuser();
     for filename in [".", "..", "...", "/", "a/", "a/..", " ", "\t\n", "\u{65e5}\u{672c}", "___"] {
         let error =
@@ -153,7 +154,7 @@ fn what_cannot_be_made_safe_is_refused_and_says_why() {
     }
     let error = session.error("SELECT civic.object_path('t', 'f', repeat('/', 1024))");
     assert_eq!(error.code().code(), "22023");
-    assert!(error.message().len() < 200, "a message repeats no kilobyte");
+    assert!(error.message().len() < 200, "the message cuts the value");
     let error = session.error("SELECT civic.object_path('t', 'f', repeat('/', 1025))");
     assert_eq!(error.code().code(), "54000");
     assert_eq!(
@@ -163,7 +164,7 @@ fn what_cannot_be_made_safe_is_refused_and_says_why() {
 }
 
 #[test]
-fn an_empty_part_is_refused_by_its_name() {
+fn an_empty_part_is_rejected_by_name() {
     let mut session = Database::plain().superuser();
     for (arguments, what) in [
         ("'', 'f', 'a.jpg'", "tenant"),
@@ -185,7 +186,7 @@ fn an_empty_part_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_tenant_or_a_folder_is_refused_and_never_mended_into_anothers() {
+fn a_tenant_or_folder_is_rejected_and_never_changed_into_another() {
     let mut session = Database::plain().superuser();
     for bad in [
         ".",
@@ -219,12 +220,12 @@ fn a_tenant_or_a_folder_is_refused_and_never_mended_into_anothers() {
     for arguments in ["repeat('t', 1024), 'f', 'a'", "'t', repeat('f', 1024), 'a'"] {
         let error = session.error(&format!("SELECT civic.object_path({arguments})"));
         assert_eq!(error.code().code(), "22023");
-        assert!(error.message().len() < 300, "a message repeats no megabyte");
+        assert!(error.message().len() < 300, "the message cuts the value");
     }
 }
 
 #[test]
-fn the_longest_path_is_one_that_storage_takes() {
+fn the_longest_path_is_accepted_by_storage() {
     let mut session = Database::plain().superuser();
     let length = session.text(
         "SELECT octet_length(civic.object_path(repeat('t', 255), repeat('f', 255),
@@ -234,7 +235,7 @@ fn the_longest_path_is_one_that_storage_takes() {
 }
 
 #[test]
-fn an_upload_url_names_bucket_path_and_file() {
+fn an_upload_url_contains_bucket_path_and_file() {
     let mut session = Database::plain().superuser();
     let url = session.text(&format!(
         "SELECT civic.generate_upload_url('proof_of_residence', '{TENANT}', 'id', '../a b.pdf',
@@ -243,7 +244,7 @@ fn an_upload_url_names_bucket_path_and_file() {
     let expected =
         format!(r#"{{"path": "{TENANT}/id/a b.pdf", "bucket": "documents", "file_id": "id"}}"#);
     assert_eq!(url, expected);
-    // What it gives is what the upload rule takes.
+    // The upload rule accepts the result.
     session.run(&format!(
         "SELECT set_config('request.jwt.claims',
                            '{{\"app_metadata\": {{\"tenant_id\": \"{TENANT}\"}}}}', false)"
@@ -256,7 +257,7 @@ fn an_upload_url_names_bucket_path_and_file() {
 }
 
 #[test]
-fn what_is_no_media_type_is_refused() {
+fn an_invalid_media_type_is_rejected() {
     let mut session = Database::plain().superuser();
     for content_type in
         ["", "jpeg", "/", "image/", "/jpeg", "a/b/c", "image/jp eg", "image/jpeg\nX: y"]
@@ -271,7 +272,7 @@ fn what_is_no_media_type_is_refused() {
 }
 
 #[test]
-fn bytes_that_are_no_text_never_arrive() {
+fn invalid_text_never_reaches_the_functions() {
     let mut session = Database::plain().superuser();
     for (expression, sqlstate) in [
         (r"E'a\xff.jpg'", "22021"),
@@ -293,7 +294,7 @@ fn bytes_that_are_no_text_never_arrive() {
 }
 
 #[test]
-fn the_rules_take_names_of_a_megabyte() {
+fn the_rules_accept_names_of_a_megabyte() {
     let mut session = Database::guarded().superuser();
     session.run("SET request.jwt.claims = '{\"app_metadata\": {\"tenant_id\": \"t\"}}'");
     for (name, reads, uploads) in [

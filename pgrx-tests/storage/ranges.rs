@@ -1,4 +1,4 @@
-//! A read is a range of an index: what it costs does not depend on the other municipalities.
+//! A read is an index range: its cost does not depend on other municipalities.
 
 use crate::pg_tests::support::{Database, Session, claims};
 
@@ -76,7 +76,7 @@ fn a_listing_in_byte_order_needs_no_sort() {
 }
 
 #[test]
-fn a_read_touches_no_more_of_the_table_than_the_own_folder() {
+fn a_read_touches_only_the_callers_own_folder() {
     let database = Database::guarded();
     fill(&database);
     let mut session = database.person("m-042", "admin");
@@ -86,7 +86,7 @@ fn a_read_touches_no_more_of_the_table_than_the_own_folder() {
 }
 
 #[test]
-fn a_generic_plan_is_a_range_too() {
+fn a_generic_plan_is_also_a_range() {
     let database = Database::guarded();
     fill(&database);
     let mut session = database.superuser();
@@ -99,10 +99,10 @@ fn a_generic_plan_is_a_range_too() {
     assert!(condition(&plan).contains("civic.tenant_folder_start()"), "{plan}");
 }
 
-/// A policy that opens everything takes the range away, for there may be more to read. The Storage
-/// API asks for a folder by its name, and that stays one.
+/// A policy that opens everything removes the range, because there may be more rows to read. The
+/// Storage API filters by folder name, and that stays a range.
 #[test]
-fn a_folder_that_is_asked_for_is_a_range_beside_a_careless_policy_too() {
+fn a_query_by_folder_name_stays_a_range_beside_a_careless_policy() {
     let database = Database::guarded();
     fill(&database);
     database.superuser().run("CREATE POLICY careless ON storage.objects USING (true)");

@@ -1,5 +1,5 @@
-//! The storage service, on a cluster that preloads the library, between fakes of the Storage API
-//! and of Twilio: what these tests share.
+//! The storage service, on a cluster that preloads the library, with fakes of the Storage API and
+//! of Twilio: shared helpers of these tests.
 
 mod attachments;
 mod confirm;
@@ -30,13 +30,13 @@ const TOKEN: &str = "the-twilio-token-of-these-tests";
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a photo of a burst pipe";
 const SUB: &str = "8f14e45f-0000-4000-8000-000000000000";
 
-/// A database of a test's own, and the services that are configured.
+/// A private database, and the configured services.
 struct Town {
     cluster: Arc<Cluster>,
     storage: Storage,
     twilio: Twilio,
     database: String,
-    /// The settings are the whole cluster's: one test at a time.
+    /// The settings belong to the whole cluster, so tests run one at a time.
     _turn: Option<MutexGuard<'static, ()>>,
 }
 
@@ -54,7 +54,7 @@ fn preloaded(settings: &[&str]) -> Cluster {
 }
 
 impl Town {
-    /// On the cluster that these tests share, with the services as they are by default.
+    /// On the shared cluster, with the default services.
     fn new() -> Town {
         Town::with(Options::default())
     }
@@ -74,7 +74,7 @@ impl Town {
         Town::on(cluster, options, Some(turn))
     }
 
-    /// On a cluster of its own, for what would disturb the others.
+    /// On a private cluster, for tests that would disturb others.
     fn apart(settings: &[&str]) -> Town {
         Town::on(Arc::new(preloaded(settings)), Options::default(), None)
     }
@@ -85,7 +85,7 @@ impl Town {
         let mut session = cluster.superuser();
         session.run("ALTER SYSTEM RESET ALL");
         let create = format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}");
-        // The session that filled the template may still be on its way out.
+        // The session that filled the template may still be disconnecting.
         wait_until("the template is free", || session.client().batch_execute(&create).is_ok());
         let (storage, twilio) = (Storage::start(options), Twilio::start(ACCOUNT, TOKEN));
         let town = Town { cluster, storage, twilio, database, _turn: turn };
@@ -100,14 +100,14 @@ impl Town {
         town
     }
 
-    /// Has the whole server take these settings; an empty value takes one away.
+    /// Sets these settings for the whole server; an empty value resets one.
     fn configure(&self, settings: &[(&str, &str)]) {
         static MARK: AtomicUsize = AtomicUsize::new(1);
         let mut session = self.cluster.superuser();
         for (setting, value) in settings {
             session.run(&format!("ALTER SYSTEM SET {setting} = {}", literal(value)));
         }
-        // One that is no secret tells when the server has taken them all.
+        // A setting that is not secret shows when the server has loaded them all.
         let mark = (60_000 + MARK.fetch_add(1, Ordering::Relaxed)).to_string();
         session.run(&format!("ALTER SYSTEM SET checkpoint_warning = {mark}"));
         session.run("SELECT pg_reload_conf()");
@@ -126,7 +126,7 @@ impl Town {
         self.acting_as("service_role", "{\"role\": \"service_role\"}")
     }
 
-    /// Somebody of the municipality, in a role of the application.
+    /// A user of the municipality, with a role of the application.
     fn person(&self, role: &str) -> Session {
         self.acting_as("authenticated", &claims(TENANT, role))
     }
@@ -138,7 +138,7 @@ impl Town {
     }
 }
 
-/// Adds the row of a file that the Storage API has taken.
+/// Adds the row of a file that the Storage API has stored.
 fn add_object(session: &mut Session, bucket: &str, name: &str, owner_id: &str) {
     session.run(&format!(
         "INSERT INTO storage.objects (bucket_id, name, owner_id, metadata)
@@ -147,7 +147,7 @@ fn add_object(session: &mut Session, bucket: &str, name: &str, owner_id: &str) {
     ));
 }
 
-/// The JSON of a query's one value.
+/// The JSON of the single value of a query.
 #[track_caller]
 fn json(session: &mut Session, sql: &str) -> Value {
     serde_json::from_str(&session.text(sql)).expect("JSON")

@@ -1,8 +1,8 @@
-//! Code of others that a change of a table would run with the rights of a superuser.
+//! Code of other roles that a change of a table would run with the rights of a superuser.
 //!
-//! Statements on a table run as the table's owner. Where that is a superuser, a trigger of each role
-//! with the right TRIGGER, and whatever functions and types of others the table uses, would run with a
-//! superuser's rights. So such a change is refused, whoever asks for it.
+//! Statements on a table run as the table's owner. If the owner is a superuser, a trigger made by
+//! any role with the right TRIGGER, and functions and types of other roles that the table uses,
+//! would run with a superuser's rights. So such a change is refused for every caller.
 
 use pgrx::pg_sys::Oid;
 
@@ -10,16 +10,16 @@ use crate::catalog::CatalogError;
 use crate::error::Error;
 use crate::pg::{self, role};
 
-/// What is done to a table's rows.
+/// A change of a table's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Insert,
-    /// Of every kind.
+    /// A change of any kind.
     Any,
 }
 
 impl Change {
-    /// The bits of `pg_trigger.tgtype`: INSERT 4, DELETE 8, UPDATE 16.
+    /// Bits of `pg_trigger.tgtype`: INSERT 4, DELETE 8, UPDATE 16.
     fn trigger_events(self) -> i32 {
         match self {
             Change::Insert => 4,
@@ -28,15 +28,17 @@ impl Change {
     }
 }
 
-/// What a change of table `$1`, which belongs to `$2`, can run and a role without the rights of `$2` has
-/// made. `$3` are the events that fire triggers. A column `code` says what it is.
+/// Finds code that a change of table `$1`, owned by `$2`, can run and that a role without the
+/// rights of `$2` has made. `$3` holds the events that fire triggers. The column `code` describes
+/// the code.
 ///
-/// A trigger has no owner of its own. Each role with TRIGGER can make one of a superuser's function, and
-/// chooses its arguments and its condition. So a trigger with arguments counts, and a condition in which
-/// something is not immutable: `query_to_xml` runs any statement. What is pinned, as all of
-/// `pg_catalog` is, is not in `pg_depend`, but in the condition's tree.
+/// A trigger has no owner. Any role with TRIGGER can create one that calls a superuser's function,
+/// with its own arguments and condition. So a trigger with arguments counts, and so does a
+/// condition that is not immutable: `query_to_xml` runs any statement. Pinned objects, which
+/// include all of `pg_catalog`, are not in `pg_depend`, only in the tree of the condition.
 ///
-/// A foreign key to the table that changes rows of another table fires the triggers there.
+/// A foreign key that references the table and changes rows of another table fires the triggers
+/// there.
 const FIND: &str = r"
 WITH RECURSIVE tree (oid, relowner) AS (
     SELECT c.oid, c.relowner FROM pg_catalog.pg_class c WHERE c.oid = $1
@@ -135,10 +137,10 @@ FROM (
 ORDER BY f.place, f.code
 LIMIT 1";
 
-/// To be called before a change of the rows of a table as its owner. From here on to the end of the
-/// transaction nobody else makes a trigger on the table.
+/// Call this before changing rows of a table as its owner. Until the end of the transaction no
+/// other session can create a trigger on the table.
 ///
-/// Errors: 55000 where the owner is a superuser, and the change can run code of another role.
+/// Errors: 55000 if the owner is a superuser and the change can run code of another role.
 pub fn refuse_code_of_others(
     table: Oid,
     owner: Oid,
@@ -150,14 +152,18 @@ pub fn refuse_code_of_others(
     }
     pg::table::lock_for_writing(table);
     let arguments = [table.into(), owner.into(), change.trigger_events().into()];
-    // Under a snapshot that is newer than the lock, and than a transaction's own.
-    let found = pg::latest::rows(FIND, &arguments)?;
+    // Uses a snapshot newer than the lock and than the transaction's own.
+    let found = pg::fresh_snapshot::rows(FIND, &arguments)?;
     match found.into_iter().next() {
         None => Ok(()),
         Some(code) => Err(CatalogError::WouldRunAsSuperuser {
             what: format!("a change of table {name}"),
-            // A name that is no text is not shown.
-            code: code.into_iter().flatten().next().unwrap_or_else(|| "code of others".to_owned()),
+            // A name that is not valid text is not shown.
+            code: code
+                .into_iter()
+                .flatten()
+                .next()
+                .unwrap_or_else(|| "code of other roles".to_owned()),
             remedy: format!(
                 "Give the table to a role that is no superuser: ALTER TABLE {name} OWNER TO …;"
             ),

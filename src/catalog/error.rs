@@ -1,4 +1,4 @@
-//! Why a statement on an object of somebody else's is not run, or failed.
+//! Why a statement on an object of another role is not run, or fails.
 
 use pgrx::PgSqlErrorCode;
 
@@ -6,10 +6,10 @@ use crate::error::{Report, reported};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogError {
-    /// The caller lacks what a step needs.
+    /// The caller lacks rights that a step needs.
     #[error("role \"{role}\" cannot {action}: it lacks {}", missing.join("; "))]
     Privileges { action: &'static str, role: String, missing: Vec<String> },
-    /// A function of a role that is no superuser would run with a superuser's rights.
+    /// A function of a role without superuser rights would run with a superuser's rights.
     #[error("{what} would run {code} with the rights of a superuser")]
     WouldRunAsSuperuser { what: String, code: String, remedy: String },
     #[error("a statement on table {table} failed: {why}")]

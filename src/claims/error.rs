@@ -1,4 +1,4 @@
-//! What is wrong with claims.
+//! Errors in claims.
 
 use pgrx::PgSqlErrorCode;
 
@@ -8,7 +8,7 @@ use crate::error::{Report, reported};
 pub enum ClaimsError {
     #[error("setting \"{setting}\" does not hold a JSON object of claims")]
     Invalid { setting: String },
-    /// Larger than those of any request.
+    /// Larger than the claims of any real request.
     #[error("claims of {bytes} bytes in setting \"{setting}\" are too long, the limit is {limit}")]
     TooLong { setting: String, bytes: usize, limit: usize },
 }

@@ -1,18 +1,19 @@
-//! What the claims say, without PostgreSQL.
+//! Parses claims into an identity, without PostgreSQL.
 
 use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
-/// A JSON object whose values are still text. Parsing them all would cost more, recurse, and let
-/// serde_json take an object for a number: that is how it hands numbers of any length on.
+/// A JSON object whose values are still text. Parsing all values would cost more and recurse, and
+/// serde_json could take an object for a number: it represents arbitrary-precision numbers as
+/// objects.
 type Object<'a> = HashMap<String, &'a RawValue>;
 
-/// Who is asking. A part that is absent or unusable is `None`, and whoever has no tenant may
-/// nothing.
+/// The caller's identity. A missing or unusable part is `None`. Without a tenant, nothing is
+/// allowed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// `{tenant}/`, which every object of the tenant starts with; `tenant_id()` is a part of it.
+    /// `{tenant}/`, the start of every object name of the tenant. `tenant_id()` is a part of it.
     folder_start: Option<String>,
     folder_end: Option<String>,
     role: Option<String>,
@@ -20,10 +21,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads claims. Empty ones and the JSON `null` mean that nobody asks; anything else that is
-    /// not a JSON object gives `None`.
+    /// Parses claims. Empty claims and JSON `null` give an identity without any part. Everything
+    /// else that is not a JSON object gives `None`.
     ///
-    /// `number_text` gives a number the text that jsonb's `->>` gives it.
+    /// `number_text` converts a number to the text form of jsonb's `->>`.
     pub fn parse(
         claims: &[u8],
         tenant_claim: &[String],
@@ -42,7 +43,7 @@ impl Identity {
         };
         let tenant_id = text(tenant_claim)?.filter(|tenant_id| is_usable_tenant(tenant_id));
         Some(Identity {
-            // '0' follows '/' in every encoding that a database may have.
+            // '0' follows '/' in every encoding that a database can have.
             folder_end: tenant_id.as_ref().map(|tenant_id| format!("{tenant_id}0")),
             folder_start: tenant_id.map(|tenant_id| tenant_id + "/"),
             role: text(role_claim)?,
@@ -55,12 +56,12 @@ impl Identity {
         self.folder_start.as_deref().and_then(|start| start.strip_suffix('/'))
     }
 
-    /// The first name that the tenant's folder can hold, in byte order.
+    /// The first name in the tenant's folder, in byte order.
     pub fn folder_start(&self) -> Option<&str> {
         self.folder_start.as_deref()
     }
 
-    /// The first name behind the tenant's folder, in byte order.
+    /// The first name after the tenant's folder, in byte order.
     pub fn folder_end(&self) -> Option<&str> {
         self.folder_end.as_deref()
     }
@@ -73,8 +74,8 @@ impl Identity {
         self.user_id.as_deref()
     }
 
-    /// Whether the caller has this role. ASCII case does not count: the application's token hook
-    /// emits `SAPS_LIAISON`, its code writes `saps_liaison`.
+    /// Whether the caller has this role. Compares without regard to ASCII case: the application's
+    /// token hook emits `SAPS_LIAISON`, its code writes `saps_liaison`.
     pub fn has_role(&self, role: &str) -> bool {
         self.role.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(role))
     }
@@ -91,9 +92,9 @@ fn find<'a>(claims: &Object<'a>, path: &[String]) -> Option<&'a RawValue> {
     })
 }
 
-/// A string's own text, a number's as jsonb gives it, nothing for another JSON value. An empty
-/// string is as good as absent, and PostgreSQL has no text with a NUL. `None` for a string that is
-/// no text, such as half a surrogate pair.
+/// The text of a JSON string, or of a number in the form of jsonb; `Some(None)` for other JSON
+/// values. An empty string and one with NUL, which PostgreSQL text cannot hold, count as absent.
+/// `None` for a string that is not valid text, such as half a surrogate pair.
 fn text(value: &str, number_text: impl Fn(&str) -> Option<String>) -> Option<Option<String>> {
     let text = match value.as_bytes() {
         [b'"', ..] => Some(serde_json::from_str::<String>(value).ok()?),
@@ -103,7 +104,7 @@ fn text(value: &str, number_text: impl Fn(&str) -> Option<String>) -> Option<Opt
     Some(text.filter(|text| !text.is_empty() && !text.contains('\0')))
 }
 
-/// A tenant is the first segment of a path: it must be one segment, and not a directory.
+/// A tenant is the first segment of a path: it must be one segment, and not `.` or `..`.
 fn is_usable_tenant(tenant_id: &str) -> bool {
     !tenant_id.contains('/') && !matches!(tenant_id, "." | "..")
 }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_name_tenant_role_and_user() {
+    fn tenant_role_and_user_come_from_the_claims() {
         let identity = parse(
             r#"{"sub": "u", "role": "authenticated",
                 "app_metadata": {"tenant_id": "t", "role": "SAPS_LIAISON"},
@@ -151,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn without_claims_nobody_asks() {
+    fn without_claims_there_is_no_caller() {
         for claims in ["", "null", "{}", r#"{"app_metadata": null}"#, r#"{"app_metadata": []}"#] {
             assert_eq!(parse(claims), Some(Identity::default()), "{claims:?}");
         }
     }
 
     #[test]
-    fn claims_that_are_no_object_are_refused() {
+    fn claims_that_are_not_an_object_are_refused() {
         for claims in ["[]", "1", "\"text\"", "true", "{", "{} {}", "not json", " "] {
             assert_eq!(parse(claims), None, "{claims:?}");
         }
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_tenant_is_no_tenant() {
+    fn an_unusable_tenant_counts_as_absent() {
         for value in
             ["null", r#""""#, r#""a/b""#, r#""..""#, r#"".""#, "{}", "[]", "true", r#""\u0000""#]
         {
@@ -178,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_a_role_without_one() {
+    fn a_caller_without_a_role_has_no_role() {
         assert!(!Identity::default().has_role(""));
         assert!(!parse(r#"{"app_metadata": {"role": ""}}"#).unwrap().has_role(""));
     }
 
     proptest! {
         #[test]
-        fn the_range_holds_a_name_exactly_if_it_starts_with_the_folder(
+        fn the_range_contains_exactly_the_names_that_start_with_the_folder(
             tenant_id in "[a-c/0.]{1,3}", name in "[a-c/0.]{0,6}"
         ) {
             let claims = serde_json::json!({"app_metadata": {"tenant_id": tenant_id}}).to_string();

@@ -1,15 +1,15 @@
 //! The events of the current transaction, without PostgreSQL.
 //!
-//! Events leave at the end of the transaction, because only then is it known which tickets are
-//! sensitive. Until then one log keeps them in order, together with what decides that: which tickets
-//! had a sensitive version, and which changed their id.
+//! Events are published at the end of the transaction, because only then is it known which tickets
+//! are sensitive. Until then one log keeps them in order, together with the records that decide it:
+//! which tickets had a sensitive version, and which changed their id.
 
 use std::ffi::CStr;
 
 use super::payload::NO_ID;
 use crate::pg::memory::may_fail;
 
-/// There is no memory for a record, or one of its texts is longer than a record holds.
+/// There is not enough memory for a record, or one of its texts is longer than a record holds.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unrecorded;
 
@@ -19,20 +19,20 @@ impl From<std::collections::TryReserveError> for Unrecorded {
     }
 }
 
-/// Where an event goes, and what is still open about it.
+/// Destinations of an event, and what is still undecided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flags(u8);
 
 impl Flags {
     /// By NOTIFY, through the relay or directly.
     pub const NOTIFY: Flags = Flags(1);
-    /// Room for it in the server's notification queue is taken already.
+    /// Room in the server's notification queue is already reserved.
     pub const HAS_ROOM: Flags = Flags(2);
     /// To Supabase Realtime.
     pub const REALTIME: Flags = Flags(4);
-    /// To Supabase Realtime where that is installed.
+    /// To Supabase Realtime if it is installed.
     pub const IF_INSTALLED: Flags = Flags(8);
-    /// It describes an ordinary version: it is settled as sensitive where its ticket is.
+    /// Describes an ordinary version: settled as sensitive if its ticket is.
     pub const ORDINARY: Flags = Flags(16);
     /// Not an event: a sensitive version of a ticket. The texts are municipality and id.
     const SENSITIVE: Flags = Flags(32);
@@ -62,7 +62,7 @@ pub struct Record<'a> {
     pub flags: Flags,
     /// OID of the ticket's table; 0 for an event of `civic.publish`.
     pub table: u32,
-    /// Lengths and texts, each with a NUL behind it: the form in which the relay's queue has events.
+    /// Lengths and texts, each followed by a NUL: the form of events in the relay's queue.
     pub frame: &'a [u8],
     bytes: &'a [u8],
     first: &'a [u8],
@@ -70,7 +70,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Channel and payload. `None` for what is not an event, or holds a NUL.
+    /// Channel and payload. `None` if it is not an event, or a text holds a NUL.
     pub fn event(&self) -> Option<(&'a CStr, &'a CStr)> {
         if !self.flags.is_event() {
             return None;
@@ -106,33 +106,33 @@ fn without_nul(text: &[u8]) -> &[u8] {
     text.split_last().map_or(text, |(_, text)| text)
 }
 
-/// Flags, table, and the lengths of both texts without the NUL behind each.
+/// Flags, table, and the lengths of both texts without their NUL.
 const HEADER: usize = 1 + 4 + LENGTHS;
 pub const LENGTHS: usize = 4;
 
-/// What a transaction that is over may leave allocated for the next one.
+/// The most bytes that stay allocated for the next transaction.
 const KEPT: usize = 64 * 1024;
 
-/// The log. A savepoint that is rolled back takes its records along.
+/// The log. Rolling back a savepoint removes its records.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    /// The subtransaction levels that have records, in rising order.
+    /// The subtransaction levels that have records, in ascending order.
     levels: Vec<Level>,
-    /// How many sensitive versions are recorded.
+    /// Number of recorded sensitive versions.
     sensitive: usize,
     /// The flags of all events that were ever added.
     flags: Flags,
-    /// A sensitive version could not be recorded: any ticket may be sensitive.
+    /// A sensitive version could not be recorded, so any ticket may be sensitive.
     is_blind: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Level {
     number: i32,
-    /// Where its records begin.
+    /// Position of its first record.
     start: usize,
-    /// How many sensitive versions were recorded before.
+    /// Number of sensitive versions recorded before it.
     sensitive: usize,
 }
 
@@ -141,22 +141,22 @@ impl Buffer {
         self.bytes.is_empty() && !self.is_blind
     }
 
-    /// Size in bytes, which is also the place behind the last record.
+    /// Size in bytes, which is also the position after the last record.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
     pub fn clear(&mut self) {
         self.bytes.clear();
-        // A transaction of many events must not hold its memory for the rest of the session.
+        // A transaction with many events must not hold its memory for the rest of the session.
         self.bytes.shrink_to(KEPT);
         self.levels.clear();
         (self.sensitive, self.flags, self.is_blind) = (0, Flags::default(), false);
     }
 
-    /// Adds an event that a subtransaction of this level made.
+    /// Adds an event of a subtransaction of this level.
     ///
-    /// Errors: the log is as it was.
+    /// Errors: the log stays as it was.
     pub fn push(
         &mut self,
         level: i32,
@@ -170,8 +170,8 @@ impl Buffer {
         Ok(())
     }
 
-    /// Records that a ticket had a sensitive version. An empty municipality stands for any. Without
-    /// memory for the record every ticket of the transaction counts as sensitive.
+    /// Records that a ticket had a sensitive version. An empty municipality means any. Without
+    /// memory for the record, every ticket of the transaction counts as sensitive.
     pub fn push_sensitive(&mut self, level: i32, table: u32, municipality: &[u8], id: &[u8]) {
         let is_known = fits(municipality) && fits(id);
         let (municipality, id) = (if is_known { municipality } else { b"" }, known_id(id));
@@ -181,7 +181,7 @@ impl Buffer {
         }
     }
 
-    /// Records that a ticket has another id now.
+    /// Records that a ticket has a new id.
     pub fn push_renamed(&mut self, level: i32, table: u32, old: &[u8], new: &[u8]) {
         let (old, new) = (known_id(old), known_id(new));
         self.is_blind |= self.add(level, Flags::RENAMED, table, old, new).is_err();
@@ -208,7 +208,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// A subtransaction was rolled back, with all below it.
+    /// A subtransaction was rolled back, together with all below it.
     pub fn roll_back(&mut self, level: i32) {
         while let Some(last) = self.levels.pop_if(|last| last.number >= level) {
             self.bytes.truncate(last.start);
@@ -216,7 +216,7 @@ impl Buffer {
         }
     }
 
-    /// A subtransaction has ended well: its records are its parent's.
+    /// A subtransaction was released: its records now belong to its parent.
     pub fn release(&mut self, level: i32) {
         let Some(last) = self.levels.pop() else { return };
         let number = if last.number >= level { level - 1 } else { last.number };
@@ -225,9 +225,9 @@ impl Buffer {
         }
     }
 
-    /// Adds the records of another log behind the own ones, as of the transaction itself.
+    /// Appends the records of another log, at the level of the transaction itself.
     ///
-    /// Errors: the other's events are lost then, and all tickets count as sensitive.
+    /// Errors: the other's events are lost, and all tickets count as sensitive.
     pub fn append(&mut self, other: &Buffer) -> Result<(), Unrecorded> {
         self.is_blind |= other.is_blind;
         if may_fail(|| self.bytes.try_reserve(other.bytes.len())).is_err() {
@@ -243,17 +243,18 @@ impl Buffer {
         Ok(())
     }
 
-    /// Sensitive versions that are recorded; `None` where any ticket may be sensitive.
+    /// Number of recorded sensitive versions; `None` if any ticket may be sensitive.
     pub fn sensitive_versions(&self) -> Option<usize> {
         (!self.is_blind).then_some(self.sensitive)
     }
 
-    /// Whether there may be an event with one of these flags. Cheap: events that were rolled back count.
+    /// Whether there may be an event with one of these flags. A cheap check: events that were
+    /// rolled back count too.
     pub fn may_have(&self, flags: Flags) -> bool {
         self.flags.0 & flags.0 != 0
     }
 
-    /// The records from a place on.
+    /// The records from a position on.
     pub fn records_from(&self, start: usize) -> Records<'_> {
         Records { bytes: self.bytes.get(start..).unwrap_or_default() }
     }
@@ -262,13 +263,13 @@ impl Buffer {
         self.records_from(0)
     }
 
-    /// The events with this flag, from a place on.
+    /// The events with this flag, from a position on.
     pub fn events_from(&self, start: usize, flag: Flags) -> impl Iterator<Item = Record<'_>> {
         let is_wanted = move |flags: Flags| flags.is_event() && flags.has(flag);
         self.records_from(start).filter(move |record| is_wanted(record.flags))
     }
 
-    /// Puts others in the place of the records from a place on.
+    /// Replaces the records from a position on.
     pub fn replace_from(&mut self, start: usize, records: &Rewritten) -> Result<(), Unrecorded> {
         let missing = records.bytes.len().saturating_sub(self.bytes.len() - start);
         may_fail(|| self.bytes.try_reserve(missing))?;
@@ -277,7 +278,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes every destination from the events that `is_withheld` picks.
+    /// Removes every destination from the events that `is_withheld` selects.
     pub fn withhold(&mut self, start: usize, is_withheld: impl Fn(Flags) -> bool) -> usize {
         let (mut place, mut count) = (start, 0);
         while let Some((record, size)) = first(self.bytes.get(place..).unwrap_or_default()) {
@@ -292,7 +293,7 @@ impl Buffer {
     }
 }
 
-/// Records that take the place of others.
+/// Records that replace others.
 #[derive(Debug, Default)]
 pub struct Rewritten {
     bytes: Vec<u8>,
@@ -321,12 +322,12 @@ impl Rewritten {
     }
 }
 
-/// Whether two bytes hold the text's length.
+/// Whether the text's length fits in two bytes.
 fn fits(text: &[u8]) -> bool {
     text.len() <= usize::from(u16::MAX)
 }
 
-/// An id that is too long for a record is as one that cannot be read.
+/// An id too long for a record counts as unreadable.
 fn known_id(id: &[u8]) -> &[u8] {
     if fits(id) { id } else { NO_ID }
 }
@@ -358,7 +359,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The first record, and its size.
+/// The first record and its size.
 fn first(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
     let length = |at: usize| {
         let length = bytes.get(at..at + 2)?.try_into().ok()?;

@@ -1,4 +1,4 @@
-//! Where events are heard: one shared channel a municipality, and one for sensitive tickets.
+//! Channels: one shared channel per municipality, and one for sensitive tickets.
 
 use crate::claims::Identity;
 use crate::error::Error;
@@ -6,22 +6,22 @@ use crate::events::EventError;
 use crate::pg;
 use crate::settings::Access;
 
-/// Longest channel that NOTIFY takes, in bytes (NAMEDATALEN - 1).
+/// Longest channel that NOTIFY accepts, in bytes (NAMEDATALEN - 1).
 pub const CHANNEL_LIMIT: usize = 63;
 
 pub const PREFIX: &str = "ticket_updates:";
 pub const SENSITIVE_SUFFIX: &str = ":sensitive";
 
-/// Who listens.
+/// Who receives a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     /// Every dashboard of the municipality.
     Shared,
-    /// Those who may read GBV evidence.
+    /// Roles that may read GBV evidence.
     Sensitive,
 }
 
-/// A channel's name. It lives on the stack: each ticket's write makes one.
+/// A channel's name. It is on the stack, because each ticket write makes one.
 #[derive(Debug)]
 pub struct Channel {
     bytes: [u8; CHANNEL_LIMIT],
@@ -34,16 +34,16 @@ impl Channel {
     }
 }
 
-/// `ticket_updates:{municipality_id}`, for sensitive events with `:sensitive` behind it.
+/// `ticket_updates:{municipality_id}`, with `:sensitive` appended for sensitive events.
 ///
-/// Errors: an empty municipality; a channel that NOTIFY would refuse, or that LISTEN would cut and
-/// so confuse with another municipality's; a municipality whose shared channel would be the
-/// sensitive one of another.
+/// Errors: the municipality is empty; NOTIFY would refuse the channel, or LISTEN would truncate it
+/// and so confuse it with another municipality's; the municipality's shared channel would equal the
+/// sensitive channel of another.
 pub fn channel(municipality_id: &str, audience: Audience) -> Result<Channel, Error> {
     prefixed(PREFIX, municipality_id, audience)
 }
 
-/// The same behind another prefix.
+/// The same with another prefix.
 pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Result<Channel, Error> {
     if municipality_id.is_empty() {
         return Err(pg::Error::Empty { what: "municipality_id" }.into());
@@ -73,8 +73,8 @@ pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Resu
     Ok(channel)
 }
 
-/// Whether somebody may join a channel: one of the own municipality's two, by his role. Whoever may
-/// join hears everything that is said there.
+/// Whether the caller may join a channel: one of the two of their municipality, depending on their
+/// role. A member receives everything sent on the channel.
 pub fn can_join(identity: &Identity, access: &Access, topic: &[u8]) -> bool {
     let Some(municipality_id) = identity.tenant_id() else { return false };
     let is = |audience| {
@@ -89,14 +89,14 @@ fn is_guarded(topic: &[u8]) -> bool {
     topic.starts_with(PREFIX.as_bytes())
 }
 
-/// Whether the firewall lets somebody see a message: those of other topics all, those of ours where
-/// they may join the channel. A topic that is not text is no channel.
+/// Whether the firewall lets the caller see a message: always for other topics; for our channels
+/// only if they may join. A topic that is not valid text is not a channel.
 pub fn passes_read(identity: &Identity, access: &Access, topic: &[u8]) -> bool {
     !is_guarded(topic) || can_join(identity, access, topic)
 }
 
-/// Whether the firewall lets somebody add a message: to other topics always, to ours presence alone,
-/// where they may join the channel. Only the database broadcasts there.
+/// Whether the firewall lets the caller add a message: always for other topics; on our channels
+/// only presence, and only if they may join. Only the database broadcasts there.
 pub fn passes_send(identity: &Identity, access: &Access, topic: &[u8], extension: &[u8]) -> bool {
     !is_guarded(topic) || extension == b"presence" && passes_read(identity, access, topic)
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_channel_is_joined_by_its_own_list_of_roles() {
+    fn each_channel_has_its_own_list_of_roles() {
         for (role, shared, sensitive) in [
             ("manager", true, false),
             ("MANAGER", true, false),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_firewall_leaves_other_topics_alone_and_lets_nobody_broadcast_in_ours() {
+    fn the_firewall_allows_other_topics_and_no_broadcast_in_ours() {
         let manager = Identity::parse(
             br#"{"tenant": "t", "role": "manager"}"#,
             &access().tenant_claim,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_joins_a_channel_that_only_looks_like_the_own() {
+    fn a_channel_that_only_resembles_the_callers_is_not_joined() {
         for topic in [
             "",
             "ticket_updates:",
@@ -185,9 +185,9 @@ mod tests {
         assert!(!joins("", "admin", "ticket_updates::sensitive"));
     }
 
-    /// Else the manager of "t:sensitive" would hear what only the liaisons of "t" may.
+    /// Otherwise the manager of "t:sensitive" would receive events for the liaisons of "t" only.
     #[test]
-    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_none() {
+    fn a_municipality_whose_id_ends_like_a_sensitive_channel_has_no_channel() {
         assert!(channel("t:sensitive", Audience::Shared).is_err());
         assert!(!joins("t:sensitive", "manager", "ticket_updates:t:sensitive"));
         assert!(!joins("t:sensitive", "admin", "ticket_updates:t:sensitive:sensitive"));
@@ -195,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_channels_are_the_same_only_for_the_same_municipality_and_audience(
+        fn channels_are_equal_only_for_the_same_municipality_and_audience(
             one in "[ab:]{0,2}(:sensitive)?[ab]?", other in "[ab:]{0,2}(:sensitive)?[ab]?"
         ) {
             for a in [Audience::Shared, Audience::Sensitive] {
@@ -208,7 +208,7 @@ mod tests {
         }
 
         #[test]
-        fn whoever_joins_is_of_the_municipality(tenant in "[a-b:]{0,3}", topic in "ticket_updates:[a-b:]{0,3}(:sensitive)?") {
+        fn only_members_of_the_municipality_join(tenant in "[a-b:]{0,3}", topic in "ticket_updates:[a-b:]{0,3}(:sensitive)?") {
             if joins(&tenant, "admin", &topic) {
                 let shared = format!("ticket_updates:{tenant}");
                 prop_assert!(topic == shared || topic == shared + ":sensitive");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn sixty_three_bytes_are_the_limit() {
+    fn the_limit_is_sixty_three_bytes() {
         assert!(channel(&"x".repeat(48), Audience::Shared).is_ok());
         assert!(channel(&"x".repeat(49), Audience::Shared).is_err());
         assert!(channel(&"é".repeat(25), Audience::Shared).is_err());

@@ -1,4 +1,4 @@
-//! What is wrong with an event or its channel.
+//! Errors of events and channels.
 
 use pgrx::PgSqlErrorCode;
 
@@ -6,7 +6,7 @@ use crate::error::{Report, reported, shown};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    /// `ticket_payload` knows INSERT, UPDATE and DELETE.
+    /// `ticket_payload` accepts INSERT, UPDATE and DELETE.
     #[error("unknown operation \"{}\"", shown(operation))]
     UnknownOperation { operation: String },
     #[error("{what} must be a JSON object, not {found}")]
@@ -19,10 +19,10 @@ pub enum EventError {
     /// NOTIFY would refuse the channel.
     #[error("channel \"{}\" of {} bytes is too long, the limit is {limit}", shown(channel), channel.len())]
     ChannelTooLong { channel: String, limit: usize },
-    /// The municipality's shared channel would be another's sensitive one.
+    /// The municipality's shared channel would equal another's sensitive channel.
     #[error("municipality_id \"{}\" ends like a sensitive channel", shown(municipality_id))]
     AmbiguousMunicipality { municipality_id: String },
-    /// The caller may not read the dashboard's events.
+    /// The caller has no right to read the dashboard's events.
     #[error(
         "the dashboard's events are for the manager, admin and ward_councillor of a municipality"
     )]
@@ -65,19 +65,20 @@ impl Report for EventError {
                 "Send identifiers, and let the listener read the rest from its table."
             }
             EventError::AmbiguousMunicipality { .. } => {
-                "Its shared channel would be the sensitive one of another municipality: give it \
-                 another id."
+                "Its shared channel would be the sensitive one of another municipality: use another \
+                 id."
             }
             EventError::NoDashboard => "Requires role manager, admin or ward_councillor.",
             EventError::ChannelTooLong { .. } => {
                 "The municipality's id is part of the channel: use a shorter one, such as a UUID."
             }
             EventError::NotificationQueueFull => {
-                "A session that listens has been in a transaction for long: the server's log names \
-                 it. End it, and see pg_notification_queue_usage()."
+                "A listening session has been in a transaction for a long time: the server's log \
+                 names it. End it, and see pg_notification_queue_usage()."
             }
             EventError::NoMemory => {
-                "They are kept until the transaction ends: change fewer tickets in one transaction."
+                "Events stay in memory until the transaction ends: change fewer tickets in one \
+                 transaction."
             }
             EventError::NotAnObject { .. } | EventError::NotATrigger { .. } => return None,
         };

@@ -1,4 +1,4 @@
-//! What an event says: the JSON of one change to a ticket, without PostgreSQL.
+//! The JSON of an event for one change of a ticket, without PostgreSQL.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ pub use redact::{
     written_ticket_id,
 };
 
-/// Longest payload that NOTIFY takes, in bytes.
+/// Longest payload that NOTIFY accepts, in bytes.
 pub const PAYLOAD_LIMIT: usize = 7999;
 
-/// What happened to the ticket.
+/// The operation on the ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Insert,
@@ -41,7 +41,7 @@ impl Operation {
     }
 }
 
-/// A column of the tickets table that an event reads.
+/// A column of the tickets table that events use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     Id,
@@ -88,13 +88,13 @@ impl Column {
         matches!(self, Column::Id | Column::TenantId | Column::WardId)
     }
 
-    /// Whether it tells which ticket changed and nothing of it.
+    /// Whether the column only identifies the ticket and reveals nothing else.
     pub const fn is_identifying(self) -> bool {
         matches!(self, Column::Id | Column::TenantId | Column::IsSensitive)
     }
 }
 
-/// What the JSON of a value is.
+/// The JSON type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// NULL, or a column that the table lacks.
@@ -105,11 +105,11 @@ pub enum Kind {
     Number,
     /// Any other text.
     Text,
-    /// A value that cannot be told: longer than any payload, or not to be had.
+    /// A value that cannot be sent: longer than any payload, or not readable.
     Unreadable,
 }
 
-/// The values of one ticket, in one buffer that is used again for the next.
+/// The values of one ticket, in one buffer that is reused.
 #[derive(Debug)]
 pub struct Ticket {
     text: Vec<u8>,
@@ -128,15 +128,15 @@ impl Ticket {
         self.values.fill((Kind::Null, 0..0));
     }
 
-    /// Takes the value of a column: `write` appends its text and says what it is.
+    /// Sets the value of a column: `write` appends its text and returns its kind.
     pub fn set(&mut self, column: Column, write: impl FnOnce(&mut Vec<u8>) -> Kind) {
         let start = self.text.len();
         let kind = write(&mut self.text);
         self.values[column as usize] = (kind, start..self.text.len());
     }
 
-    /// Takes a value of a JSON document, with the same meaning as the column that it came from.
-    /// `nested` gives an object or array its text.
+    /// Sets a value from a JSON document, with the same meaning as the column. `nested` converts an
+    /// object or array to text.
     pub fn set_json(&mut self, column: Column, value: &Value, nested: impl Fn(&Value) -> String) {
         self.set(column, |text| match value {
             Value::Null => Kind::Null,
@@ -168,14 +168,14 @@ impl Ticket {
         &self.text[self.values[column as usize].1.clone()]
     }
 
-    /// The municipality, where there is one. JSON can hold a NUL, a channel cannot.
+    /// The municipality, if any. JSON can hold a NUL, a channel cannot.
     pub fn municipality_id(&self) -> Option<&str> {
         let id = std::str::from_utf8(self.text(Column::TenantId)).ok()?;
         (!id.is_empty() && !id.contains('\0')).then_some(id)
     }
 
-    /// Whether the ticket is sensitive. What is not plainly "no" is a yes, and so is NULL in a
-    /// table that has the column: a table that lacks it knows no sensitive tickets.
+    /// Whether the ticket is sensitive. Every value that is not plainly "no" means yes, including
+    /// NULL if the table has the column. A table without the column has no sensitive tickets.
     pub fn is_sensitive(&self, table_has_column: bool) -> bool {
         match self.kind(Column::IsSensitive) {
             Kind::Null => table_has_column,
@@ -183,7 +183,7 @@ impl Ticket {
         }
     }
 
-    /// Appends the id as an event has it: a JSON string, or null where there is none to read.
+    /// Appends the id in the form of an event: a JSON string, or null if it is not readable.
     pub fn write_id(&self, out: &mut Vec<u8>) {
         self.write_value(Column::Id, out);
     }
@@ -198,16 +198,17 @@ impl Ticket {
     }
 }
 
-/// Whether a text says "no", as a boolean of PostgreSQL or in another column's words.
+/// Whether a text means "no", as a PostgreSQL boolean or in the words of a text column.
 pub fn is_plainly_no(text: &[u8]) -> bool {
     ["false", "f", "0", "no", "n", "off"].iter().any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
 }
 
-/// Writes a JSON string. Bytes that are not UTF-8, which a row can hold, become U+FFFD.
+/// Writes a JSON string. Invalid UTF-8, which a row can hold, becomes U+FFFD.
 ///
-/// Identifiers and codes are printable ASCII without anything to escape: they are copied.
+/// Identifiers and codes are printable ASCII without characters to escape; these are copied
+/// directly.
 fn write_string(text: &[u8], out: &mut Vec<u8>) {
-    // Every byte is looked at, which the compiler turns into steps of many bytes.
+    // Checks every byte without an early exit, so that the compiler vectorizes the loop.
     let is_plain = text.iter().fold(true, |is_plain, byte| {
         is_plain & matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\')
     });
@@ -221,7 +222,7 @@ fn write_string(text: &[u8], out: &mut Vec<u8>) {
     serde_json::to_writer(out, text.as_ref()).expect("writing to memory does not fail");
 }
 
-/// Appends microseconds as seconds, with all six decimals.
+/// Appends microseconds as seconds, with six decimals.
 fn write_seconds(micros: i64, out: &mut Vec<u8>) {
     let mut digits = [b'0'; 19];
     let mut rest = micros.unsigned_abs();
@@ -244,28 +245,28 @@ fn write_seconds(micros: i64, out: &mut Vec<u8>) {
 pub enum ChangedAt {
     /// Microseconds since 1970-01-01 UTC.
     Micros(i64),
-    /// The table has Unix seconds, as a number, in this column.
+    /// A column that holds Unix seconds as a number.
     Column(Column),
 }
 
-/// How much of a ticket an event tells.
+/// How much of a ticket an event contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     Whole,
-    /// That there was a change and to which ticket; the other keys are null.
+    /// Only that there was a change, and of which ticket; other keys are null.
     Identifying,
-    /// [`Detail::Identifying`] with `"truncated": true`, for what NOTIFY would refuse.
+    /// [`Detail::Identifying`] with `"truncated": true`, for events that NOTIFY would refuse.
     Truncated,
 }
 
-/// Keys that tell which ticket changed and nothing of it.
+/// Keys that only identify the changed ticket.
 pub const IDENTIFYING: [&str; 5] =
     ["type", "ticket_id", "municipality_id", "is_sensitive", "updated_at"];
 
-/// The id of a ticket that has none to read, as an event has it.
+/// The id in an event if the ticket has no readable id.
 pub const NO_ID: &[u8] = b"null";
 
-/// The keys of an event of a ticket, in their order.
+/// The keys of a ticket event, in order.
 const KEYS: [&str; 9] = [
     "type",
     "ticket_id",

@@ -1,4 +1,4 @@
-//! The one door through which events leave.
+//! The only way to publish an event.
 
 use serde_json::{Map, Value};
 
@@ -10,23 +10,24 @@ use crate::error::Error;
 use crate::events::EventError;
 use crate::settings::{self, EventTransport};
 
-/// What an event is about, as far as its settling at the end of the transaction needs it.
+/// The subject of an event, for settling it at the end of the transaction.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject {
-    /// OID of the ticket's table; 0 for an event of the application's own.
+    /// OID of the ticket's table; 0 for an event of the application.
     pub table: u32,
-    /// Whether the event describes a sensitive version, and is written as one.
+    /// Whether the event describes a sensitive version and is already redacted accordingly.
     pub is_sensitive: bool,
 }
 
-/// Publishes an event on a channel when the transaction commits, as `civic.event_transport` says: by the
-/// relay or by NOTIFY, and to Supabase Realtime. Where the transaction has a sensitive version
-/// of its ticket, it is published as an event of a sensitive ticket.
+/// Publishes an event on a channel when the transaction commits, as `civic.event_transport` says:
+/// by the relay or by NOTIFY, and to Supabase Realtime. If the transaction has a sensitive version
+/// of the ticket, the event is published as one of a sensitive ticket.
 ///
-/// Errors: the event is longer than NOTIFY takes, the server's queue has no room, or there is no memory.
+/// Errors: the event is longer than NOTIFY accepts, the server's queue has no room, or there is not
+/// enough memory.
 pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Error> {
     if event.len() > PAYLOAD_LIMIT {
-        // The relay could not notify it either, and would not get past it.
+        // The relay could not notify it either, and would block on it.
         return Err(EventError::PayloadTooLong { bytes: event.len(), limit: PAYLOAD_LIMIT }.into());
     }
     let transport = settings::access().event_transport;
@@ -45,11 +46,11 @@ pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Err
     transaction::keep(flags, subject.table, channel.as_str().as_bytes(), event)
 }
 
-/// An event of the application's own goes to its municipality. A sensitive one goes where
-/// `civic.sensitive_events` lets it (docs/architecture.md, decision 5).
+/// Publishes an event of the application to its municipality. `civic.sensitive_events` decides
+/// where a sensitive one goes (docs/architecture.md, decision 5).
 ///
-/// Errors, before anything is sent: an event that is no object or has no `type`, a municipality
-/// without a channel, an event longer than NOTIFY takes.
+/// Errors, before anything is sent: the event is not an object or has no `type`; the municipality
+/// has no channel; the event is longer than NOTIFY accepts.
 pub fn publish(municipality_id: &str, event: &Value, is_sensitive: bool) -> Result<(), Error> {
     let event = object("event", event)?;
     if !event.get("type").is_some_and(Value::is_string) {

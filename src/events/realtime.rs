@@ -1,9 +1,9 @@
 //! The transport to browsers: events become private broadcasts of Supabase Realtime.
 //!
-//! A transaction's events are sent when it commits, all in one subtransaction. Sent row by row each would
-//! cost one of its own, hold its place in the table of messages for the rest of the transaction, and
-//! change the setting `realtime.topic` under the statements that follow. What cannot be sent costs one
-//! WARNING and never the ticket.
+//! A transaction's events are sent when it commits, all in one subtransaction. If they were sent
+//! row by row, each would need its own subtransaction, hold its place in the table of messages for
+//! the rest of the transaction, and change the setting `realtime.topic` for the following
+//! statements. Events that cannot be sent cost one WARNING, never the ticket.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -17,22 +17,23 @@ use super::transaction;
 use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::pg::lock_budget::LockBudget;
-use crate::pg::realtime::{self as door, Obstacle, Sender, Warnings};
+use crate::pg::realtime::{self, SendError, Sender, Warnings};
 use crate::pg::subtransaction::{self, attempt, try_to};
 use crate::{pg, settings};
 
-/// After so many events in a row that are refused the rest is not tried: it would be refused too.
+/// After this many refused events in a row the rest is not tried, because it would be refused too.
 const REFUSED_IN_A_ROW: usize = 10;
-/// Nor after so long without one that is stored.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The rest is not tried either if no event was stored for this long.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The level at which `realtime.send` is being called, and whether a subtransaction of its own
-    /// was rolled back since. Those within are other code's, and may be as it means them to be.
+    /// The nesting level at which `realtime.send` runs, and whether a subtransaction directly below
+    /// it was rolled back since. Deeper ones belong to other code, which may roll them back on
+    /// purpose.
     static SENDING: Cell<(i32, bool)> = const { Cell::new((0, false)) };
 }
 
-/// Notes that a subtransaction was rolled back.
+/// Records that a subtransaction was rolled back.
 pub fn subtransaction_aborted(level: i32) {
     let (sending, is_rolled_back) = SENDING.get();
     SENDING.set((sending, is_rolled_back || sending > 0 && level == sending + 1));
@@ -41,28 +42,28 @@ pub fn subtransaction_aborted(level: i32) {
 /// Why events were not stored.
 #[derive(Debug)]
 enum Failure {
-    Obstacle(Obstacle),
-    /// Storing a message would run code of others with the rights of a superuser.
+    CannotSend(SendError),
+    /// Storing a message would run code of other roles with the rights of a superuser.
     Refused(Error),
     /// An error that `realtime.send` did not catch.
     Raised(String),
-    /// Storing a message has made a ticket sensitive of which an ordinary event is sent.
+    /// Storing a message made a ticket sensitive whose event was sent as an ordinary one.
     Overtaken,
 }
 
 impl Failure {
     /// Whether the next event would fail for the same reason.
     fn is_final(&self) -> bool {
-        matches!(self, Failure::Obstacle(_) | Failure::Refused(_))
+        matches!(self, Failure::CannotSend(_) | Failure::Refused(_))
     }
 }
 
-/// How the sending of some events went.
+/// Counts of the events sent so far.
 #[derive(Debug)]
 struct Tally {
     sent: usize,
     refused_in_a_row: usize,
-    /// When the last event was stored, or the sending began.
+    /// When the last event was stored, or sending began.
     stored: Instant,
 }
 
@@ -84,12 +85,12 @@ impl Tally {
     fn is_hopeless(&self, locks: &LockBudget) -> bool {
         locks.is_spent()
             || self.refused_in_a_row >= REFUSED_IN_A_ROW
-            || self.refused_in_a_row > 0 && self.stored.elapsed() >= PATIENCE
+            || self.refused_in_a_row > 0 && self.stored.elapsed() >= STORE_TIMEOUT
     }
 }
 
-/// Sends one event, and says whether it was stored. `realtime.send` returns normally then too, with a
-/// warning: that its own subtransaction was rolled back tells of the error that it caught.
+/// Sends one event and returns whether it was stored. `realtime.send` returns normally after a
+/// failure too, with a warning. A rollback of its own subtransaction shows that it caught an error.
 fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
     let Some((topic, payload)) = event.event() else { return false };
     SENDING.set((pg::transaction::level(), false));
@@ -98,23 +99,23 @@ fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
     !is_rolled_back
 }
 
-/// The sending of one transaction's events.
+/// The transmission of one transaction's events.
 pub struct Broadcast {
     locks: LockBudget,
     is_installed: bool,
     tried: usize,
     sent: usize,
-    /// What the first failure was.
+    /// The first failure.
     failure: Option<Failure>,
 }
 
 impl Broadcast {
-    /// `None` where nothing is for Realtime.
+    /// `None` if no event is for Realtime.
     pub fn begin(events: &Buffer) -> Option<Broadcast> {
         if !events.may_have(Flags::REALTIME.with(Flags::IF_INSTALLED)) {
             return None;
         }
-        let is_installed = door::is_installed();
+        let is_installed = realtime::is_installed();
         (is_installed || events.may_have(Flags::REALTIME)).then(|| Broadcast {
             locks: LockBudget::new(settings::realtime_lock_timeout()),
             is_installed,
@@ -124,7 +125,7 @@ impl Broadcast {
         })
     }
 
-    /// The events for Realtime, from a place on.
+    /// The events for Realtime, from a position on.
     fn wanted<'a>(
         &self,
         events: &'a Buffer,
@@ -137,7 +138,7 @@ impl Broadcast {
         events.records_from(start).filter(move |record| is_wanted(record.flags))
     }
 
-    /// Sends what it can of the events from a place on. Other people's code runs meanwhile.
+    /// Sends the events from a position on as far as possible. Code of other roles runs meanwhile.
     pub fn send(&mut self, events: &Buffer, start: usize) {
         let count = self.wanted(events, start).count();
         self.tried += count;
@@ -160,18 +161,18 @@ impl Broadcast {
         }
     }
 
-    /// Sends events as the owner of the table, where that is guarded.
+    /// Sends events as the owner of the table, if the table is guarded.
     fn send_each<'a>(
         &self,
         all: &Buffer,
         events: impl Iterator<Item = Record<'a>>,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        let sender = door::sender().map_err(Failure::Obstacle)?;
+        let sender = realtime::sender().map_err(Failure::CannotSend)?;
         sender.act(Warnings::Silenced, &self.locks, || {
             sender.lock(&self.locks);
             if !self.locks.spend(|| sender.is_guarded()) {
-                return Err(Failure::Obstacle(Obstacle::Unguarded));
+                return Err(Failure::CannotSend(SendError::Unguarded));
             }
             self.locks
                 .spend(|| {
@@ -198,7 +199,7 @@ impl Broadcast {
         })
     }
 
-    /// An event that raises an error must not cost the others, so each one alone.
+    /// Sends each event alone, so that one that raises an error does not lose the others.
     fn send_alone(&mut self, events: &Buffer, start: usize) {
         let mut tally = Tally::begin();
         for event in self.wanted(events, start) {
@@ -228,7 +229,8 @@ impl Broadcast {
         self.sent += tally.sent;
     }
 
-    /// Warns of what was not stored, and of the events from a place on, which were not tried.
+    /// Warns about events that were not stored, and about those from a position on, which were not
+    /// tried.
     pub fn finish(self, events: &Buffer, untried: usize) {
         let untried = self.wanted(events, untried).count();
         let lost = self.tried - self.sent + untried;
@@ -246,7 +248,7 @@ impl Broadcast {
     fn explain(&self) -> (String, &'static str) {
         const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
         const CHANGES: &str =
-            "Look for a trigger on realtime.messages, and let it change no tickets.";
+            "Change the triggers on realtime.messages so that they change no tickets.";
         if self.locks.is_spent() {
             let limit = settings::realtime_lock_timeout().as_millis();
             return (
@@ -256,20 +258,21 @@ impl Broadcast {
             );
         }
         match &self.failure {
-            Some(Failure::Obstacle(obstacle)) => {
-                let (why, hint) = explain(*obstacle);
+            Some(Failure::CannotSend(error)) => {
+                let (why, hint) = explain(*error);
                 (why.to_owned(), hint)
             }
             Some(Failure::Refused(error)) => (error.message(), CHECK),
             Some(Failure::Overtaken) => (
-                "storing it has made a ticket sensitive that was being sent as an ordinary one"
+                "storing a message made a ticket sensitive whose event was sent as an ordinary one"
                     .to_owned(),
                 CHANGES,
             ),
             _ if self.tried == self.sent => {
-                ("each message that is stored changes a ticket again".to_owned(), CHANGES)
+                ("each stored message changes a ticket again".to_owned(), CHANGES)
             }
-            // As the table's owner too: under a search_path that is not the caller's.
+            // The table's owner also needs a partition; it runs with another search_path than the
+            // caller.
             Some(Failure::Raised(_)) | None if !self.has_partition() => (
                 "realtime.messages has no partition for today".to_owned(),
                 "Supabase Realtime makes them while it runs: start it, or see civic.check() for the \
@@ -280,76 +283,76 @@ impl Broadcast {
         }
     }
 
-    /// True where it cannot be found out.
+    /// True if it cannot be determined.
     fn has_partition(&self) -> bool {
-        let look = || {
-            let sender = door::sender().ok()?;
+        let find = || {
+            let sender = realtime::sender().ok()?;
             Some(
                 sender.act(Warnings::Silenced, &self.locks, || self.locks.spend(has_partition_now)),
             )
         };
-        try_to(look).ok().flatten().unwrap_or(true)
+        try_to(find).ok().flatten().unwrap_or(true)
     }
 }
 
-/// How a message that is sent and taken back has fared.
-pub enum Rehearsal {
+/// The result of a probe.
+pub enum Probe {
     Stored,
     Refused(String),
     NotTried(&'static str),
 }
 
-/// Sends a message and takes it back: what keeps others from being stored keeps this one, and
-/// Realtime's own warning says why.
-pub fn rehearse(sender: &Sender) -> Rehearsal {
+/// Sends a message and rolls it back. Whatever prevents messages from being stored prevents this
+/// one too, and Realtime's own warning shows the reason.
+pub fn probe(sender: &Sender) -> Probe {
     if pg::transaction::is_read_only() {
-        return Rehearsal::NotTried("the transaction is read only");
+        return Probe::NotTried("the transaction is read only");
     }
     if !sender.is_callers() {
-        return Rehearsal::NotTried("this role is not a member of the owner of realtime.messages");
+        return Probe::NotTried("this role is not a member of the owner of realtime.messages");
     }
     let mut check = Buffer::default();
     let payload = b"{\"type\": \"check\"}";
     if check.push(1, Flags::REALTIME, 0, b"ticket_updates:", payload).is_err() {
-        return Rehearsal::NotTried("there is no memory for a message");
+        return Probe::NotTried("there is not enough memory for a message");
     }
     let locks = LockBudget::new(settings::realtime_lock_timeout());
-    let stored = subtransaction::rehearse(|| {
+    let stored = subtransaction::probe(|| {
         let send = |event: Record<'_>| send(sender, &locks, &event);
-        sender.act(Warnings::Told, &locks, || check.records().all(send))
+        sender.act(Warnings::Shown, &locks, || check.records().all(send))
     });
     match stored {
-        Ok(true) => Rehearsal::Stored,
-        Ok(false) => Rehearsal::Refused("Realtime's own warning says why".to_owned()),
-        Err(error) => Rehearsal::Refused(error),
+        Ok(true) => Probe::Stored,
+        Ok(false) => Probe::Refused("Realtime's own warning says why".to_owned()),
+        Err(error) => Probe::Refused(error),
     }
 }
 
-/// What stands in the way, and what to do.
-pub fn explain(obstacle: Obstacle) -> (&'static str, &'static str) {
-    match obstacle {
-        Obstacle::NoTable => (
+/// The reason for a send error, and a hint.
+pub fn explain(error: SendError) -> (&'static str, &'static str) {
+    match error {
+        SendError::NoTable => (
             "there is no table realtime.messages",
             "Start Supabase Realtime on this database, or take realtime out of civic.event_transport.",
         ),
-        Obstacle::NoFunction => (
+        SendError::NoFunction => (
             "there is no function realtime.send(jsonb, text, text, boolean)",
             "Upgrade Supabase Realtime or pg_civic, whichever is older; until then set \
              civic.event_transport = notify.",
         ),
-        Obstacle::ForeignFunction => (
-            "the owner of realtime.send has not the rights of the owner of realtime.messages",
-            "Give the function to the table's owner with ALTER FUNCTION … OWNER TO, if it is the one \
-             of Supabase Realtime.",
+        SendError::ForeignFunction => (
+            "the owner of realtime.send lacks the rights of the owner of realtime.messages",
+            "If the function is the one of Supabase Realtime, give it to the table's owner with ALTER \
+             FUNCTION … OWNER TO.",
         ),
-        Obstacle::Unguarded => (
+        SendError::Unguarded => (
             "the channels are not guarded",
             "Run SELECT * FROM civic.setup(); which makes the policies on realtime.messages.",
         ),
     }
 }
 
-/// Whether a message of this moment finds a partition of `realtime.messages`, `$1` days ahead.
+/// Whether `realtime.messages` has a partition for the current time, `$1` days ahead.
 pub const HAS_PARTITION: &str = "
     SELECT c.relkind <> 'p' OR EXISTS (
         SELECT

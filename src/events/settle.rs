@@ -1,8 +1,9 @@
-//! What is published of a transaction's tickets, decided at its end, without PostgreSQL.
+//! Decides at the end of a transaction what is published of its tickets, without PostgreSQL.
 //!
-//! A ticket with a sensitive version in the transaction is sensitive in all of it: an event that
-//! describes an ordinary version of it is published as `civic.sensitive_events` says of sensitive
-//! ones. Where the ticket cannot be identified, the events of all tickets that it
+//! A ticket with a sensitive version in the transaction counts as sensitive throughout. Events that
+//! describe an ordinary version of it are published as `civic.sensitive_events` says for sensitive
+//! ones. If the ticket cannot be identified, the events of all tickets that it could be are settled
+//! this way.
 //! could be are settled.
 
 use std::borrow::Cow;
@@ -16,16 +17,17 @@ use super::payload::{self, NO_ID, PAYLOAD_LIMIT};
 use crate::pg::memory::may_fail;
 use crate::settings::SensitiveEvents;
 
-/// What could not be published of the events that were settled.
+/// Settled events that could not be published.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Unpublished {
-    /// Whole events whose channel would be longer than NOTIFY takes, and one of these channels.
+    /// Number of whole events whose channel would be longer than NOTIFY accepts, and one of these
+    /// channels.
     pub unaddressed: usize,
     pub channel: Option<String>,
-    /// Bytes of the longest redacted form that NOTIFY would refuse, and how many there are.
+    /// Number of redacted events that NOTIFY would refuse, and the size of the longest in bytes.
     pub too_long: usize,
     pub bytes: usize,
-    /// Events that were withheld because there was no memory to settle them.
+    /// Events withheld because there was not enough memory to settle them.
     pub withheld: usize,
 }
 
@@ -34,8 +36,8 @@ type Key<'a> = (u32, &'a [u8]);
 
 const ANY_TABLE: u32 = 0;
 
-/// Settles the events from a place on, by all that the buffer records. `root_of` gives the topmost
-/// parent of a partition: a ticket may have moved between two.
+/// Settles the events from a position on, by all records of the buffer. `root_of` returns the
+/// topmost parent of a partition, because a ticket may have moved between partitions.
 pub fn settle(
     buffer: &mut Buffer,
     start: usize,
@@ -52,7 +54,7 @@ pub fn settle(
         None => Ok(()),
     });
     if is_settled.is_err() {
-        // Fail closed: what may be about a sensitive ticket is not published.
+        // Fail closed: an event that may be about a sensitive ticket is not published.
         let withheld = buffer.withhold(start, |flags| flags.has(Flags::ORDINARY));
         return Unpublished { withheld, ..Unpublished::default() };
     }
@@ -65,8 +67,8 @@ fn is_needed(buffer: &Buffer, mode: SensitiveEvents) -> bool {
         && buffer.sensitive_versions() != Some(0)
 }
 
-/// Whether what `late` records makes a ticket sensitive of which `sent` has an ordinary event. Without
-/// memory to find out it does.
+/// Whether a record of `late` makes a ticket sensitive that has an ordinary event in `sent`. True
+/// if there is not enough memory to find out.
 pub fn would_change(
     sent: &Buffer,
     late: &Buffer,
@@ -80,7 +82,7 @@ pub fn would_change(
     sent.events_from(0, Flags::ORDINARY).any(|event| tickets.have(&event))
 }
 
-/// The records from a place on as they are published, or `None` where they stay as they are.
+/// The records from a position on in their publishable form; `None` if they do not change.
 fn rewrite(
     buffer: &Buffer,
     start: usize,
@@ -111,7 +113,7 @@ fn rewrite(
         }
         let channel = [record.channel(), channel::SENSITIVE_SUFFIX.as_bytes()].concat();
         if channel.len() <= CHANNEL_LIMIT {
-            // Only the shared form, which is no longer, has the room that was taken.
+            // Only the shared form, which is never longer, uses the reserved room.
             let flags = flags.without(Flags::HAS_ROOM);
             records.push(flags, record.table, &channel, record.payload())?;
         } else {
@@ -131,7 +133,7 @@ fn redacted(event: &Record<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// The id of the ticket that an event is about, as the trigger writes it; `None` for no ticket.
+/// The id of an event's ticket, in the trigger's form; `None` if there is no ticket.
 fn ticket_id<'a>(event: &Record<'a>) -> Option<Cow<'a, [u8]>> {
     if event.table == ANY_TABLE {
         payload::published_ticket_id(event.payload()).map(Cow::Owned)
@@ -146,7 +148,8 @@ struct SensitiveTickets<'a> {
     ids: HashSet<Key<'a>>,
     /// Tables and municipalities with a sensitive version.
     municipalities: HashSet<Key<'a>>,
-    /// The same for versions without a readable id: they may be of any ticket there.
+    /// Tables and municipalities with a sensitive version without a readable id: it may be any
+    /// ticket there.
     without_id: HashSet<Key<'a>>,
     /// Tables where a ticket without a readable id may have come from another municipality.
     tables: HashSet<u32>,
@@ -195,7 +198,7 @@ impl<'a> SensitiveTickets<'a> {
 
     fn add_id(&mut self, root: u32, id: &'a [u8]) -> Result<(), Unrecorded> {
         add(&mut self.ids, (root, id))?;
-        // An event of civic.publish names a ticket and no table.
+        // An event of civic.publish names a ticket but no table.
         add(&mut self.ids, (ANY_TABLE, id))
     }
 
@@ -208,7 +211,7 @@ impl<'a> SensitiveTickets<'a> {
             || self.tables.contains(&root)
             || self.without_id.contains(&municipality)
             || *id == *NO_ID && self.municipalities.contains(&municipality)
-            // Also without an id: the ticket may have got one since.
+            // Also without an id: the ticket may have received one since.
             || self.ids.contains(&(root, &*id))
             || root == ANY_TABLE
                 && payload::canonical_uuid(&id).is_some_and(|id| self.ids.contains(&(root, &*id)))
@@ -241,7 +244,7 @@ impl Roots<'_> {
     }
 }
 
-/// Ids that are of one ticket, because it was changed from one to the other: a union-find.
+/// Groups of ids that belong to one ticket because it was renamed between them: a union-find.
 #[derive(Default)]
 struct Classes<'a> {
     places: HashMap<Key<'a>, usize>,
@@ -277,7 +280,7 @@ impl<'a> Classes<'a> {
         place
     }
 
-    /// Every id of the classes that hold one of these.
+    /// All ids in the groups that contain one of these.
     fn that_have(mut self, ids: &HashSet<Key<'a>>) -> Result<Vec<Key<'a>>, Unrecorded> {
         let mut members = Vec::new();
         may_fail(|| members.try_reserve(self.places.len()))?;

@@ -1,5 +1,6 @@
-//! The deprecated endpoint of Server-Sent Events, as text of the HTML standard's grammar: it says
-//! where the events are now, beats once, and has EventSource come back every 30 seconds.
+//! The deprecated endpoint of Server-Sent Events, as text in the grammar of the HTML standard. It
+//! says where the events are now, sends one heartbeat, and makes EventSource reconnect every 30
+//! seconds.
 
 use serde_json::{Value, json};
 
@@ -8,14 +9,14 @@ use crate::claims::Identity;
 use crate::error::Error;
 use crate::events::EventError;
 
-/// How long EventSource waits before it comes back, in milliseconds.
+/// How long EventSource waits before it reconnects, in milliseconds.
 const RETRY: u32 = 30_000;
 const ROLES: [&str; 3] = ["manager", "admin", "ward_councillor"];
 
-/// What the caller's dashboard is told. `id` is different for each answer, `timestamp` is now in
-/// ISO 8601.
+/// The response for the caller's dashboard. `id` is different for each response; `timestamp` is now
+/// in ISO 8601.
 ///
-/// Errors: somebody without a municipality or without one of the roles.
+/// Errors: the caller has no municipality or none of the roles.
 pub fn stream(
     identity: &Identity,
     ward_id: Option<&str>,
@@ -42,7 +43,7 @@ pub fn stream(
     .concat())
 }
 
-/// The subscription that takes this endpoint's place.
+/// The subscription that replaces this endpoint.
 fn migration(municipality_id: &str) -> Value {
     let topic = channel(municipality_id, Audience::Shared).ok();
     json!({
@@ -60,7 +61,7 @@ fn migration(municipality_id: &str) -> Value {
     })
 }
 
-/// One event. JSON escapes what would end a line, so the data is one.
+/// One event. JSON escapes line breaks, so the data is one line.
 fn event(id: &str, name: &str, data: &Value) -> String {
     format!("id: {id}\nevent: {name}\ndata: {data}\n\n")
 }
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_three_roles_of_a_municipality() {
+    fn three_roles_of_a_municipality_get_the_stream() {
         for role in ["manager", "admin", "ward_councillor", "WARD_COUNCILLOR"] {
             assert!(of(role, None).is_ok(), "{role}");
         }
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_as_the_standard_has_it() {
+    fn the_stream_follows_the_standard() {
         let text = of("admin", Some("5")).unwrap();
         let blocks: Vec<_> = text.split("\n\n").collect();
         assert_eq!(blocks[0], "retry: 30000");
@@ -104,7 +105,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hostile_ward_stays_within_its_line(ward_id in "(\\PC|[\\r\\n:\u{2028}\u{0}]){0,20}") {
+        fn a_hostile_ward_id_stays_within_its_line(ward_id in "(\\PC|[\\r\\n:\u{2028}\u{0}]){0,20}") {
             let text = of("admin", Some(&ward_id)).unwrap();
             prop_assert_eq!(text.lines().count(), of("admin", None).unwrap().lines().count());
             prop_assert!(!text.contains('\r'));

@@ -1,4 +1,5 @@
-//! A change of a ticket becomes an event, and never costs the write (docs/architecture.md, decision 4).
+//! Turns a change of a ticket into an event. It never fails the write (docs/architecture.md,
+//! decision 4).
 
 use std::cell::RefCell;
 
@@ -17,20 +18,24 @@ use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
 use crate::{pg, settings};
 
 thread_local! {
-    /// The buffers that every row uses again.
+    /// Buffers that every row reuses.
     static SCRATCH: RefCell<(Ticket, Vec<u8>)> = RefCell::default();
     static TABLES: Tables<{ Column::ALL.len() }> = Tables::new(Column::ALL.map(Column::name));
 }
 
-/// Longest JSON of a scalar that an event has room for, in bytes: each of its characters can be written
-/// in six. What is longer is not parsed.
+/// Longest JSON of a scalar that fits into an event, in bytes: each character can be written in up
+/// to six. Longer ones are not parsed.
 const SCALAR_LIMIT: usize = 6 * PAYLOAD_LIMIT;
 
-/// Tells of one row's change. Returns normally whatever the row holds; what cannot be told is one
-/// WARNING a transaction.
+/// Publishes the change of one row. Returns normally whatever the row holds; a change that cannot
+/// be published gives one WARNING per transaction.
 pub fn notify(call: &TriggerCall<'_>) {
     let Some(fired) = call.fired() else {
-        return warn(call, "a statement has no row to tell of", "Create the trigger FOR EACH ROW.");
+        return warn(
+            call,
+            "a statement trigger has no row to report",
+            "Create the trigger FOR EACH ROW.",
+        );
     };
     let operation = match fired {
         Fired::Insert => Operation::Insert,
@@ -53,7 +58,7 @@ pub fn notify(call: &TriggerCall<'_>) {
             buffer.clear();
             ticket.write_id(buffer);
             if operation == Operation::Update && (!is_id_known || buffer == payload::NO_ID) {
-                // Before the change it may have been any ticket, of any municipality.
+                // Before the change it may have been any ticket of any municipality.
                 transaction::note_sensitive(table, "", payload::NO_ID);
             }
             transaction::note_sensitive(table, municipality_id.unwrap_or_default(), buffer);
@@ -82,8 +87,8 @@ pub fn notify(call: &TriggerCall<'_>) {
     });
 }
 
-/// Records an id that this UPDATE changes: the events under the old one are about the same ticket.
-/// Gives whether the old id can be read.
+/// Records an id that this UPDATE changes, because events under the old id are about the same
+/// ticket. Returns whether the old id is readable.
 fn note_changed_id(
     call: &TriggerCall<'_>,
     columns: &Columns<{ Column::ALL.len() }>,
@@ -100,7 +105,7 @@ fn note_changed_id(
     before != payload::NO_ID
 }
 
-/// Writes the event, in its truncated form where NOTIFY would refuse the whole one.
+/// Writes the event, in its truncated form if NOTIFY would refuse the whole one.
 fn write_fitting(
     buffer: &mut Vec<u8>,
     operation: Operation,
@@ -109,9 +114,9 @@ fn write_fitting(
     detail: Detail,
 ) -> Result<(), Error> {
     buffer.clear();
-    let is_told = |column: Column| detail == Detail::Whole || column.is_identifying();
+    let is_included = |column: Column| detail == Detail::Whole || column.is_identifying();
     let is_readable = |column: Column| ticket.kind(column) != Kind::Unreadable;
-    if Column::ALL.into_iter().filter(|column| is_told(*column)).all(is_readable) {
+    if Column::ALL.into_iter().filter(|column| is_included(*column)).all(is_readable) {
         payload::write(buffer, operation, ticket, changed_at, detail);
         if buffer.len() <= PAYLOAD_LIMIT {
             return Ok(());
@@ -149,15 +154,15 @@ fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Col
                 }
             }
         });
-        // A scalar in a json column is that scalar; an object or array stays the column's text.
+        // A scalar in a json column is that scalar; an object or array stays text.
         if let Some(document) = document.filter(|value| !value.is_object() && !value.is_array()) {
             ticket.set_json(column, &document, |_| String::new());
         }
     }
 }
 
-/// When the ticket changed: `updated_at`, which an INSERT may leave NULL, else `created_at`, else
-/// the transaction's time. `micros` reads a column that is a date or time.
+/// When the ticket changed: `updated_at`, which may be NULL after an INSERT, else `created_at`,
+/// else the transaction's start. `micros` reads a column that is a date or time.
 fn changed_at(ticket: &Ticket, micros: impl Fn(Column) -> Option<i64>) -> ChangedAt {
     for column in [Column::UpdatedAt, Column::CreatedAt] {
         if let Some(micros) = micros(column) {

@@ -1,8 +1,9 @@
-//! Where a backend keeps its transaction's events, and how they leave at the end of it.
+//! The events of a backend's current transaction, and their publication at its end.
 //!
-//! Nothing leaves before: whether a ticket is sensitive is known only when the last statement and the
-//! last deferred trigger have run. Then the events are settled, sent to Supabase Realtime, and handed
-//! to the relay or to NOTIFY. They come behind what the application has notified by itself.
+//! Nothing is published earlier: whether a ticket is sensitive is known only after the last
+//! statement and the last deferred trigger. Then the events are settled, sent to Supabase Realtime,
+//! and handed to the relay or to NOTIFY. They follow notifications that the application itself has
+//! issued.
 
 use std::cell::{Cell, RefCell};
 
@@ -19,20 +20,22 @@ use crate::pg::transaction::Observer;
 use crate::relay::transaction as relay;
 use crate::{pg, settings};
 
-/// Realtime's own triggers may change tickets while messages are stored, and what these changes publish
-/// is sent too, so often at most.
+/// Realtime's triggers may change tickets while messages are stored. Events of these changes are
+/// sent too, in at most this many rounds.
 const ROUNDS: usize = 4;
 
 thread_local! {
     static EVENTS: RefCell<Buffer> = RefCell::default();
-    /// The transaction's events have left: it is about to end.
+    /// The transaction's events have left, because it is about to end.
     static IS_HANDED_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps an event for the end of the transaction. The caller says where it goes, except whether room
-/// for it in the server's queue is needed now: where the relay does not take it.
+/// Keeps an event for the end of the transaction. The caller sets the destinations. This function
+/// adds whether the event needs room in the server's queue now, which is so if the relay does not
+/// take it.
 ///
-/// Errors: the server's queue has no room for it, or there is no memory. Realtime may get it still.
+/// Errors: the server's queue has no room, or there is not enough memory. Realtime may still
+/// receive the event.
 pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut result = Ok(());
     if flags.has(Flags::NOTIFY) {
@@ -57,8 +60,8 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
     result
 }
 
-/// Another extension has changed a ticket in its own hook of the commit, behind ours. What this
-/// transaction has published is on its way already, so this event follows by NOTIFY.
+/// Another extension has changed a ticket in its own commit hook, after ours. The transaction's
+/// other events have already left, so this one follows by NOTIFY.
 #[cold]
 fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut events = Buffer::default();
@@ -67,7 +70,7 @@ fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Resu
 }
 
 /// Records that a ticket has a sensitive version in this transaction. The id is JSON; an empty
-/// municipality stands for any.
+/// municipality means any.
 pub fn note_sensitive(table: u32, municipality_id: &str, id: &[u8]) {
     let level = pg::transaction::level();
     EVENTS.with_borrow_mut(|events| {
@@ -75,26 +78,26 @@ pub fn note_sensitive(table: u32, municipality_id: &str, id: &[u8]) {
     });
 }
 
-/// Records that a ticket's id was changed in this transaction. Both are JSON.
+/// Records that a ticket's id was changed in this transaction. Both ids are JSON.
 pub fn note_renamed(table: u32, old: &[u8], new: &[u8]) {
     let level = pg::transaction::level();
     EVENTS.with_borrow_mut(|events| events.push_renamed(level, table, old, new));
 }
 
-/// How many sensitive versions were recorded since the events were taken; `None` where that is not known.
+/// How many sensitive versions were recorded since the events were taken; `None` if unknown.
 pub fn sensitive_versions() -> Option<usize> {
     EVENTS.with_borrow(Buffer::sensitive_versions)
 }
 
-/// Whether code that ran since the events were taken has made a ticket sensitive of which an ordinary
-/// event is among them.
+/// Whether code that ran since the events were taken made a ticket sensitive that has an ordinary
+/// event among them.
 pub fn is_overtaken(taken: &Buffer) -> bool {
-    // The catalog is read meanwhile, so the buffer is not borrowed.
+    // Reads the catalog, so the buffer must not stay borrowed.
     let late = Late(EVENTS.take());
     settle::would_change(taken, &late.0, settings::sensitive_events(), &pg::table::root)
 }
 
-/// Events that are put back, also where an error unwinds.
+/// Puts the events back on drop, also while an error unwinds.
 struct Late(Buffer);
 
 impl Drop for Late {
@@ -103,8 +106,8 @@ impl Drop for Late {
     }
 }
 
-/// Takes the transaction's events as they may be published, and sends Realtime what is for it. What is
-/// called here may raise an error or run other people's code: nothing stays borrowed.
+/// Takes the transaction's events in their publishable form and sends those for Realtime. It calls
+/// code that may raise an error or belong to other roles, so no borrow is held.
 fn take_settled() -> Buffer {
     let mut events = EVENTS.take();
     if events.is_empty() {
@@ -128,7 +131,7 @@ fn take_settled() -> Buffer {
     }
     broadcast.finish(&events, sent);
     if has_late {
-        // What came late decides about the earlier events too.
+        // Later records decide about the earlier events too.
         settle(&mut events, 0);
     }
     events
@@ -172,11 +175,11 @@ impl Observer for Settled {
             warn_of_lost(lost, &error);
         }
         IS_HANDED_OVER.set(true);
-        // For the next transaction, which then allocates nothing.
+        // Keep the allocation for the next transaction.
         EVENTS.set(events);
     }
 
-    /// NOTIFY itself refuses a transaction that is prepared, in its own words.
+    /// NOTIFY itself refuses a prepared transaction, with its own message.
     fn before_prepare() {
         if let Some((lost, error)) = relay::notify(&take_settled()) {
             warn_of_lost(lost, &error);

@@ -279,14 +279,14 @@ impl Table {
             // Nobody changes the table from here on.
             pg::lock_for_reading(self.oid);
             // A policy that holds the owner too would hide tickets without an error.
-            let is_hidden = pg::latest::rows(
+            let is_hidden = pg::fresh_snapshot::rows(
                 "SELECT 1 WHERE pg_catalog.row_security_active($1::pg_catalog.oid)",
                 &[self.oid.into()],
             )?;
             if !is_hidden.is_empty() {
                 return Err(MediaError::TicketsHidden { table: self.name.clone() }.into());
             }
-            let rows = pg::latest::rows(&sql, &[id])?;
+            let rows = pg::fresh_snapshot::rows(&sql, &[id])?;
             Ok(rows.into_iter().map(Found::from_row).collect())
         })
     }

@@ -58,7 +58,7 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     pg::worker::begin(&settings::database());
     let Some(shared) = shared::shared() else { return };
     shared.take_over_media();
-    pg::worker::at_ordered_exit(in_hand::release_all);
+    pg::worker::on_shutdown(in_hand::release_all);
     match Worker::new(shared) {
         Ok(mut worker) => worker.run(),
         Err(error) => warn(&format!("the media worker cannot start: {error}")),
@@ -124,7 +124,7 @@ impl Worker {
 
     fn run(&mut self) {
         self.services = services();
-        while !pg::worker::takes_leave() {
+        while !pg::worker::take_shutdown_request() {
             if BackgroundWorker::sighup_received() {
                 pg::guc::reload_settings();
                 self.services = services();

@@ -1,7 +1,8 @@
-//! Arguments of SQL functions whose value is a varlena. Each is measured before it is unpacked or
-//! copied, and each text is checked before it is a `str`.
+//! Varlena arguments of SQL functions. The size is checked before a value is unpacked or copied,
+//! and text is validated before it becomes a `str`.
 //!
-//! pgrx's own `&str`, `String`, `JsonB` and `VariadicArray<&str>` do neither: no function takes them.
+//! pgrx's own `&str`, `String`, `JsonB` and `VariadicArray<&str>` do neither, so no function takes
+//! them.
 
 use std::ffi::CStr;
 
@@ -28,7 +29,7 @@ pub const LIST_LIMIT: usize = 64 * 1024;
 /// Longest JSON document, in bytes, as it is stored and as it is written.
 pub const JSON_LIMIT: usize = 1024 * 1024;
 
-/// An argument that is not NULL, of a type that is a varlena.
+/// A varlena argument that is not NULL.
 struct Argument {
     fcinfo: pg_sys::FunctionCallInfo,
     place: usize,
@@ -43,8 +44,8 @@ impl Argument {
     /// The server has passed the argument, and its type is a varlena.
     unsafe fn of(arg: Arg<'_, '_>) -> Option<Argument> {
         let (place, is_null) = (arg.index(), arg.is_null());
-        // SAFETY: pgrx gives the call's own structure for this type, whatever the argument is; it has
-        // as many arguments as `place` says, as the argument was taken from it.
+        // SAFETY: pgrx returns the call's own structure for this type, for any argument. The
+        // argument at `place` was taken from it, so it has that many.
         unsafe {
             let fcinfo: pg_sys::FunctionCallInfo = arg.unbox_unchecked();
             let datum = (*fcinfo).args.as_slice(place + 1)[place].value;
@@ -52,13 +53,13 @@ impl Argument {
         }
     }
 
-    /// The size of the value once it is unpacked, in bytes. Nothing is unpacked for it.
+    /// The size of the unpacked value, in bytes. Unpacks nothing.
     fn size(&self) -> usize {
         // SAFETY: a varlena, see `of`.
         unsafe { varlena_size(self.datum) }
     }
 
-    /// Errors: 54000 for a value that is longer.
+    /// Errors: 54000 if the value is longer.
     fn check_size(&self, bytes: usize, limit: usize) -> Result<(), Error> {
         if bytes <= limit {
             return Ok(());
@@ -66,7 +67,7 @@ impl Argument {
         Err(Error::ArgumentTooLong { argument: self.name(), bytes, limit })
     }
 
-    /// Errors: 54000 for a value that is longer than the limit, 22021 for bytes that are no text.
+    /// Errors: 54000 if the value is longer than the limit, 22021 if the bytes are not valid text.
     fn text<'a>(&self, limit: usize) -> Result<&'a str, Error> {
         self.check_size(self.size(), limit)?;
         // SAFETY: a text, which lives as long as the call.
@@ -86,15 +87,15 @@ impl Argument {
         value.ok_or_else(|| Error::NestedTooDeep { argument: self.name() })
     }
 
-    /// The argument's name, as the function declares it.
+    /// The argument's name, as declared by the function.
     #[cold]
     fn name(&self) -> String {
         self.declared_name().unwrap_or_else(|| format!("${}", self.place + 1))
     }
 
     fn declared_name(&self) -> Option<String> {
-        // SAFETY: the row of the function that runs, released below; names that the server gives end
-        // in NUL, and are as many as it counts.
+        // SAFETY: the catalog row of the running function, released below. The server's names end
+        // in NUL, and there are as many as it counts.
         unsafe {
             let function = (*self.fcinfo).flinfo.as_ref()?.fn_oid;
             let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
@@ -113,8 +114,8 @@ impl Argument {
     }
 }
 
-/// A text argument: valid UTF-8 without NUL, of at most `LIMIT` bytes. It is read where it stands
-/// where it is neither packed nor stored elsewhere.
+/// A text argument: valid UTF-8 without NUL, at most `LIMIT` bytes. It is borrowed from the row
+/// unless it is compressed or stored out of line.
 pub struct Text<'a, const LIMIT: usize = NAME_LIMIT>(&'a str);
 
 pub type ContentType<'a> = Text<'a, CONTENT_TYPE_LIMIT>;
@@ -134,8 +135,8 @@ impl<const LIMIT: usize> std::ops::Deref for Text<'_, LIMIT> {
     }
 }
 
-/// A text argument as the bytes that it has, unchecked and of any length: for a function that sees
-/// rows of others and only compares. There an error would be a way to fail everybody's queries.
+/// A text argument as unchecked bytes of any length, for a function that sees rows of other users
+/// and only compares. An error there would let one row break the queries of all users.
 pub struct RawText<'a>(&'a [u8]);
 
 impl std::ops::Deref for RawText<'_> {
@@ -146,7 +147,7 @@ impl std::ops::Deref for RawText<'_> {
     }
 }
 
-/// The elements of an argument `text[]`, at most [`LIST_LIMIT`] bytes together; `None` for NULL.
+/// The elements of a `text[]` argument, at most [`LIST_LIMIT`] bytes in total; `None` for NULL.
 pub struct Texts<'a>(Vec<Option<&'a str>>);
 
 impl<'a> std::ops::Deref for Texts<'a> {
@@ -160,18 +161,18 @@ impl<'a> std::ops::Deref for Texts<'a> {
 /// A jsonb argument of at most [`JSON_LIMIT`] bytes.
 pub struct Json(pub Value);
 
-/// A bytea argument. Nothing of it is unpacked or copied before the caller asks for it.
+/// A bytea argument. It is unpacked and copied only on request.
 pub struct Bytes(Option<Argument>);
 
 impl Bytes {
-    /// In bytes.
+    /// The size in bytes.
     pub fn size(&self) -> usize {
         self.0.as_ref().map_or(0, Argument::size)
     }
 
-    /// A copy that another thread can have. Check the size before.
+    /// A copy that can be sent to another thread. Check the size first.
     ///
-    /// Errors: 53200 where memory does not hold it.
+    /// Errors: 53200 if there is not enough memory.
     pub fn to_vec(&self) -> Result<Vec<u8>, Error> {
         let mut copy = Vec::new();
         if let Some(argument) = &self.0 {
@@ -185,8 +186,8 @@ impl Bytes {
     }
 }
 
-/// Takes an argument. NULL gives `null`: the server passes none to a STRICT function, and elsewhere
-/// `Option` stands around the type.
+/// Takes an argument. NULL gives `null`: a STRICT function never gets one, and other functions use
+/// an `Option` around the type.
 ///
 /// # Safety
 ///
@@ -239,7 +240,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Bytes {
     }
 }
 
-/// An argument that must not be NULL, for a function that acts: there NULL is an error and not silence.
+/// Requires an argument that is not NULL, for functions with an effect: there NULL is an error.
 ///
 /// Errors: 22023.
 pub fn required<T>(what: &'static str, value: Option<T>) -> Result<T, Error> {
@@ -248,7 +249,7 @@ pub fn required<T>(what: &'static str, value: Option<T>) -> Result<T, Error> {
 
 macro_rules! declared_as {
     ($type:ty, $sql:literal $(, const $limit:ident)?) => {
-        // SAFETY: names the type whose representation is read above.
+        // SAFETY: names the type that the code above reads.
         unsafe impl $(<const $limit: usize>)? SqlTranslatable for $type {
             const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!($type);
             const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;

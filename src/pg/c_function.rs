@@ -1,6 +1,6 @@
-//! Functions in C that SQL declares outside the extension, over texts that the function only compares.
+//! C functions that SQL declares outside the extension, over texts that they only compare.
 //!
-//! They make no `str` of what they are given: a row of somebody else's may hold anything.
+//! They never convert arguments to `str`: a row of another user may hold any bytes.
 
 use pgrx::pg_sys;
 use pgrx::{varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice};
@@ -30,13 +30,13 @@ macro_rules! c_function {
     };
 }
 
-/// Defines a STRICT function of N texts that sees each row of a scan:
+/// Defines a STRICT function of N texts that runs for each row of a scan:
 /// `c_function_per_row!(symbol, pg_finfo_symbol, slow, Rule, make, answer)`.
 ///
-/// `make` makes the query's rule at the first row and raises what is wrong, `answer` applies it to the texts of each. The frame
-/// that pgrx puts around a function costs several times what a rule does. So a call answers at once
-/// where the query has its rule and the texts stand in the row as they are. `answer` must not allocate,
-/// panic, or call the server.
+/// `make` builds the query's rule at the first row and raises errors; `answer` applies it to the
+/// texts of each row. pgrx's error frame costs several times as much as a rule. So a call answers
+/// directly if the query has its rule and the texts are stored in line in the row. `answer` must
+/// not allocate, panic or call the server.
 macro_rules! c_function_per_row {
     ($(#[$doc:meta])* $symbol:ident, $info:ident, $slow:ident, $rule:ty, $make:expr, $answer:expr) => {
         $crate::pg::c_function::declare!($info);
@@ -51,8 +51,9 @@ macro_rules! c_function_per_row {
         unsafe extern "C-unwind" fn $symbol(
             fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
         ) -> ::pgrx::pg_sys::Datum {
-            // SAFETY: the caller's promise. What the function keeps for a query is of this type, as
-            // `$slow` alone makes it. No value is left to drop when `$slow` raises an error here.
+            // SAFETY: the caller's promise. The value that the function keeps for a query is of
+            // this type, because only `$slow` makes it. Nothing is left to drop if `$slow` raises
+            // an error here.
             unsafe {
                 if let Some((rule, texts)) = $crate::pg::c_function::at_once::<$rule, _>(fcinfo) {
                     return ::pgrx::pg_sys::Datum::from(($answer)(rule, texts));
@@ -69,14 +70,14 @@ macro_rules! c_function_per_row {
             let Ok(rule) = $crate::pg::once_per_query(fcinfo, || {
                 Ok::<$rule, std::convert::Infallible>(($make)())
             });
-            // SAFETY: called by the function above alone, with its arguments.
+            // SAFETY: only the function above calls this, with its own arguments.
             let texts = unsafe { $crate::pg::c_function::texts(fcinfo) };
             ::pgrx::pg_sys::Datum::from(($answer)(rule, texts))
         }
     };
 }
 
-/// Tells the server that a function follows its calling convention, as PG_FUNCTION_INFO_V1 does.
+/// Declares a function's calling convention to the server, as PG_FUNCTION_INFO_V1 does.
 macro_rules! declare {
     ($info:ident) => {
         #[allow(unsafe_code)]
@@ -95,7 +96,7 @@ pub(crate) use {c_function, c_function_per_row, declare};
 ///
 /// # Safety
 ///
-/// The function that is running has N arguments, all of type text and none of them NULL.
+/// The running function has N arguments, all of type text and not NULL.
 pub unsafe fn texts<'a, const N: usize>(fcinfo: pg_sys::FunctionCallInfo) -> [&'a [u8]; N] {
     // SAFETY: the caller's promise; the arguments live as long as the call.
     unsafe {
@@ -104,7 +105,7 @@ pub unsafe fn texts<'a, const N: usize>(fcinfo: pg_sys::FunctionCallInfo) -> [&'
     }
 }
 
-/// The query's rule and the bytes of the arguments, where neither has to be made.
+/// The query's rule and the bytes of the arguments, if neither needs to be made first.
 ///
 /// # Safety
 ///
@@ -124,11 +125,11 @@ pub unsafe fn at_once<'a, T, const N: usize>(
     }
 }
 
-/// The bytes of a text that is neither packed nor stored elsewhere.
+/// The bytes of a text that is neither compressed nor out of line.
 ///
 /// # Safety
 ///
-/// The datum is a text of the row that is being looked at.
+/// The datum is a text of the current row.
 unsafe fn in_place<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
     // SAFETY: the caller's promise.

@@ -1,11 +1,12 @@
-//! What bytes are text: UTF-8 without NUL, as PostgreSQL has it in a database in UTF-8.
+//! Text validation: UTF-8 without NUL, as in a PostgreSQL database with encoding UTF8.
 //!
-//! The server checks what a client sends. It does not check settings of the startup packet, and each
-//! role can copy those into texts, names and JSON. So no bytes of the server become a `str` unchecked.
+//! The server checks what a client sends, but not settings in the startup packet, and any role can
+//! copy those into texts, names and JSON. So bytes from the server become a `str` only after
+//! validation.
 
 use std::fmt;
 
-/// A sequence of bytes that is no character.
+/// A byte sequence that is not a valid character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidText {
     sequence: Vec<u8>,
@@ -14,14 +15,14 @@ pub struct InvalidText {
 impl std::error::Error for InvalidText {}
 
 impl fmt::Display for InvalidText {
-    /// In the server's words, which name the bytes of the one sequence and nothing beside it.
+    /// The server's own wording. It shows the bytes of this one sequence only.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("invalid byte sequence for encoding \"UTF8\":")?;
         self.sequence.iter().try_for_each(|byte| write!(formatter, " 0x{byte:02x}"))
     }
 }
 
-/// The text that the bytes are.
+/// The bytes as text, if they are valid.
 pub fn text(bytes: &[u8]) -> Result<&str, InvalidText> {
     match std::str::from_utf8(bytes) {
         Ok(text) if !bytes.contains(&0) => Ok(text),
@@ -33,7 +34,7 @@ pub fn text(bytes: &[u8]) -> Result<&str, InvalidText> {
 fn first_invalid(bytes: &[u8]) -> InvalidText {
     let valid = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
     let start = bytes[..valid].iter().position(|byte| *byte == 0).unwrap_or(valid);
-    // As many bytes as the first one announces.
+    // As many bytes as the first byte announces.
     let announced = match bytes.get(start) {
         Some(0xc0..=0xdf) => 2,
         Some(0xe0..=0xef) => 3,
@@ -52,9 +53,9 @@ mod tests {
         text(bytes).unwrap_err().to_string().split_off("invalid byte sequence for ".len())
     }
 
-    /// As PostgreSQL 18 words them.
+    /// The wording of PostgreSQL 18.
     #[test]
-    fn an_invalid_sequence_is_named_as_the_server_names_it() {
+    fn an_invalid_sequence_is_shown_as_the_server_shows_it() {
         for (bytes, named) in [
             (b"photo\xe2".as_slice(), "0xe2"),
             (b"a\xe2\x82", "0xe2 0x82"),
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn valid_text_is_taken_as_it_is() {
+    fn valid_text_is_accepted() {
         for valid in ["", "a", "é", "€uro", "\u{10ffff}", "\u{1}"] {
             assert_eq!(text(valid.as_bytes()), Ok(valid));
         }
@@ -80,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_what_is_utf_8_without_nul(bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
+        fn text_is_utf_8_without_nul(bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
             let expected = std::str::from_utf8(&bytes).is_ok_and(|text| !text.contains('\0'));
             prop_assert_eq!(text(&bytes).is_ok(), expected);
         }

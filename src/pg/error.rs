@@ -1,4 +1,4 @@
-//! What goes wrong between the extension and the server, whatever it is about.
+//! Errors between the extension and the server, in any module.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub enum Error {
     /// An argument that must not be NULL or empty.
     #[error("{what} must not be empty")]
     Empty { what: &'static str },
-    /// Bytes of an argument, a setting or the catalog that are not text.
+    /// Bytes of an argument, a setting or the catalog that are not valid text.
     #[error(transparent)]
     InvalidText(#[from] InvalidText),
     #[error("argument \"{argument}\" of {bytes} bytes is too long, the limit is {limit}")]
@@ -25,19 +25,19 @@ pub enum Error {
     /// No memory for a value of this size.
     #[error("out of memory")]
     OutOfMemory { bytes: usize },
-    /// A query of the extension's own failed: a mistake of pg_civic.
+    /// A query of the extension failed: a bug of pg_civic.
     #[error("the catalog could not be read: {why}")]
     Catalog { why: String },
-    /// Code that a table executes exceeded its limit, and was cancelled.
+    /// Code that a table executes exceeded its limit and was cancelled.
     #[error("work on table {table} took longer than {} s", limit.as_secs())]
     Overran { table: String, limit: Duration },
-    /// The same, and it ignored the cancellations, so that its process was ended.
+    /// As above, but the code ignored cancellation, so its process was ended.
     #[error("code on table {table} ran longer than {} s and ignored its cancellation", limit.as_secs())]
     GivenUp { table: String, limit: Duration },
     #[error("could not start a thread: {why}")]
     NoThread { why: String },
-    /// A thread panicked: a mistake of pg_civic. The server's log has the message.
-    #[error("the transfer failed by a mistake of pg_civic")]
+    /// A thread panicked: a bug of pg_civic. The server's log has the message.
+    #[error("the transfer failed because of a bug in pg_civic")]
     Panicked,
 }
 

@@ -1,4 +1,4 @@
-//! A text to return as the domain that PostgREST serves as `text/event-stream`.
+//! A text result of the domain that PostgREST serves as `text/event-stream`.
 
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::Datum;
@@ -19,12 +19,12 @@ impl EventStream {
 // SAFETY: a domain over text without constraints is a text.
 unsafe impl BoxRet for EventStream {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
-        // SAFETY: the text's own.
+        // SAFETY: as for the text itself.
         unsafe { self.0.box_into(fcinfo) }
     }
 }
 
-// SAFETY: names the domain that sql/event_stream.sql makes.
+// SAFETY: names the domain that sql/event_stream.sql creates.
 unsafe impl SqlTranslatable for EventStream {
     const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(EventStream);
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;

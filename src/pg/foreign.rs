@@ -1,9 +1,9 @@
-//! The one way to run what other people's tables can execute: triggers, casts, policies, generated
-//! columns, index expressions, input and output functions.
+//! The only way to run code of other roles that their tables can execute: triggers, casts,
+//! policies, generated columns, index expressions, input and output functions.
 //!
-//! [`run`] runs it as the table's owner in a restricted operation, and for a bounded time. After the
-//! limit the server cancels it, and repeats that: a function can catch a cancellation. After
-//! [`GRACE`] more the process that runs it ends, by an error that no function can catch.
+//! [`run`] runs it as the table's owner in a security-restricted operation with a time limit. After
+//! the limit the server cancels it repeatedly, because a function can catch a cancellation.
+//! [`GRACE`] later an error that no function can catch ends the process.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int, c_uint};
@@ -19,19 +19,19 @@ use super::error::Error;
 use super::role::acting_as;
 use super::subtransaction::is_cancellation;
 
-/// How long code of others may take where nothing else is agreed.
+/// The default time limit for code of other roles.
 pub const LIMIT: Duration = Duration::from_secs(5);
-/// How long after its limit code that ignores cancellations may go on.
+/// How long code may go on after its limit if it ignores cancellation.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How often the cancellation is repeated.
+/// Time between two cancellations.
 const INTERVAL: Duration = Duration::from_millis(200);
 const CANCELLATIONS: u32 = (GRACE.as_millis() / INTERVAL.as_millis()) as u32;
 
-/// USER_TIMEOUT of utils/timeout.h in PostgreSQL 17 and 18. The server takes any number from
-/// USER_TIMEOUT on, which is one less before, as a request for a free one.
+/// USER_TIMEOUT of utils/timeout.h in PostgreSQL 17 and 18. In older versions it is one less. The
+/// server takes any number from USER_TIMEOUT on as a request for a free timer.
 const USER_TIMEOUT: c_uint = 13;
 
-// They raise no error, but for RegisterTimeout, which ends the process where no timer is free.
+// These raise no error, except RegisterTimeout, which ends the process if no timer is free.
 unsafe extern "C-unwind" {
     fn RegisterTimeout(timeout: c_uint, handler: unsafe extern "C-unwind" fn()) -> c_uint;
     fn enable_timeout_every(timeout: c_uint, at: pg_sys::TimestampTz, milliseconds: c_int);
@@ -41,23 +41,23 @@ unsafe extern "C-unwind" {
 
 /// How often the timer has fired since it was set.
 static FIRED: AtomicU32 = AtomicU32::new(0);
-/// Whether this process ends because of code that ignored its cancellations.
+/// Whether this process ends because code ignored cancellation.
 static GIVEN_UP: AtomicBool = AtomicBool::new(false);
 static OBSERVER: OnceLock<fn(&str)> = OnceLock::new();
 
 thread_local! {
-    /// The tables whose code runs, the innermost last, each with its limit.
+    /// The tables whose code runs, innermost last, each with its limit.
     static RUNNING: RefCell<Vec<(String, Duration)>> = const { RefCell::new(vec![]) };
-    /// What [`run`] has raised last.
+    /// The last error that [`run`] raised.
     static OVERRAN: Cell<Option<Error>> = const { Cell::new(None) };
 }
 
-/// Runs `act` as `owner`, restricted as [`acting_as`] says, within `limit`. `table` names in messages
-/// what belongs to that owner. Within another call the outer one's time counts.
+/// Runs `act` as `owner`, restricted as in [`acting_as`], within `limit`. `table` is the name that
+/// messages show. A nested call counts against the time of the outer one.
 ///
-/// After `limit` this raises 57014, which names the table. After [`GRACE`] more the session, or the
-/// background worker, is terminated; the log and the client get the same name. A cancellation or a
-/// timeout of the caller's own counts as without this.
+/// Errors: 57014 with the table's name after `limit`. [`GRACE`] later the session or background
+/// worker is terminated; the log and the client get the same name. A cancellation or timeout of the
+/// caller works as usual.
 pub fn run<R>(owner: pg_sys::Oid, table: &str, limit: Duration, act: impl FnOnce() -> R) -> R {
     let _named = Named::enter(table, limit);
     if let Some(observe) = OBSERVER.get() {
@@ -75,19 +75,19 @@ pub fn run<R>(owner: pg_sys::Oid, table: &str, limit: Duration, act: impl FnOnce
         .execute()
 }
 
-/// The error that [`run`] has raised since the last call, for a caller that catches it: code of others
-/// can raise the same SQLSTATE with any text.
+/// Returns and clears the last error that [`run`] raised, for a caller that catches it: code of
+/// other roles can raise the same SQLSTATE with any text.
 pub fn take_overrun() -> Option<Error> {
     OVERRAN.take()
 }
 
-/// Has `observer` called with each table whose code this process is about to run.
+/// Calls `observer` with each table whose code this process is about to run.
 pub fn observe(observer: fn(&str)) {
-    // Set once: the process that asks for it does so at its start.
+    // Set once: a process sets it at its start.
     let _ = OBSERVER.set(observer);
 }
 
-/// Whether this process ends because of code that ignored its cancellations.
+/// Whether this process ends because code ignored cancellation.
 pub fn is_given_up() -> bool {
     GIVEN_UP.load(Ordering::Relaxed)
 }
@@ -103,7 +103,7 @@ fn is_servers_own(error: &CaughtError) -> bool {
     is_cancellation(report)
 }
 
-/// A table whose code runs. The outermost has the timer.
+/// A table whose code runs. The outermost one owns the timer.
 struct Named;
 
 impl Named {
@@ -135,8 +135,8 @@ impl Drop for Named {
 fn timer() -> c_uint {
     static TIMER: OnceLock<c_uint> = OnceLock::new();
     *TIMER.get_or_init(|| {
-        // SAFETY: once per process, which is connected to a database by now. The function lives as
-        // long as the library, and so does the hook; the one before it is kept and called.
+        // SAFETY: once per process, which is already connected to a database. The function and the
+        // hook live as long as the library; the previous hook is kept and called.
         unsafe {
             PREVIOUS_HOOK = pg_sys::emit_log_hook;
             pg_sys::emit_log_hook = Some(explain);
@@ -156,7 +156,7 @@ fn set_timer(limit: Duration) {
 }
 
 fn stop_timer() {
-    // SAFETY: as above. A cancellation that is still pending was the timer's, where it has fired.
+    // SAFETY: as above. If the timer has fired, a pending cancellation is the timer's: clear it.
     unsafe {
         disable_timeout(timer(), false);
         if FIRED.load(Ordering::Relaxed) > 0 {
@@ -165,7 +165,7 @@ fn stop_timer() {
     }
 }
 
-/// Called by the server in its handler of SIGALRM: only what a signal handler may do.
+/// The server calls this in its SIGALRM handler, so it only does what a signal handler may do.
 unsafe extern "C-unwind" fn expired() {
     let signal = if FIRED.fetch_add(1, Ordering::Relaxed) < CANCELLATIONS {
         libc::SIGINT
@@ -173,8 +173,8 @@ unsafe extern "C-unwind" fn expired() {
         GIVEN_UP.store(true, Ordering::Relaxed);
         libc::SIGTERM
     };
-    // SAFETY: signals this process and the programs that it has started, as statement_timeout does.
-    // The server's own handlers take it from there.
+    // SAFETY: signals this process and its child programs, as statement_timeout does. The server's
+    // own handlers do the rest.
     unsafe {
         let process = pg_sys::MyProcPid;
         libc::kill(-process, signal);
@@ -184,10 +184,10 @@ unsafe extern "C-unwind" fn expired() {
 
 static mut PREVIOUS_HOOK: pg_sys::emit_log_hook_type = None;
 
-/// Says in the error that ends the process whose code is to blame.
+/// Adds the name of the table to the error that ends the process.
 #[pg_guard]
 unsafe extern "C-unwind" fn explain(error: *mut pg_sys::ErrorData) {
-    // SAFETY: the server hands over the error that it is about to report, whose texts are in its own
+    // SAFETY: the server passes the error that it is about to report. Its texts are in its own
     // memory context and are freed with it.
     unsafe {
         if is_given_up()
@@ -213,15 +213,15 @@ fn given_up_detail(running: &[(String, Duration)]) -> Option<CString> {
 mod tests {
     use std::path::Path;
 
-    /// Where a role is taken on without a limit of time, and why.
+    /// Files that take a role without a time limit, and why.
     const WITHOUT_LIMIT: [(&str, &str); 5] = [
         (
             "src/catalog.rs",
-            "the extension's own table; catalog changes, of which an index takes long",
+            "the extension's own table; catalog changes, where building an index takes long",
         ),
         ("pg/role.rs", "the function itself"),
         ("pg/foreign.rs", "this module sets the limit"),
-        ("pg/realtime.rs", "sends events of tickets, with a limit for locks alone"),
+        ("pg/realtime.rs", "sends events of tickets, with a limit for lock waits only"),
         ("media/queue.rs", "civic.media_jobs is the extension's own table"),
     ];
 
@@ -239,13 +239,16 @@ mod tests {
     }
 
     #[test]
-    fn code_of_other_roles_runs_through_this_module_alone() {
+    fn code_of_other_roles_runs_only_through_this_module() {
         let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         let mut found = vec![];
         visit(source, &mut found);
         for (file, _) in WITHOUT_LIMIT {
             found.retain(|path| !path.ends_with(file));
         }
-        assert!(found.is_empty(), "{found:?}: use pg::foreign::run, or say why there is no limit");
+        assert!(
+            found.is_empty(),
+            "{found:?}: use pg::foreign::run, or list the file with the reason for no limit"
+        );
     }
 }

@@ -1,11 +1,11 @@
-//! Settings: their values, and hooks of those that the extension defines.
+//! Values of settings, and hooks for the extension's own settings.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 
 unsafe extern "C-unwind" {
-    /// The value of a setting (utils/guc.h), without pgrx's frame around it.
+    /// The value of a setting (utils/guc.h), without pgrx's error frame.
     fn GetConfigOption(
         name: *const c_char,
         missing_ok: bool,
@@ -13,40 +13,40 @@ unsafe extern "C-unwind" {
     ) -> *const c_char;
 }
 
-/// Hands the value of any setting to `read`; `None` where there is no such setting. The value is
-/// bytes: settings of the start-up packet are not checked for the database's encoding.
+/// Passes the value of any setting to `read`; `None` if there is no such setting. The value is
+/// bytes: the server does not check settings in the startup packet for the database's encoding.
 pub fn with_setting<R>(name: &CStr, read: impl FnOnce(Option<&[u8]>) -> R) -> R {
     // SAFETY: `name` ends in NUL. With these arguments the server raises no error: an unknown name
-    // gives NULL, and no privilege is asked for. So it needs no frame to catch one, which would cost
-    // as much as the look-up, at each row.
+    // gives NULL, and no privilege is checked. So it needs no error frame, which would cost as much
+    // as the lookup, for each row.
     let value = unsafe { GetConfigOption(name.as_ptr(), true, false) };
     if value.is_null() {
         return read(None);
     }
-    // SAFETY: the server's string ends in NUL and lives until the setting is assigned again, which
-    // `read` cannot do: it gets no way into the server.
+    // SAFETY: the server's string ends in NUL and lives until the setting is assigned again. `read`
+    // has no access to the server, so it cannot assign it.
     read(Some(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }
 
-/// What is done when a text setting is given a value and when it takes one.
+/// Callbacks that check and observe the values of a text setting.
 pub trait Hook {
-    /// Whether the value can be taken.
+    /// Whether the value is valid.
     fn accepts(_value: &str) -> bool {
         true
     }
 
-    /// The setting has taken a value.
+    /// The setting has a new value.
     fn assigned();
 }
 
-/// Defines a text setting that only a superuser sets, with a hook.
+/// Defines a text setting that only a superuser can set, with a hook.
 pub fn define_text<H: Hook>(
     name: &'static CStr,
     short: &'static CStr,
     long: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
 ) {
-    // SAFETY: the hooks cannot panic, and are guarded all the same.
+    // SAFETY: the hooks cannot panic, and are guarded anyway.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -68,7 +68,7 @@ unsafe extern "C-unwind" fn check<H: Hook>(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server hands over the new value, which ends in NUL, or NULL for none.
+    // SAFETY: the server passes the new value, which ends in NUL, or NULL for none.
     let value = unsafe { (!(*value).is_null()).then(|| CStr::from_ptr(*value)) };
     value.is_none_or(|value| H::accepts(&value.to_string_lossy()))
 }
@@ -78,9 +78,9 @@ unsafe extern "C-unwind" fn assigned<H: Hook>(_value: *const c_char, _extra: *mu
     H::assigned();
 }
 
-/// Gives a setting a value until the nest level of settings ends that the caller has opened.
+/// Sets a setting until the end of the nest level of settings that the caller has opened.
 pub(super) fn set_for_now(name: &CStr, value: &CStr) {
-    // SAFETY: a setting that the server knows, and texts that end in NUL.
+    // SAFETY: the server knows the setting; the texts end in NUL.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
@@ -95,7 +95,8 @@ pub(super) fn set_for_now(name: &CStr, value: &CStr) {
     }
 }
 
-/// Refuses settings of this prefix that no library has defined, so that a typing mistake is reported.
+/// Rejects settings of this prefix that no library has defined, so that a misspelled name is
+/// reported.
 pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: `prefix` ends in NUL.
     unsafe {
@@ -103,7 +104,7 @@ pub fn reserve_prefix(prefix: &'static CStr) {
     }
 }
 
-/// Takes the configuration file's settings as they are now.
+/// Rereads the configuration file.
 pub fn reload_settings() {
     // SAFETY: called from a worker's loop, where the server expects it.
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };

@@ -1,9 +1,9 @@
-//! Just-in-time compilation of queries, which the server chooses by a query's estimated cost.
+//! Just-in-time compilation of queries, which the server chooses by estimated cost.
 
 use pgrx::pg_sys;
 
-/// Plans and runs queries without it. The extension's own queries read a few rows of the catalog, but
-/// the planner's estimates of recursive ones are so high that the server spends 100 ms on compiling each.
+/// Plans and runs queries without JIT. The extension's own queries read a few catalog rows, but the
+/// estimates of recursive queries are so high that the server would compile each for 100 ms.
 pub fn without_jit<R>(body: impl FnOnce() -> R) -> R {
     let _restored = Restored(enabled());
     set_enabled(false);
@@ -19,11 +19,12 @@ impl Drop for Restored {
 }
 
 fn enabled() -> bool {
-    // SAFETY: reads the variable behind the setting `jit`, which only this process's own thread uses.
+    // SAFETY: reads the variable behind the setting `jit`, which only this process's main thread
+    // uses.
     unsafe { pg_sys::jit_enabled }
 }
 
 fn set_enabled(enabled: bool) {
-    // SAFETY: as `enabled`. The planner reads the variable each time it makes a plan.
+    // SAFETY: as in `enabled`. The planner reads the variable for each plan.
     unsafe { pg_sys::jit_enabled = enabled }
 }

@@ -1,4 +1,4 @@
-//! How long a piece of work waits for locks, all of its waits together.
+//! A limit for all lock waits of one piece of work together.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
-    /// When a timer of this process was last started, whether or not it still runs (utils/timeout.h).
+    /// When a timer of this process was last started, whether or not it still runs
+    /// (utils/timeout.h).
     fn get_timeout_start_time(timer: i32) -> pg_sys::TimestampTz;
 }
 
@@ -21,13 +22,13 @@ fn last_wait() -> pg_sys::TimestampTz {
     unsafe { get_timeout_start_time(DEADLOCK_TIMER) }
 }
 
-/// The time that is left to wait for locks. PostgreSQL's own `lock_timeout` bounds each wait, and starts
-/// anew at the next lock.
+/// The remaining time to wait for locks. PostgreSQL's own `lock_timeout` limits each wait
+/// separately and restarts at the next lock.
 pub struct LockBudget {
     left: Cell<Duration>,
-    /// The session's own `lock_timeout` in milliseconds, where it has one.
+    /// The session's own `lock_timeout` in milliseconds, if it is set.
     own: Option<u32>,
-    /// The `lock_timeout` that is set now.
+    /// The `lock_timeout` that is set now, in milliseconds.
     applied: Cell<u32>,
 }
 
@@ -43,8 +44,8 @@ impl LockBudget {
         self.left.get().is_zero()
     }
 
-    /// Sets `lock_timeout` to what is left, or to the session's own where that is shorter. Call it where
-    /// settings are put back afterwards.
+    /// Sets `lock_timeout` to the remaining time, or to the session's own if that is shorter. Call
+    /// it only where the settings are restored afterwards.
     pub fn begin(&self) {
         self.applied.set(0);
         self.apply();
@@ -60,8 +61,8 @@ impl LockBudget {
         }
     }
 
-    /// Does something that may wait for locks. Where it did, its whole time counts, and so it does where
-    /// it raises an error. Call it behind [`LockBudget::begin`].
+    /// Runs an action that may wait for locks. If it waited, its whole duration counts, also if it
+    /// raises an error. Call [`LockBudget::begin`] first.
     pub fn spend<R>(&self, action: impl FnOnce() -> R) -> R {
         self.apply();
         let _spending = Spending { budget: self, start: Instant::now(), last_wait: last_wait() };

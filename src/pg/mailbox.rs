@@ -1,9 +1,9 @@
-//! Requests from one background worker to another, in shared memory: one at a time.
+//! Requests from one background worker to another, in shared memory, one at a time.
 //!
-//! Requests are numbered. The sender writes one and then its number; the receiver takes it by the
-//! number, and answers it by the number. So each side may end at any point: a request that nobody has
-//! taken is withdrawn by the sender's successor or served by the receiver's, and one that was taken is
-//! answered by the receiver at its end.
+//! Requests are numbered. The sender writes the request and then its number; the receiver takes and
+//! answers it by that number. Either side may end at any point. A request that was not taken is
+//! withdrawn by the sender's successor or served by the receiver's. A request that was taken is
+//! answered by the receiver when it ends.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,34 +12,35 @@ use super::transaction::now;
 
 /// Longest request, in bytes.
 pub const REQUEST_LIMIT: usize = 8192;
-/// Longest name of a table, qualified and quoted, in bytes; a longer one is cut.
+/// Longest qualified and quoted table name, in bytes; a longer one is cut.
 const TABLE_LIMIT: usize = 320;
 
-/// What the receiver answers. The numbers from [`Answer::CUSTOM`] on are the users' own.
+/// The receiver's answer. Numbers from [`Answer::CUSTOM`] on are defined by the callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer(pub u32);
 
 impl Answer {
-    /// The receiver ended: code of the table that it worked on ignored its cancellations.
+    /// The receiver ended because code of the table that it worked on ignored cancellation.
     pub const GIVEN_UP: Answer = Answer(1);
     /// The receiver ended for another reason.
     pub const LOST: Answer = Answer(2);
     pub const CUSTOM: u32 = 16;
 }
 
-/// All zeros is the state without any request.
+/// All zeros means that there is no request.
 #[derive(Default)]
 #[repr(C)]
 pub struct Mailbox {
-    /// The numbers of the last request, of the last one taken or withdrawn, and of the last one answered.
+    /// Numbers of the last request sent, of the last one taken or withdrawn, and of the last one
+    /// answered.
     sent: AtomicU64,
     taken: AtomicU64,
     answered: AtomicU64,
     answer: AtomicU32,
-    /// When the last one was taken, in microseconds since 2000-01-01.
+    /// When the last request was taken, in microseconds since 2000-01-01.
     taken_at: AtomicI64,
     request: Bytes<REQUEST_LIMIT>,
-    /// The table that the receiver works on, or worked on last.
+    /// The table that the receiver works on or last worked on.
     table: Bytes<TABLE_LIMIT>,
 }
 
@@ -51,13 +52,13 @@ pub struct Current {
 }
 
 impl Mailbox {
-    /// Whether a request can be sent: the last one is answered.
+    /// Whether a request can be sent, because the last one is answered.
     pub fn is_idle(&self) -> bool {
         self.answered.load(Ordering::Acquire) == self.sent.load(Ordering::Acquire)
     }
 
-    /// Sends a request of at most [`REQUEST_LIMIT`] bytes, and gives its number. For the one sender,
-    /// while [`Mailbox::is_idle`].
+    /// Sends a request of at most [`REQUEST_LIMIT`] bytes and returns its number. Only the one
+    /// sender may call it, while [`Mailbox::is_idle`].
     pub fn send(&self, request: &[u8]) -> u64 {
         self.request.store(request);
         let number = self.sent.load(Ordering::Relaxed) + 1;
@@ -71,7 +72,7 @@ impl Mailbox {
         is_answered.then(|| Answer(self.answer.load(Ordering::Relaxed)))
     }
 
-    /// Takes back a request that nobody has taken. For the one sender.
+    /// Withdraws a request that was not taken. Only the one sender may call it.
     pub fn withdraw(&self) {
         let sent = self.sent.load(Ordering::Acquire);
         if self.mark_taken(sent) {
@@ -79,7 +80,7 @@ impl Mailbox {
         }
     }
 
-    /// Takes the request that waits. For the one receiver.
+    /// Takes the waiting request. Only the one receiver may call it.
     pub fn take(&self) -> Option<Vec<u8>> {
         let sent = self.sent.load(Ordering::Acquire);
         if self.taken.load(Ordering::Acquire) == sent {
@@ -91,20 +92,20 @@ impl Mailbox {
         self.mark_taken(sent).then_some(request)
     }
 
-    /// The request of this number is taken by the caller; false where another has done so.
+    /// Marks the request of this number as taken; false if another process was first.
     fn mark_taken(&self, sent: u64) -> bool {
         let taken = self.taken.load(Ordering::Acquire);
         taken != sent
             && self.taken.compare_exchange(taken, sent, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Answers the request that was taken. For the one receiver.
+    /// Answers the taken request. Only the one receiver may call it.
     pub fn reply(&self, answer: Answer) {
         self.answer.store(answer.0, Ordering::Relaxed);
         self.answered.store(self.taken.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// The receiver ends: a request that it has taken gets this answer.
+    /// Answers a taken request because the receiver ends.
     pub(super) fn abandon(&self, answer: Answer) {
         if self.is_taken() {
             self.reply(answer);
@@ -115,12 +116,12 @@ impl Mailbox {
         self.answered.load(Ordering::Acquire) != self.taken.load(Ordering::Acquire)
     }
 
-    /// The receiver works on this table from now on.
+    /// Records the table that the receiver starts to work on.
     pub fn note_table(&self, table: &str) {
         self.table.store(&table.as_bytes()[..table.floor_char_boundary(TABLE_LIMIT)]);
     }
 
-    /// The table that the receiver worked on last.
+    /// The table that the receiver last worked on.
     pub fn table(&self) -> String {
         String::from_utf8_lossy(&self.table.load()).into_owned()
     }
@@ -131,13 +132,13 @@ impl Mailbox {
         let elapsed = now() - self.taken_at.load(Ordering::Relaxed);
         let (request, table) = (self.request.load(), self.table());
         let elapsed = Duration::from_micros(elapsed.max(0).unsigned_abs());
-        // All of it is of one request, where none has been taken or answered meanwhile.
+        // The fields belong to one request if no request was taken or answered meanwhile.
         let is_same = self.is_taken() && self.taken.load(Ordering::Acquire) == taken;
         is_same.then_some(Current { request, table, elapsed })
     }
 }
 
-/// Bytes that other processes may read while they are written: what is read then is any mixture.
+/// Bytes that other processes may read during a write. A reader may then see any mixture.
 #[repr(C)]
 struct Bytes<const LIMIT: usize> {
     length: AtomicUsize,

@@ -1,13 +1,13 @@
-//! The library's allocator: memory that a thread with secrets frees is overwritten first, and memory
-//! that is not to be had ends the session and not the cluster.
+//! The library's allocator. It overwrites memory that a thread with secrets frees, and a failed
+//! allocation ends the session, not the cluster.
 //!
-//! A service key goes out in a header, and HTTP, TLS and their buffers copy it where no type of ours
-//! can overwrite it. They all run in threads of their own, see [`super::wait::start_thread`]: what
-//! such a thread frees holds nothing afterwards. Elsewhere this is the system's allocator.
+//! A service key is sent in a header. HTTP, TLS and their buffers copy it to places that our types
+//! cannot overwrite. That code runs only in separate threads, see [`super::wait::start_thread`];
+//! everything that these threads free is overwritten. Elsewhere this is the system's allocator.
 //!
-//! Rust aborts the process where an allocation fails, and the server then restarts the cluster. So a
-//! process of the server ends here by the server's own FATAL error (53200), which no other session
-//! notices. What can go on without the memory asks for it within [`may_fail`].
+//! Rust aborts the process if an allocation fails, and the server then restarts the cluster. So the
+//! process ends here with the server's own FATAL error (53200), which does not affect other
+//! sessions. Code that can continue without the memory allocates within [`may_fail`].
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -21,7 +21,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use super::error::Error;
 
 unsafe extern "C-unwind" {
-    // The parts of ereport() (utils/elog.h), called without pgrx's own, which allocate.
+    // The parts of ereport() (utils/elog.h), called directly because pgrx's wrappers allocate.
     fn errstart(level: c_int, domain: *const c_char) -> bool;
     fn errcode(code: c_int) -> c_int;
     fn errmsg_internal(format: *const c_char, ...) -> c_int;
@@ -29,18 +29,18 @@ unsafe extern "C-unwind" {
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
-/// Whether any thread of this process overwrites. Where none does, as in most backends, this is all
-/// that freeing costs more.
+/// Whether any thread of this process overwrites. In most backends none does, and this check is the
+/// only extra cost of freeing.
 static ANY_OVERWRITES: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// Without a destructor, so that it can be read as long as the thread frees anything.
+    /// Has no destructor, so that it stays readable as long as the thread frees memory.
     static OVERWRITES: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread can go on where an allocation fails.
+    /// Whether this thread can continue after a failed allocation.
     static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs what handles a failed allocation itself, such as `try_reserve`.
+/// Runs code that handles a failed allocation itself, such as `try_reserve`.
 pub fn may_fail<R>(allocate: impl FnOnce() -> R) -> R {
     let before = MAY_FAIL.replace(true);
     let result = allocate();
@@ -48,12 +48,12 @@ pub fn may_fail<R>(allocate: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Makes sure that so much memory is to be had at this moment, before something is begun that cannot
-/// handle its absence.
+/// Checks that this much memory is available now, before an operation that cannot handle its
+/// absence.
 ///
 /// Errors: 53200.
 pub fn check_available(bytes: usize) -> Result<(), Error> {
-    // SAFETY: the block is freed at once, and nothing else is done with it. free() takes NULL.
+    // SAFETY: the block is freed at once and not used otherwise. free() accepts NULL.
     let is_available = unsafe {
         let block = black_box(libc::malloc(bytes.max(1)));
         libc::free(block);
@@ -62,12 +62,12 @@ pub fn check_available(bytes: usize) -> Result<(), Error> {
     if is_available { Ok(()) } else { Err(Error::OutOfMemory { bytes }) }
 }
 
-/// What is done where an allocation fails, once the library is in a server.
+/// Called when an allocation fails, once the library is loaded in a server.
 static ON_FAILURE: OnceLock<fn(usize)> = OnceLock::new();
 
-/// From now on an allocation that fails ends the session.
+/// Makes a failed allocation end the session.
 pub fn end_session_on_failure() {
-    // Set again where the library is loaded again: it is the same.
+    // Already set if the library is loaded again; the value is the same.
     let _ = ON_FAILURE.set(end_session);
 }
 
@@ -79,11 +79,12 @@ fn out_of_memory(bytes: usize) {
     }
 }
 
-/// Ends this process of the server where it can be ended in good order. Else the allocation fails, and
-/// with it the process.
+/// Ends this server process with a FATAL error where that is possible. Otherwise it returns, the
+/// allocation fails, and the process aborts.
 fn end_session(bytes: usize) {
-    // SAFETY: the process's own thread, in a child of the postmaster. FATAL does not return and does
-    // not unwind: it rolls the transaction back and exits. The texts end in NUL, and %zu takes a usize.
+    // SAFETY: the process's main thread, in a child of the postmaster. FATAL does not return and
+    // does not unwind: it rolls the transaction back and exits. The texts end in NUL, and %zu takes
+    // a usize.
     unsafe {
         let is_main_thread = libc::syscall(libc::SYS_gettid) == libc::c_long::from(libc::getpid());
         if !is_main_thread || !pg_sys::IsUnderPostmaster {
@@ -98,7 +99,7 @@ fn end_session(bytes: usize) {
     }
 }
 
-/// The block, if there is one. Where there is none this may not return.
+/// The block, if there is one. If it is null, this may not return.
 fn checked(block: *mut u8, bytes: usize) -> *mut u8 {
     if block.is_null() {
         out_of_memory(bytes);
@@ -106,7 +107,7 @@ fn checked(block: *mut u8, bytes: usize) -> *mut u8 {
     block
 }
 
-/// From now on, this thread overwrites what it frees.
+/// Makes this thread overwrite what it frees from now on.
 pub fn overwrite_freed() {
     OVERWRITES.set(true);
     ANY_OVERWRITES.store(true, Ordering::Relaxed);
@@ -121,8 +122,8 @@ struct Allocator;
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-// SAFETY: each call goes to the system's allocator with the arguments that it was given. What is
-// overwritten is a block of the given size that nobody uses any more.
+// SAFETY: each call passes its arguments to the system's allocator. Only a block that is no longer
+// used is overwritten, for its given size.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
@@ -145,8 +146,8 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise. Where the block is to be overwritten, it must not be moved by
-        // the system, which would leave the old place as it was.
+        // SAFETY: the caller's promise. If the block must be overwritten, the system must not move
+        // it, because that would leave the old copy.
         unsafe {
             if !overwrites() {
                 return checked(System.realloc(block, layout, size), size);

@@ -1,9 +1,9 @@
-//! Supabase Realtime's door in the database: `realtime.send`, and as whom it is called.
+//! Supabase Realtime's function `realtime.send`, and the role that calls it.
 //!
-//! It is another's code, and what it inserts into is another's table, whose triggers and defaults
-//! are others' code too. So nothing of it runs with the rights of a superuser, nor with those of
-//! whoever changed a ticket: it runs as the table's owner, restricted as the server restricts
-//! maintenance and logical replication, under a search_path that nobody else can put names into.
+//! The function, the table it inserts into, and that table's triggers and defaults are code of
+//! other roles. None of it runs with the rights of a superuser or of the user who changed a ticket.
+//! It runs as the table's owner, restricted as the server restricts maintenance and logical
+//! replication, with a search_path that other roles cannot add names to.
 
 use std::ffi::CStr;
 
@@ -16,31 +16,30 @@ use super::lock_budget::LockBudget;
 /// The restrictive policy that guards our topics.
 pub const GUARD: &CStr = c"civic channels";
 
-/// Why no event can be handed to Realtime.
+/// Why events cannot be sent to Realtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum SendError {
     /// There is no table `realtime.messages`.
     NoTable,
     /// There is no function `realtime.send(jsonb, text, text, boolean)`.
     NoFunction,
-    /// The function belongs to a role that has not the rights of the table's owner, and would get
-    /// them.
+    /// The function's owner lacks the rights of the table's owner and would gain them.
     ForeignFunction,
     /// The policies that guard our topics are not installed.
     Unguarded,
 }
 
-/// How an event gets to Realtime.
+/// How an event is sent to Realtime.
 pub struct Sender {
     function: Oid,
     table: Oid,
-    /// Who owns the table of messages: as whom the function runs.
+    /// The owner of the table of messages. The function runs as this role.
     owner: Oid,
 }
 
-/// The table of messages, where there is one. Neither opened nor locked.
+/// The table of messages, if it exists. It is neither opened nor locked.
 fn messages() -> Option<Oid> {
-    // SAFETY: catalog look-ups by names that end in NUL; what is missing is InvalidOid.
+    // SAFETY: catalog lookups by names that end in NUL; a missing object is InvalidOid.
     let table = unsafe {
         match pg_sys::get_namespace_oid(c"realtime".as_ptr(), true) {
             pg_sys::InvalidOid => pg_sys::InvalidOid,
@@ -54,21 +53,21 @@ pub fn is_installed() -> bool {
     messages().is_some()
 }
 
-/// What is needed to send, as the catalog has it now.
-pub fn sender() -> Result<Sender, Obstacle> {
-    let table = messages().ok_or(Obstacle::NoTable)?;
-    let function = send_function().ok_or(Obstacle::NoFunction)?;
-    let owner = owner_of_table(table).ok_or(Obstacle::NoTable)?;
-    let author = owner_of_function(function).ok_or(Obstacle::NoFunction)?;
+/// Looks up in the catalog what sending needs.
+pub fn sender() -> Result<Sender, SendError> {
+    let table = messages().ok_or(SendError::NoTable)?;
+    let function = send_function().ok_or(SendError::NoFunction)?;
+    let owner = owner_of_table(table).ok_or(SendError::NoTable)?;
+    let author = owner_of_function(function).ok_or(SendError::NoFunction)?;
     if !may_act_as(author, owner) {
-        return Err(Obstacle::ForeignFunction);
+        return Err(SendError::ForeignFunction);
     }
     Ok(Sender { function, table, owner })
 }
 
 fn send_function() -> Option<Oid> {
     let types = [pg_sys::JSONBOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::BOOLOID];
-    // SAFETY: a look-up in the server's cache, with keys of the types that it has.
+    // SAFETY: a lookup in the server's cache, with keys of the right types.
     let function = unsafe {
         let schema = pg_sys::get_namespace_oid(c"realtime".as_ptr(), true);
         let types = pg_sys::buildoidvector(types.as_ptr(), types.len() as i32);
@@ -81,7 +80,7 @@ fn send_function() -> Option<Oid> {
             pg_sys::Datum::null(),
         )
     };
-    // SAFETY: look-ups of a function, or of none.
+    // SAFETY: lookups of a function, which may not exist.
     let is_plain = function != pg_sys::InvalidOid
         && unsafe {
             pg_sys::get_func_prokind(function) as u8 == b'f' && !pg_sys::get_func_retset(function)
@@ -89,10 +88,10 @@ fn send_function() -> Option<Oid> {
     is_plain.then_some(function)
 }
 
-/// A field of a catalog's row.
+/// Reads a field of a catalog row.
 macro_rules! field {
     ($cache:ident, $oid:expr, $form:ident, $field:ident) => {{
-        // SAFETY: the cache's rows have this form; the row is released and only the copy is used.
+        // SAFETY: rows of this cache have this form; the row is released and only the copy is used.
         unsafe {
             let tuple = pg_sys::SearchSysCache1(
                 pg_sys::SysCacheIdentifier::$cache as i32,
@@ -115,9 +114,9 @@ fn owner_of_function(function: Oid) -> Option<Oid> {
     field!(PROCOID, function, FormData_pg_proc, proowner)
 }
 
-/// Whether a role has the other's rights, or can take them.
+/// Whether a role has the other's rights or can acquire them.
 fn may_act_as(role: Oid, other: Oid) -> bool {
-    // SAFETY: look-ups of memberships.
+    // SAFETY: lookups of memberships.
     unsafe {
         #[cfg(feature = "pg15")]
         let can_become = pg_sys::is_member_of_role(role, other);
@@ -127,11 +126,11 @@ fn may_act_as(role: Oid, other: Oid) -> bool {
     }
 }
 
-/// What the caller hears of Realtime's own warnings, of which there is one for each message that it
-/// could not store. The server's log has them as log_min_messages says.
+/// Whether the caller sees Realtime's own warnings. Realtime raises one for each message that it
+/// could not store. The server's log gets them as log_min_messages says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Warnings {
-    Told,
+    Shown,
     Silenced,
 }
 
@@ -150,19 +149,20 @@ impl Sender {
         may_act_as(unsafe { pg_sys::GetUserId() }, self.owner)
     }
 
-    /// Takes the lock on the table that each message needs, once for all of them. Call it within
+    /// Takes the table lock that each message needs, once for all of them. Call it within
     /// [`Sender::act`] and with the same budget.
     pub fn lock(&self, locks: &LockBudget) {
         let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-        // SAFETY: takes a lock that goes with the transaction, or raises an error.
+        // SAFETY: takes a lock that the end of the transaction releases, or raises an error.
         locks.spend(|| unsafe { pg_sys::LockRelationOid(self.table, lock) });
     }
 
-    /// Whether the policy that guards our topics holds: row security is on, and the policy of this
-    /// name is restrictive and for every command. It waits for the table's lock, where that is not held.
+    /// Whether the policy that guards our topics is active: row security is on, and the policy of
+    /// this name is restrictive and for every command. Waits for the table's lock if it is not
+    /// held.
     pub fn is_guarded(&self) -> bool {
-        // SAFETY: the table is open while its policies are read, as the server keeps them for it: a
-        // list of policies, each with a name that ends in NUL.
+        // SAFETY: the table is open while its policies are read. The server keeps them as a list of
+        // policies, each with a name that ends in NUL.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let table = pg_sys::relation_open(self.table, lock);
@@ -183,12 +183,12 @@ impl Sender {
         }
     }
 
-    /// Runs an action as the owner of the table, which waits for locks as long as the budget lasts. Where
-    /// it raises an error, the subtransaction around it puts everything back.
+    /// Runs an action as the owner of the table. It waits for locks until the budget is spent. If
+    /// the action raises an error, the surrounding subtransaction restores everything.
     pub fn act<R>(&self, warnings: Warnings, locks: &LockBudget, action: impl FnOnce() -> R) -> R {
-        // SAFETY: the frame that the server itself puts around a function with SET clauses and
-        // another's rights (fmgr_security_definer): an error unwinds to a subtransaction, whose end
-        // puts back user and settings.
+        // SAFETY: the same frame that the server puts around a SECURITY DEFINER function with SET
+        // clauses (fmgr_security_definer). An error unwinds to a subtransaction, whose end restores
+        // user and settings.
         unsafe {
             let (mut user, mut context) = (pg_sys::InvalidOid, 0);
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
@@ -197,7 +197,7 @@ impl Sender {
             pg_sys::SetUserIdAndSecContext(self.owner, context | restricted as i32);
             let level = pg_sys::NewGUCNestLevel();
             set(c"search_path", c"pg_catalog, pg_temp");
-            // The day of a message is that of UTC, as the partitions are.
+            // The day of a message is in UTC, as the partitions are.
             set(c"timezone", c"UTC");
             if warnings == Warnings::Silenced {
                 set(c"client_min_messages", c"error");
@@ -206,7 +206,8 @@ impl Sender {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             let result = action();
             pg_sys::PopActiveSnapshot();
-            // With what that code has set: else its search_path would be the caller's from now on.
+            // Reverts settings of the called code too; otherwise its search_path would stay in
+            // effect for the caller.
             pg_sys::AtEOXact_GUC(false, level);
             pg_sys::SetUserIdAndSecContext(user, context);
             result
@@ -216,8 +217,8 @@ impl Sender {
     /// Calls `realtime.send(payload, type of the event, topic, true)`. Call it within [`Sender::act`] and
     /// with the same budget.
     pub fn send(&self, locks: &LockBudget, topic: &CStr, payload: &CStr) {
-        // SAFETY: functions of the catalog and the one that was looked up, each with arguments of
-        // its types; what they allocate goes with the context, of which nothing is handed on.
+        // SAFETY: catalog functions and the function looked up above, each with arguments of its
+        // types. Their allocations are freed with the context; nothing is passed on.
         unsafe {
             PgMemoryContexts::new("pg_civic event").switch_to(|_| {
                 let payload: pg_sys::Datum =

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-/// The superuser that initdb made. The server never drops it or takes its rights away.
+/// The superuser that initdb made. The server never drops it or revokes its rights.
 pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
 
 /// Whether the current user has the rights of a role, without SET ROLE.
@@ -12,7 +12,7 @@ pub fn has_rights_of(role: pg_sys::Oid) -> bool {
 }
 
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
-    // SAFETY: a look-up of a role; one that does not exist is no superuser.
+    // SAFETY: looks up a role; a role that does not exist is not a superuser.
     unsafe { pg_sys::superuser_arg(role) }
 }
 
@@ -25,15 +25,15 @@ pub fn is_current_superuser() -> bool {
 /// Whether the server can leave event triggers out for one statement (`event_triggers`).
 pub const CAN_DISABLE_EVENT_TRIGGERS: bool = cfg!(not(any(feature = "pg15", feature = "pg16")));
 
-/// As [`acting_as`], for statements that change the catalog. No event trigger fires while a superuser
-/// is acted as: its function belongs to anybody and would run with the superuser's rights. Where the
-/// server cannot leave them out, the caller makes sure that there are none
-/// ([`CAN_DISABLE_EVENT_TRIGGERS`]).
+/// Like [`acting_as`], for statements that change the catalog. While it acts as a superuser, no
+/// event trigger fires: any role may own the trigger's function, which would run with the
+/// superuser's rights. On servers that cannot disable event triggers
+/// ([`CAN_DISABLE_EVENT_TRIGGERS`]), the caller must check that there are none.
 pub fn defining_as<R>(role: pg_sys::Oid, act: impl FnOnce() -> R) -> R {
     acting_as(role, || {
         if CAN_DISABLE_EVENT_TRIGGERS && is_superuser(role) {
-            // SAFETY: a setting that this server has, in the nest level that `acting_as` has opened
-            // and takes back.
+            // SAFETY: this server has the setting. It is set in the nest level that `acting_as`
+            // opens and reverts.
             unsafe {
                 pg_sys::set_config_option(
                     c"event_triggers".as_ptr(),
@@ -51,16 +51,16 @@ pub fn defining_as<R>(role: pg_sys::Oid, act: impl FnOnce() -> R) -> R {
     })
 }
 
-/// Does something with the rights of another role. Whatever that role has put on a table, a trigger
-/// or a policy or a cast, can then do what the role could and no more: it cannot become anybody else,
-/// and leaves nothing behind that would run later as somebody else, no deferred trigger and no
-/// setting. In the server's words it is a security-restricted operation, as REINDEX is.
+/// Runs an action with the rights of another role, as a security-restricted operation (as REINDEX
+/// does). Triggers, policies and casts of that role's tables get the rights of that role and no
+/// more: they cannot switch to another role, and they cannot leave a deferred trigger or a setting
+/// behind that runs later with other rights.
 pub fn acting_as<R>(role: pg_sys::Oid, act: impl FnOnce() -> R) -> R {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     let acting =
         (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
-    // SAFETY: reads and sets variables of this process; what was there before comes back below, and
-    // by the server itself where an error ends the transaction.
+    // SAFETY: reads and sets variables of this process. The code below restores them; if an error
+    // ends the transaction, the server does.
     let before = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let settings = pg_sys::NewGUCNestLevel();
@@ -68,8 +68,7 @@ pub fn acting_as<R>(role: pg_sys::Oid, act: impl FnOnce() -> R) -> R {
         Before { user, context, settings }
     };
     let result = act();
-    // SAFETY: takes back what was set since, as no error has done. Where one has, the transaction's
-    // end does.
+    // SAFETY: reverts the settings made since. After an error the end of the transaction does it.
     unsafe { pg_sys::AtEOXact_GUC(false, before.settings) };
     result
 }
@@ -82,7 +81,7 @@ struct Before {
 
 impl Drop for Before {
     fn drop(&mut self) {
-        // SAFETY: sets back what was read, an error on its way or not.
+        // SAFETY: restores the values read before, also while an error unwinds.
         unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
     }
 }

@@ -1,4 +1,4 @@
-//! A row of a query, whose texts are checked before any `str` of them exists.
+//! A row of a query. Its texts are validated before they become a `str`.
 
 use std::cell::Cell;
 
@@ -11,14 +11,14 @@ use super::encoding;
 use super::error::Error;
 use super::text::{jsonb_value, text_array, varlena_bytes, varlena_size};
 
-/// Longest text that is read, in bytes. No name, path or expression of the catalog has this length
-/// unless somebody means harm.
+/// Longest text that is read, in bytes. No legitimate name, path or expression of the catalog is
+/// this long.
 const TEXT_LIMIT: usize = 1024 * 1024;
 
 /// A row of a query.
 pub struct Row<'row, 'conn> {
     tuple: &'row SpiHeapTupleData<'conn>,
-    /// The first value that could not be taken.
+    /// The first value that was rejected.
     refused: Cell<Option<Error>>,
 }
 
@@ -27,14 +27,14 @@ impl<'row, 'conn> Row<'row, 'conn> {
         Row { tuple, refused: Cell::new(None) }
     }
 
-    /// A column's value, counted from 1; `None` for NULL. A value that cannot be taken is `None`, too,
-    /// and makes the row an error: see [`Row::finish`].
+    /// A column's value, counted from 1; `None` for NULL. A rejected value is `None` too, and makes
+    /// the row an error: see [`Row::finish`].
     pub fn get<T: Column>(&self, place: usize) -> Result<Option<T>, spi::Error> {
         T::read(self, place)
     }
 
-    /// Errors: 22021 where a text that was read is none, 54000 where a value is longer than anything
-    /// that is looked for, 53200 where memory does not hold it.
+    /// Errors: 22021 if a text that was read is not valid, 54000 if a value is too long, 53200 if
+    /// there is not enough memory.
     pub fn finish(self) -> Result<(), Error> {
         self.refused.into_inner().map_or(Ok(()), Err)
     }
@@ -60,7 +60,7 @@ pub trait Column: Sized {
     fn read(row: &Row<'_, '_>, place: usize) -> Result<Option<Self>, spi::Error>;
 }
 
-/// Types whose every value is what pgrx makes of it.
+/// Types that pgrx reads correctly for every value.
 macro_rules! plain {
     ($($type:ty),*) => {
         $(impl Column for $type {
@@ -86,10 +86,10 @@ macro_rules! checked {
 
 checked!(String, Vec<String>, Json);
 
-/// A value, or why it cannot be taken.
+/// A value, or the reason to reject it.
 struct Checked<T>(Result<T, Error>);
 
-/// How a type is taken from a value that is not NULL, and which type of SQL it is.
+/// Defines how a type is read from a non-NULL value, and its SQL type.
 macro_rules! taken_from {
     ($type:ty, $oid:expr, $take:expr) => {
         impl FromDatum for Checked<$type> {
@@ -98,7 +98,7 @@ macro_rules! taken_from {
                 is_null: bool,
                 _type_oid: pg_sys::Oid,
             ) -> Option<Self> {
-                // SAFETY: pgrx has compared the column's type with the one below.
+                // SAFETY: pgrx has compared the column's type with the type below.
                 (!is_null).then(|| Checked(unsafe { $take(datum) }))
             }
         }
@@ -152,8 +152,10 @@ unsafe fn take_json(datum: pg_sys::Datum) -> Result<Json, Error> {
     // SAFETY: the caller's promise.
     unsafe {
         check_size(varlena_size(datum), JSON_LIMIT)?;
-        let value: Value = jsonb_value(datum, |bytes| check_size(bytes, JSON_LIMIT))?
-            .ok_or_else(|| Error::Catalog { why: "a document is nested too deep".to_owned() })?;
+        let value: Value =
+            jsonb_value(datum, |bytes| check_size(bytes, JSON_LIMIT))?.ok_or_else(|| {
+                Error::Catalog { why: "a document is nested deeper than 127 levels".to_owned() }
+            })?;
         Ok(Json(value))
     }
 }

@@ -1,11 +1,11 @@
-//! Settings whose value the server itself never gets to see.
+//! Settings whose values are kept away from the server.
 //!
-//! The server keeps a text setting in a variable that it compares, sends to parallel workers, hands
-//! to whoever reads all settings, and writes into its log when the configuration file is reloaded
-//! ("parameter … changed to …"). So a secret is taken out of that variable as soon as it is given,
-//! before the server has looked at it, and kept here. The variable is empty at all times, and never
-//! changes. What a setting may carry beside its value is a number that stands for the secret: the
-//! server frees that without overwriting it, and it may.
+//! The server keeps a text setting in a variable. It compares that variable, sends it to parallel
+//! workers, shows it to roles that read all settings, and logs changes of the configuration file
+//! ("parameter … changed to …"). So this module takes a secret out of the variable when it is set,
+//! before the server has read it, and keeps it here. The variable is always empty and never
+//! changes. The setting's extra data is a number that stands for the secret: the server may free it
+//! without overwriting it.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,19 +13,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_sys};
 use zeroize::Zeroizing;
 
-/// How many secrets there can be.
+/// The maximum number of secrets.
 const PLACES: usize = 4;
 
-/// A secret and the number that stands for it. Its memory is overwritten when it is dropped.
+/// A secret and its number. Its memory is overwritten when it is dropped.
 struct Value {
     number: u64,
     bytes: Zeroizing<Vec<u8>>,
 }
 
-/// What this process knows of one secret.
+/// This process's state of one secret.
 #[derive(Default)]
 struct Place {
-    /// The value that was checked last, and may be assigned next.
+    /// The value that was checked last and may be assigned next.
     checked: Option<Value>,
     /// The value in use.
     assigned: Option<Value>,
@@ -36,13 +36,14 @@ struct Place {
 static SECRETS: [Mutex<Place>; PLACES] =
     [const { Mutex::new(Place { checked: None, assigned: None, last: 0 }) }; PLACES];
 
-/// A secret, by its place. No two have the same.
+/// A secret, by its place. Each secret has its own place.
 #[derive(Clone, Copy)]
 pub struct SecretSetting<const PLACE: usize>;
 
 impl<const PLACE: usize> SecretSetting<PLACE> {
-    /// Defines it: from the configuration file, the server's command line or ALTER SYSTEM alone, so
-    /// never where everybody reads it (pg_db_role_setting). SHOW tells a superuser whether it is set.
+    /// Defines the setting: only the configuration file, the server's command line or ALTER SYSTEM
+    /// can set it, so it is never in pg_db_role_setting, which every role can read. SHOW tells a
+    /// superuser only whether it is set.
     pub fn define(
         self,
         name: &'static CStr,
@@ -50,7 +51,7 @@ impl<const PLACE: usize> SecretSetting<PLACE> {
         long: &'static CStr,
         variable: &'static GucSetting<Option<CString>>,
     ) {
-        // SAFETY: the hooks keep to what the server asks of such hooks.
+        // SAFETY: the hooks follow the server's rules for setting hooks.
         unsafe {
             GucRegistry::define_string_guc_with_hooks(
                 name,
@@ -66,7 +67,7 @@ impl<const PLACE: usize> SecretSetting<PLACE> {
         }
     }
 
-    /// The value; `None` where it is empty or not UTF-8. The copy is overwritten when it is dropped.
+    /// The value; `None` if it is empty or not UTF-8. The copy is overwritten when it is dropped.
     pub fn get(self) -> Option<Zeroizing<String>> {
         let place = place::<PLACE>();
         let value = super::encoding::text(&place.assigned.as_ref()?.bytes).ok()?;
@@ -74,23 +75,23 @@ impl<const PLACE: usize> SecretSetting<PLACE> {
     }
 }
 
-/// Only the process's first thread comes here, and no error unwinds from where it is: the lock is
-/// free, and never poisoned.
+/// Only the process's main thread calls this, and no error unwinds while it holds the lock. So the
+/// lock is free and never poisoned.
 fn place<const PLACE: usize>() -> MutexGuard<'static, Place> {
     SECRETS[PLACE].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the secret out of the value that the server was given, which is this hook's to change.
+/// Takes the secret out of the new value, which this hook may change.
 ///
-/// It refuses none: the server's message about a refused value repeats it.
+/// It rejects no value, because the server's error message would repeat the value.
 #[pg_guard]
 unsafe extern "C-unwind" fn take_secret<const PLACE: usize>(
     value: *mut *mut c_char,
     extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server hands over a text of its own making that ends in NUL, or NULL, and a place
-    // for memory that it will free as its own.
+    // SAFETY: the server passes a text that it allocated and that ends in NUL, or NULL, and a place
+    // for memory that it will free.
     unsafe {
         if (*value).is_null() {
             return true;
@@ -104,7 +105,7 @@ unsafe extern "C-unwind" fn take_secret<const PLACE: usize>(
         let mut place = place::<PLACE>();
         place.last += 1;
         *number = place.last;
-        // Where the value before was never assigned, this ends it.
+        // Drops the previous checked value if it was never assigned.
         place.checked = Some(Value { number: place.last, bytes: Zeroizing::new(text.to_vec()) });
         libc::explicit_bzero((*value).cast(), length);
         *extra = number.cast();
@@ -112,14 +113,14 @@ unsafe extern "C-unwind" fn take_secret<const PLACE: usize>(
     true
 }
 
-/// Puts the value that the number stands for in use. One that is unknown, as it could be if the server
-/// took back an earlier value, is none: without the secret nothing is opened.
+/// Activates the value with this number. An unknown number, possible if the server restores an
+/// earlier value, means no secret: functions then refuse to run.
 #[pg_guard]
 unsafe extern "C-unwind" fn secret_assigned<const PLACE: usize>(
     _value: *const c_char,
     extra: *mut c_void,
 ) {
-    // SAFETY: NULL, or what the hook above has made.
+    // SAFETY: NULL, or the value from the hook above.
     let number = unsafe { extra.cast::<u64>().as_ref() };
     let mut place = place::<PLACE>();
     let is_meant = |value: &Value| Some(&value.number) == number;
@@ -134,13 +135,13 @@ unsafe extern "C-unwind" fn show_secret<const PLACE: usize>() -> *const c_char {
     if is_set { c"********".as_ptr() } else { c"".as_ptr() }
 }
 
-/// Memory that the server frees when it is done with the setting's value; NULL where there is none.
+/// Memory that the server frees with the setting's value; NULL if there is none.
 ///
 /// # Safety
 ///
-/// It is given to the server as a setting's extra value.
+/// The result is passed to the server as a setting's extra data.
 unsafe fn allocate(size: usize) -> *mut c_void {
-    // SAFETY: allocates, and with this level raises no error.
+    // SAFETY: allocates; with this error level it raises no error.
     unsafe {
         #[cfg(feature = "pg15")]
         return libc::malloc(size);

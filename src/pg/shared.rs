@@ -1,4 +1,4 @@
-//! The memory that the workers share with the backends.
+//! The memory that workers and backends share.
 
 use std::ffi::c_void;
 use std::mem::size_of;
@@ -9,16 +9,16 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
-use super::presence::Presence;
+use super::worker_slot::WorkerSlot;
 
 /// Why a transaction's events went out by ordinary NOTIFY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FellBack {
     /// The queue had no room.
     QueueFull,
-    /// The transaction's events are more than the queue holds.
+    /// The transaction's events are larger than the queue.
     TooLarge,
-    /// The relay is not running, or is starting anew.
+    /// The relay is not running, or is restarting.
     NotRunning,
     /// The relay serves another database.
     OtherDatabase,
@@ -36,24 +36,25 @@ impl FellBack {
     ];
 }
 
-/// What all processes of the server see. All zeros is the state before the relay's first start.
+/// The state that all processes of the server share. All zeros is the state before the relay's
+/// first start.
 #[derive(Default)]
 #[repr(C)]
 pub struct Shared {
     control: Control,
-    /// The relay. While there is none, no events are taken.
-    pub relay: Presence,
-    /// The worker that fetches media, the process that works on other people's tables for it, and
-    /// what the one asks of the other.
-    pub media: Presence,
-    pub media_tables: Presence,
+    /// The relay. Without it the queue takes no events.
+    pub relay: WorkerSlot,
+    /// The worker that fetches media, the process that works on tables of other roles for it, and
+    /// the requests between them.
+    pub media: WorkerSlot,
+    pub media_tables: WorkerSlot,
     pub mailbox: Mailbox,
-    /// Where the queue stood still while a transaction waited in vain for it to be told, plus one.
+    /// The queue position, plus one, at which a transaction timed out waiting for delivery.
     pub given_up: AtomicU64,
-    /// Up to where transactions wait, or have waited, for the queue to be told. A place and no count:
-    /// a session that is ended while it waits leaves nothing behind.
+    /// The queue position up to which transactions wait, or have waited, for delivery. A position,
+    /// not a count: a session that is terminated while it waits leaves nothing to undo.
     pub awaited: AtomicU64,
-    /// Events that committed transactions have put into the queue, and those of them told.
+    /// Events that committed transactions put into the queue, and how many of them were delivered.
     pub accepted: AtomicU64,
     pub delivered: AtomicU64,
     pub batches: AtomicU64,
@@ -63,7 +64,7 @@ pub struct Shared {
 static MEMORY: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 static WORDS: AtomicUsize = AtomicUsize::new(0);
 
-/// The shared memory, where the library was preloaded.
+/// The shared memory, if the library was preloaded.
 pub fn shared() -> Option<&'static Shared> {
     // SAFETY: set once, before any backend was forked, to memory that lives as long as the server.
     unsafe { MEMORY.load(Ordering::Relaxed).as_ref() }
@@ -71,8 +72,8 @@ pub fn shared() -> Option<&'static Shared> {
 
 impl Shared {
     pub fn queue(&'static self) -> Queue<'static> {
-        // SAFETY: the words stand behind `Shared` in the same allocation, aligned for it and for
-        // them, zeroed when it was made.
+        // SAFETY: the words follow `Shared` in the same allocation, aligned for both, zeroed when
+        // it was made.
         let words = unsafe {
             let first = std::ptr::from_ref(self).add(1).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, WORDS.load(Ordering::Relaxed))
@@ -80,14 +81,14 @@ impl Shared {
         Queue::new(&self.control, words)
     }
 
-    /// This process is the relay from now on, until it ends.
+    /// Registers this process as the relay until it ends.
     pub fn take_over(&'static self) {
         // SAFETY: registers a function that lives as long as the process.
         unsafe {
             pg_sys::before_shmem_exit(Some(relay_ends), pg_sys::Datum::null());
             if self.relay.is_this_database() == Some(false) {
-                // That database was dropped, so all of its transactions have ended. What they left
-                // is not for the listeners of the one that has its name now.
+                // The previous database was dropped, so all of its transactions have ended. Its
+                // events must not reach listeners of a new database of the same name.
                 self.queue().release(self.queue().head());
                 self.delivered.store(self.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
             }
@@ -96,16 +97,16 @@ impl Shared {
         self.relay.begin();
     }
 
-    /// This process is the media worker from now on, until it ends.
+    /// Registers this process as the media worker until it ends.
     pub fn take_over_media(&'static self) {
         // SAFETY: registers a function that lives as long as the process.
         unsafe { pg_sys::before_shmem_exit(Some(media_worker_ends), pg_sys::Datum::null()) };
         self.media.begin();
-        // What the worker before has asked for, and nobody has begun, is asked for anew.
+        // A request of the previous worker that was not taken is sent again later.
         self.mailbox.withdraw();
     }
 
-    /// This process works on other people's tables for the media worker from now on, until it ends.
+    /// Registers this process as the media tables process until it ends.
     pub fn take_over_media_tables(&'static self) {
         // SAFETY: registers a function that lives as long as the process.
         unsafe { pg_sys::before_shmem_exit(Some(media_tables_ends), pg_sys::Datum::null()) };
@@ -131,19 +132,19 @@ unsafe extern "C-unwind" fn media_worker_ends(_code: i32, _argument: pg_sys::Dat
 #[pg_guard]
 unsafe extern "C-unwind" fn media_tables_ends(_code: i32, _argument: pg_sys::Datum) {
     let Some(shared) = shared() else { return };
-    // SAFETY: as the server does it itself when it removes temporary tables at this point. The job's
-    // row is no longer locked then, when the media worker learns of it.
+    // SAFETY: the server does the same at this point when it removes temporary tables. The lock on
+    // the job's row must be released before the media worker gets the answer.
     unsafe { pg_sys::AbortOutOfAnyTransaction() };
     shared.media_tables.end();
     shared.mailbox.abandon(if foreign::is_given_up() { Answer::GIVEN_UP } else { Answer::LOST });
     shared.media.wake();
 }
 
-/// Asks for the memory. Call it while the library is preloaded.
+/// Requests the memory. Call it while the library is preloaded.
 pub fn request(queue_bytes: usize) {
     WORDS.store(queue_bytes / size_of::<u64>(), Ordering::Relaxed);
-    // SAFETY: the hooks are called in turn, as each library that sets one keeps the one before; no
-    // other thread is there.
+    // SAFETY: each library that sets a hook keeps and calls the previous one; there is no other
+    // thread.
     unsafe {
         PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
         pg_sys::shmem_request_hook = Some(request_memory);
@@ -161,7 +162,7 @@ static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
 #[pg_guard]
 unsafe extern "C-unwind" fn request_memory() {
-    // SAFETY: called by the server, once, at the time for it.
+    // SAFETY: the server calls this once, when memory may be requested.
     unsafe {
         if let Some(previous) = PREVIOUS_REQUEST {
             previous();
@@ -172,8 +173,8 @@ unsafe extern "C-unwind" fn request_memory() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn make_memory() {
-    // SAFETY: called by the server when its memory is there, and again after a crash, when it is
-    // all new; the lock is the one that the server asks for around ShmemInitStruct.
+    // SAFETY: the server calls this when its memory exists, and again after a crash, with new
+    // memory. The lock is the one that ShmemInitStruct requires.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP {
             previous();

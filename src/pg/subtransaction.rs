@@ -1,13 +1,14 @@
-//! What may fail without failing the transaction.
+//! Actions that may fail without failing the transaction.
 
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Runs an action in a subtransaction of its own. Where it gives an error, or raises one, which
-/// `raised` makes of its SQLSTATE and the start of its message, nothing of what it did is left. A cancelled query
-/// stays cancelled; an error that only has the SQLSTATE of one does not.
+/// Runs an action in its own subtransaction. If it returns or raises an error, the subtransaction
+/// is rolled back. `raised` converts a raised error, given its SQLSTATE and the start of its
+/// message. A cancellation by the server is raised again; an error that only has the same SQLSTATE
+/// is not.
 pub fn attempt<R, E>(
     action: impl FnOnce() -> Result<R, E>,
     raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
@@ -15,13 +16,13 @@ pub fn attempt<R, E>(
     run(action, true, raised)
 }
 
-/// The same for an action that only raises: `Err` has the message.
+/// Like [`attempt`], for an action that only raises: `Err` holds the message.
 pub fn try_to<R>(action: impl FnOnce() -> R) -> Result<R, String> {
     attempt(|| Ok(action()), |_, message| message.to_owned())
 }
 
-/// As [`try_to`], and nothing of what it did is left where it succeeds either.
-pub fn rehearse<R>(action: impl FnOnce() -> R) -> Result<R, String> {
+/// Like [`try_to`], but rolls back after success too.
+pub fn probe<R>(action: impl FnOnce() -> R) -> Result<R, String> {
     run(|| Ok(action()), false, |_, message| message.to_owned())
 }
 
@@ -30,8 +31,8 @@ fn run<R, E>(
     is_kept: bool,
     raised: impl Fn(PgSqlErrorCode, &str) -> E + UnwindSafe + RefUnwindSafe,
 ) -> Result<R, E> {
-    // SAFETY: the usual frame of a subtransaction (see PL/pgSQL's exception blocks): it is ended,
-    // and context and resource owner are put back, on every way out.
+    // SAFETY: the usual frame of a subtransaction (as in PL/pgSQL's exception blocks). Every exit
+    // ends it and restores memory context and resource owner.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
@@ -65,16 +66,16 @@ fn run<R, E>(
     }
 }
 
-/// Most bytes of an error's message that are handed on. That of other people's code can be of any
-/// length, and is copied into warnings, reports and jobs.
+/// Longest part of an error message that is passed on, in bytes. The message of foreign code can
+/// have any length, and it is copied into warnings, reports and jobs.
 const MESSAGE_LIMIT: usize = 1024;
 
 fn shortened(message: &str) -> &str {
     &message[..message.floor_char_boundary(MESSAGE_LIMIT)]
 }
 
-/// Whether the server itself has cancelled the query. Any function may raise an error of this
-/// SQLSTATE; only the server does so in the place where it answers interrupts.
+/// Whether the server itself cancelled the query. Any function may raise this SQLSTATE, but only
+/// the server raises it where it processes interrupts.
 pub(super) fn is_cancellation(report: &pg_sys::panic::ErrorReportWithLevel) -> bool {
     report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
         && report.function_name() == Some("ProcessInterrupts")

@@ -13,10 +13,10 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::List;
 }
 
-/// The topmost parent of a partition; for another table the table itself. There need be no such table
-/// any more.
+/// The topmost parent of a partition; for another table the table itself. The table may no longer
+/// exist.
 pub fn root(table: u32) -> u32 {
-    // SAFETY: a look-up in the catalog, which the boundary lets fail; it gives a list of OIDs.
+    // SAFETY: a catalog lookup that returns a list of OIDs; the boundary handles its errors.
     unsafe {
         let ancestors =
             pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table.into()));
@@ -29,11 +29,12 @@ pub fn root(table: u32) -> u32 {
     }
 }
 
-/// Locks a table, with its children and partitions, as one who changes rows does, until the
-/// transaction's end: no trigger is made on it from here on. A table that is gone meanwhile is not missed.
+/// Locks a table with its children and partitions as a writer does, until the end of the
+/// transaction. No other session can create a trigger on them meanwhile. Raises no error if the
+/// table no longer exists.
 pub fn lock_for_writing(table: pg_sys::Oid) {
     let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: locks that the transaction's end releases, and a list of OIDs, which is not used; errors
+    // SAFETY: the end of the transaction releases the locks; the list of OIDs is not used; errors
     // unwind.
     unsafe {
         pg_sys::LockRelationOid(table, lock);

@@ -1,5 +1,5 @@
-//! What a varlena holds, and texts as results, without the copies and detours that pgrx makes: they
-//! count where a function sees each row of a scan.
+//! Varlena contents, and text results, without pgrx's extra copies: those matter in functions that
+//! run for each row of a scan.
 
 use std::ffi::{CStr, c_char};
 
@@ -18,13 +18,13 @@ use super::encoding;
 use super::error::Error;
 use super::memory::check_available;
 
-/// A text to return, copied once, into the memory of the caller's row.
+/// A text result, copied once, into the memory of the caller's row.
 pub struct TextResult(pg_sys::Datum);
 
 impl TextResult {
     pub fn new(text: &str) -> TextResult {
         let length = text.len() as i32;
-        // SAFETY: the server copies that many bytes; a `str` is in the database's encoding, UTF-8.
+        // SAFETY: the server copies that many bytes; a `str` is UTF-8, the database's encoding.
         TextResult(pg_sys::Datum::from(unsafe {
             pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), length)
         }))
@@ -48,14 +48,14 @@ unsafe impl SqlTranslatable for TextResult {
         Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
 }
 
-/// Texts to return as an array, made at once: pgrx would gather them one by one, in a memory context of
-/// their own, and each query that reads files asks for one.
+/// A text array result, built in one step. pgrx would collect the elements one by one in a separate
+/// memory context, and each query on files calls this.
 pub struct TextArrayResult(pg_sys::Datum);
 
 impl TextArrayResult {
     pub fn new<'a>(texts: impl Iterator<Item = &'a str>) -> TextArrayResult {
         let mut elements: Vec<_> = texts.map(|text| TextResult::new(text).0).collect();
-        // SAFETY: as many texts as are said, with the length, passing and alignment of their type.
+        // SAFETY: the element count is right; length, passing and alignment are those of text.
         TextArrayResult(pg_sys::Datum::from(unsafe {
             pg_sys::construct_array(
                 elements.as_mut_ptr(),
@@ -93,7 +93,7 @@ unsafe impl SqlTranslatable for TextArrayResult {
 /// The datum is a varlena that lives for `'a`.
 #[inline]
 pub(super) unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the caller's promise; what is packed or elsewhere is unpacked by the server.
+    // SAFETY: the caller's promise; the server unpacks values that are compressed or out of line.
     unsafe {
         let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
         if varatt_is_4b_u(varlena) || varatt_is_1b(varlena) && !varatt_is_1b_e(varlena) {
@@ -104,7 +104,7 @@ pub(super) unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-/// The size of a varlena once it is unpacked, in bytes. It asks the header, and unpacks nothing.
+/// The size of a varlena once unpacked, in bytes. Reads only the header.
 ///
 /// # Safety
 ///
@@ -112,8 +112,8 @@ pub(super) unsafe fn varlena_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
 #[inline]
 pub(super) unsafe fn varlena_size(datum: pg_sys::Datum) -> usize {
     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-    // SAFETY: the caller's promise. A value with a header of one byte, as nearly all have, is asked
-    // without a call into the server.
+    // SAFETY: the caller's promise. Nearly all values have a header of one byte, which needs no
+    // call into the server.
     unsafe {
         if varatt_is_1b(varlena) && !varatt_is_1b_e(varlena) {
             varsize_1b(varlena) - 1
@@ -123,20 +123,20 @@ pub(super) unsafe fn varlena_size(datum: pg_sys::Datum) -> usize {
     }
 }
 
-/// Size of a varlena's usual header (VARHDRSZ), which the server counts in.
+/// Size of a varlena's usual header (VARHDRSZ), which the server includes.
 const HEADER: usize = 4;
 
-/// The elements of an array of text; `None` for NULL. Check its size before.
+/// The elements of a text array; `None` for NULL. Check its size first.
 ///
-/// Errors: 22021 for an element that is no text.
+/// Errors: 22021 if an element is not valid text.
 ///
 /// # Safety
 ///
 /// The datum is an array of text that lives for `'a`.
 pub(super) unsafe fn text_array<'a>(datum: pg_sys::Datum) -> Result<Vec<Option<&'a str>>, Error> {
     let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-    // SAFETY: the caller's promise; text has this length, passing and alignment. The server gives as
-    // many elements and marks of NULL as it counts.
+    // SAFETY: the caller's promise; text has this length, passing and alignment. The server returns
+    // as many elements and NULL flags as it counts.
     unsafe {
         pg_sys::deconstruct_array(
             pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast(),
@@ -156,21 +156,22 @@ pub(super) unsafe fn text_array<'a>(datum: pg_sys::Datum) -> Result<Vec<Option<&
     }
 }
 
-/// Bytes of memory that a value takes for each byte of its text, at most: for `"",` an element of
-/// 32 bytes in an array that has just grown to twice its size, while the old one is copied.
+/// The most bytes of memory that a parsed value takes per byte of text. Worst case `"",`: an
+/// element of 32 bytes in an array that doubles its size while the old one is copied.
 const VALUE_SIZE: usize = 40;
 
-/// What jsonb_out() takes for each byte of a jsonb that is no number: text that has just grown to twice its
-/// size, while the old one is copied.
+/// The most bytes that jsonb_out() allocates per byte of a jsonb without numbers: a text buffer
+/// that doubles its size while the old one is copied.
 const OUTPUT_SIZE: usize = 4;
-/// What an error of the server's own takes, at least, while it is copied: a context of memory that has
-/// grown asks for a block of this size. Where it is not to be had the server panics, see docs/security.md.
+/// The least memory that copying a server error takes: a grown memory context requests a block of
+/// this size. Without it the server panics, see docs/security.md.
 const ERROR_SIZE: usize = 2 * 1024 * 1024;
 
-/// A jsonb as a value; `None` where it is nested deeper than 127 levels. `check_size` is asked before
-/// anything is copied: a number of a few bytes can be written in a hundred thousand digits.
+/// Parses a jsonb; `None` if it is nested deeper than 127 levels. `check_size` runs before anything
+/// is copied: a number of a few bytes can expand to a hundred thousand digits.
 ///
-/// Errors: of `check_size`, 22021 where a string in it is no text, and 53200 where memory does not hold it.
+/// Errors: those of `check_size`, 22021 if a string in it is not valid text, 53200 if there is not
+/// enough memory.
 ///
 /// # Safety
 ///
@@ -181,7 +182,7 @@ pub(super) unsafe fn jsonb_value(
 ) -> Result<Option<Value>, Error> {
     // SAFETY: the caller's promise.
     check_available(unsafe { varlena_size(datum) } * OUTPUT_SIZE + ERROR_SIZE)?;
-    // SAFETY: jsonb_out takes a jsonb and gives a text that ends in NUL, in the current context.
+    // SAFETY: jsonb_out takes a jsonb and returns a text that ends in NUL, in the current context.
     let text: &CStr = unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(datum)]) }
         .ok_or_else(|| Error::Catalog { why: "jsonb_out() gave NULL".to_owned() })?;
     let bytes = text.count_bytes();

@@ -1,31 +1,31 @@
-//! The ends of transactions, and waiting.
+//! Ends of transactions, and waiting.
 
 use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
-// Each commit calls these. They raise no error, so they need no frame to catch one, which would cost
-// more than they do.
+// Called at each commit. They raise no error, so they need no error frame, which would cost more
+// than the call.
 unsafe extern "C-unwind" {
     fn GetCurrentTransactionNestLevel() -> i32;
     fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
 }
 
-/// What is told of transactions. Only `before_commit` and `before_prepare` may raise an error.
+/// Callbacks for transaction events. Only `before_commit` and `before_prepare` may raise an error.
 pub trait Observer {
-    /// The transaction is about to commit; NOTIFY is still possible, and deferred triggers have run.
+    /// The transaction is about to commit. Deferred triggers have run; NOTIFY is still possible.
     fn before_commit();
-    /// The transaction is about to be prepared for a commit in two phases.
+    /// The transaction is about to be prepared for a two-phase commit.
     fn before_prepare();
-    /// The transaction has committed, and is seen by others.
+    /// The transaction has committed and is visible to others.
     fn committed();
     fn aborted();
     fn subtransaction_committed(level: i32);
     fn subtransaction_aborted(level: i32);
 }
 
-/// Tells an observer of every transaction of this process, for as long as it lives. Of several the
-/// last one is told first.
+/// Registers an observer of every transaction of this process, for the life of the process. The
+/// observer registered last is called first.
 pub fn observe<O: Observer>() {
     // SAFETY: the functions live as long as the library, which is never unloaded.
     unsafe {
@@ -62,13 +62,13 @@ unsafe extern "C-unwind" fn on_subtransaction<O: Observer>(
     }
 }
 
-/// How many transactions are open, one within the other: 1 outside of any savepoint.
+/// The nesting level of transactions: 1 outside of any savepoint.
 pub fn level() -> i32 {
     // SAFETY: reads this backend's state.
     unsafe { GetCurrentTransactionNestLevel() }
 }
 
-/// Whether the current transaction may write nothing.
+/// Whether the current transaction is read-only.
 pub fn is_read_only() -> bool {
     // SAFETY: reads a variable of this backend.
     unsafe { pg_sys::XactReadOnly }
@@ -76,13 +76,13 @@ pub fn is_read_only() -> bool {
 
 /// Now, in microseconds since 2000-01-01 UTC.
 pub fn now() -> i64 {
-    // SAFETY: asks the clock.
+    // SAFETY: reads the clock.
     unsafe { GetCurrentTimestamp() }
 }
 
-/// Sleeps until this process's latch is set or the time is over, and then does what the server asks
-/// of a process at such a point: it may end here, by an error or altogether. Other sessions wait for
-/// that, DROP DATABASE for one. So the caller has nothing borrowed that the end of a transaction needs.
+/// Sleeps until this process's latch is set or the time is over, then processes interrupts. That
+/// may raise an error or end the process; other sessions can wait for it, for example in DROP
+/// DATABASE. So the caller must hold no borrow that the end of a transaction needs.
 pub fn wait(time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: this process's own latch.
@@ -98,8 +98,8 @@ pub fn wait(time: Duration) {
     pg_sys::check_for_interrupts!();
 }
 
-/// From now on this process's commits wait for no disk and no standby: for one that stores nothing.
-/// Its transaction ids do need storage, once in many, and there it would wait for an absent standby.
+/// Makes this process's commits wait for no disk and no standby, for a process that stores nothing.
+/// Its transaction ids do need storage from time to time, and an absent standby would block there.
 pub fn commit_without_waiting() {
     // SAFETY: a setting and a value that the server knows.
     unsafe {
@@ -112,8 +112,8 @@ pub fn commit_without_waiting() {
     }
 }
 
-/// Whether this background worker has been asked to end, now or at any time before.
-pub fn is_asked_to_end() -> bool {
+/// Whether this background worker was ever asked to shut down.
+pub fn is_shutdown_requested() -> bool {
     // SAFETY: reads a variable of this process that a signal sets.
     unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
 }

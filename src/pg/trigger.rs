@@ -1,7 +1,7 @@
-//! A trigger's call: which row it is about, and its columns as text.
+//! A trigger call: its row, and the row's columns as text.
 //!
-//! This is on the path of every ticket's write, so the row is deformed once, the columns are
-//! looked up once a session, and values are appended to a buffer that is used again.
+//! This code runs for every write of a ticket. So a row is deformed once, columns are looked up
+//! once per session, and values are appended to a reused buffer.
 
 mod columns;
 
@@ -21,7 +21,7 @@ use super::UNIX_EPOCH_OFFSET;
 use super::subtransaction::try_to;
 use super::text::{varlena_bytes, varlena_size};
 
-/// What a value turned out to be.
+/// The form of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     Null,
@@ -34,7 +34,7 @@ pub enum Form {
     Unreadable,
 }
 
-/// The operation that fired a trigger for a row.
+/// The operation that fired a row trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fired {
     Insert,
@@ -44,10 +44,10 @@ pub enum Fired {
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-/// What a trigger function returns.
+/// The result of a trigger function.
 pub struct TriggerRow(pg_sys::Datum);
 
-// SAFETY: a trigger returns a pointer to a tuple, or NULL, with isnull unset (the chapter "Writing
+// SAFETY: a trigger returns a pointer to a tuple, or NULL, with isnull unset (chapter "Writing
 // Trigger Functions in C").
 unsafe impl BoxRet for TriggerRow {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
@@ -56,7 +56,7 @@ unsafe impl BoxRet for TriggerRow {
     }
 }
 
-// SAFETY: names the pseudo-type that such a function is declared to return.
+// SAFETY: names the pseudo-type that a trigger function returns.
 unsafe impl SqlTranslatable for TriggerRow {
     const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(TriggerRow);
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
@@ -72,9 +72,9 @@ pub struct TriggerCall<'a> {
 }
 
 impl<'a> TriggerCall<'a> {
-    /// `None` where the function was not called as a trigger.
+    /// `None` if the function was not called as a trigger.
     ///
-    /// Call it with what the server handed to the function that is running.
+    /// Pass the argument that the server passed to the running function.
     pub fn from_fcinfo(fcinfo: pg_sys::FunctionCallInfo) -> Option<TriggerCall<'a>> {
         // SAFETY: the caller's promise; the server sets `context` to the trigger's data and keeps
         // both until the function returns.
@@ -87,7 +87,7 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
-    /// The operation; `None` for a statement's trigger, which has no row.
+    /// The operation; `None` for a statement trigger, which has no row.
     pub fn fired(&self) -> Option<Fired> {
         use pgrx::trigger_support::*;
         let event = self.data.tg_event;
@@ -102,7 +102,7 @@ impl<'a> TriggerCall<'a> {
         }
     }
 
-    /// What to return so that the row is written as it is, BEFORE triggers included.
+    /// The return value that leaves the row as it is, for BEFORE triggers too.
     pub fn unchanged_row(&self) -> TriggerRow {
         TriggerRow(match self.fired() {
             Some(Fired::Update) => pg_sys::Datum::from(self.data.tg_newtuple),
@@ -118,27 +118,27 @@ impl<'a> TriggerCall<'a> {
         name.to_string_lossy().into_owned()
     }
 
-    /// OID of the table, which of a partitioned one is the partition.
+    /// OID of the table; for a partitioned table, of the partition.
     pub fn table(&self) -> u32 {
         // SAFETY: the server keeps the relation open during the call.
         unsafe { (*self.data.tg_relation).rd_id.to_u32() }
     }
 
-    /// Where this table has the columns that `tables` is about.
+    /// Where this table has the columns of `tables`.
     pub fn columns<const N: usize>(&self, tables: &Tables<N>) -> Rc<Columns<N>> {
         let is_before = pgrx::trigger_support::trigger_fired_before(self.data.tg_event);
         // SAFETY: the server keeps the relation open during the call.
         tables.columns(unsafe { &*self.data.tg_relation }, is_before)
     }
 
-    /// The row that the operation is about: the new one, for a DELETE the old one.
+    /// The row of the operation: the new one, or for a DELETE the old one.
     pub fn row<'b, const N: usize>(&'b self, columns: &'b Columns<N>) -> Row<'b, N> {
         let slot = match self.fired() {
             Some(Fired::Update) => self.data.tg_newslot,
             _ => self.data.tg_trigslot,
         };
-        // SAFETY: for a row's trigger the server fills the slot; all columns that `columns` names
-        // are deformed here, once.
+        // SAFETY: for a row trigger the server fills the slot; all columns in `columns` are
+        // deformed here, once.
         unsafe {
             if i32::from((*slot).tts_nvalid) < columns.last {
                 pg_sys::slot_getsomeattrs(slot, columns.last);
@@ -149,8 +149,8 @@ impl<'a> TriggerCall<'a> {
 }
 
 impl<'a> TriggerCall<'a> {
-    /// The old row of an UPDATE, unless this column plainly has the same value in both rows. Of the row
-    /// that column alone may be read.
+    /// The old row of an UPDATE, unless this column has the same bytes in both rows. Only this
+    /// column of the row may be read.
     pub fn replaced<'b, const N: usize>(
         &'b self,
         columns: &'b Columns<N>,
@@ -197,7 +197,7 @@ impl<const N: usize> Row<'_, N> {
         }
     }
 
-    /// A finite point in time, in microseconds since 1970-01-01 UTC; `None` for another type.
+    /// A finite timestamp in microseconds since 1970-01-01 UTC; `None` for other types.
     pub fn micros(&self, column: usize) -> Option<i64> {
         let (source, datum) = self.value(column)?;
         let micros = match source.type_oid {
@@ -240,8 +240,8 @@ impl<const N: usize> Row<'_, N> {
                 append_output(source.output, datum, out);
                 if is_json_number(&out[start..]) { Form::Number } else { Form::Text }
             }
-            // A number of a few bytes can be one of a hundred thousand digits, and a document of such
-            // numbers more than the server can write.
+            // A number of a few bytes can expand to a hundred thousand digits, and a document of
+            // such numbers can exceed what the server can write.
             Reader::Json => match append_foreign_output(source.output, datum, out) {
                 Form::Text => Form::Json,
                 other => other,
@@ -252,20 +252,20 @@ impl<const N: usize> Row<'_, N> {
     }
 }
 
-/// PostgreSQL's numbers that are none in JSON are `NaN`, `Infinity` and `-Infinity`.
+/// False for `NaN`, `Infinity` and `-Infinity`, the numbers that JSON does not have.
 fn is_json_number(text: &[u8]) -> bool {
     text.strip_prefix(b"-").unwrap_or(text).first().is_some_and(u8::is_ascii_digit)
 }
 
 fn append_varlena(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    // SAFETY: a text, varchar or char of the row; what unpacking allocates goes with the context of
-    // this trigger's call.
+    // SAFETY: a text, varchar or char of the row. The memory that unpacking allocates is freed with
+    // the context of this trigger call.
     out.extend_from_slice(unsafe { varlena_bytes(datum) });
     Form::Text
 }
 
 fn append_uuid(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    // SAFETY: a uuid is 16 bytes behind the datum, of no alignment.
+    // SAFETY: a uuid is 16 bytes at the datum, without alignment.
     let uuid = uuid::Uuid::from_bytes(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() });
     out.extend_from_slice(
         uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).as_bytes(),
@@ -273,10 +273,10 @@ fn append_uuid(datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     Form::Text
 }
 
-/// A date or time as to_jsonb writes it, whatever DateStyle is.
+/// A date or time in the form of to_jsonb, for any DateStyle.
 fn append_datetime(type_oid: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     let mut buffer = [0; pg_sys::MAXDATELEN as usize + 1];
-    // SAFETY: the buffer has the length that the function asks for; it writes a NUL behind the text.
+    // SAFETY: the buffer has the length that the function requires; it writes a NUL after the text.
     let text = unsafe {
         pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), datum, type_oid, std::ptr::null());
         CStr::from_ptr(buffer.as_ptr())
@@ -285,11 +285,11 @@ fn append_datetime(type_oid: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8
     Form::Text
 }
 
-/// Longest output that is copied, in bytes. No event has room for a hundredth of it.
+/// Longest output that is copied, in bytes. An event holds less than a hundredth of it.
 const OUTPUT_LIMIT: usize = 1024 * 1024;
 
 fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
-    // SAFETY: the output function of the value's own type, which gives a text that ends in NUL.
+    // SAFETY: the output function of the value's own type, which returns a text that ends in NUL.
     let text = unsafe { CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, datum)) };
     if text.count_bytes() > OUTPUT_LIMIT {
         return Form::Unreadable;
@@ -298,8 +298,8 @@ fn append_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -
     Form::Text
 }
 
-/// Calls an output function that may raise an error, in a subtransaction, so that the error costs
-/// the value and not the row.
+/// Calls an output function that may raise an error in a subtransaction, so that an error loses
+/// only the value, not the row.
 fn append_foreign_output(output: pg_sys::Oid, datum: pg_sys::Datum, out: &mut Vec<u8>) -> Form {
     let start = out.len();
     match try_to(|| append_output(output, datum, out)) {

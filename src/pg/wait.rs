@@ -1,7 +1,7 @@
-//! Threads beside the server's own, and waiting for them.
+//! Threads beside the server's main thread, and waiting for them.
 //!
-//! Such a thread never calls the server, and takes none of its signals: the handlers belong to the
-//! process's first thread, and would run into pieces in another.
+//! These threads never call the server and take no signals: the signal handlers belong to the
+//! process's main thread and are not safe in another.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -13,13 +13,13 @@ use pgrx::pg_sys;
 use super::error::Error;
 use super::memory;
 
-/// Starts a thread in which every signal is blocked, and in every thread that it starts. It may handle
-/// secrets: what it frees is overwritten.
+/// Starts a thread with every signal blocked, also in the threads that it starts. It may handle
+/// secrets: memory that it frees is overwritten.
 pub fn start_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, Error> {
-    // A thread begins with the mask of the one that starts it.
+    // A thread inherits the signal mask of the thread that starts it.
     let _blocked = SignalsBlocked::new();
     let thread = Builder::new().name(name.to_owned()).spawn(|| {
         memory::overwrite_freed();
@@ -32,14 +32,14 @@ fn no_thread(error: std::io::Error) -> Error {
     Error::NoThread { why: error.to_string() }
 }
 
-/// Every signal is blocked in this thread for as long as this lives.
+/// Blocks every signal in this thread while it lives.
 struct SignalsBlocked {
     before: libc::sigset_t,
 }
 
 impl SignalsBlocked {
     fn new() -> SignalsBlocked {
-        // SAFETY: both sets are made here and filled by the calls; on them, these cannot fail.
+        // SAFETY: both sets are local and filled by the calls, which cannot fail on them.
         unsafe {
             let mut all = std::mem::zeroed();
             let mut before = std::mem::zeroed();
@@ -52,18 +52,18 @@ impl SignalsBlocked {
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        // SAFETY: the mask that was there before.
+        // SAFETY: restores the previous mask.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
         }
     }
 }
 
-/// Does something slow in a thread of its own, and waits for what comes of it. Meanwhile the backend
-/// answers what it is asked: cancelled, timed out or ended, it leaves at once, and `abandon` tells
-/// the thread, which then has nobody to report to.
+/// Runs slow work in its own thread and waits for the result. Meanwhile the backend stays
+/// interruptible: if it is cancelled, timed out or terminated, it leaves at once and calls
+/// `abandon` to notify the thread, whose result is then dropped.
 ///
-/// The thread's panic is an error here.
+/// Errors: a panic of the thread is an error here.
 pub fn in_thread<T: Send + 'static>(
     name: &str,
     abandon: impl Fn(),
@@ -73,10 +73,10 @@ pub fn in_thread<T: Send + 'static>(
     let (sender, receiver) = mpsc::sync_channel(1);
     let _abandon = OnDrop(abandon);
     start_thread(name, move || {
-        // However the thread ends, its socket is closed then, which wakes the backend.
+        // The socket closes when the thread ends for any reason, which wakes the backend.
         let _awake = theirs;
         let sender = sender;
-        // With nobody there to take it, the result is dropped.
+        // If the receiver is gone, the result is dropped.
         let _ = sender.send(work());
     })?;
     loop {
@@ -88,11 +88,11 @@ pub fn in_thread<T: Send + 'static>(
     }
 }
 
-/// Sleeps until the socket has something to read or this process's latch is set, and then does what
-/// the server asks of a process at such a point: it may end here, by an error or altogether.
+/// Sleeps until the socket is readable or this process's latch is set, then processes interrupts.
+/// That may raise an error or end the process.
 fn wait_for(socket: &UnixStream) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: this process's own latch, and a socket that is open.
+    // SAFETY: this process's own latch and an open socket.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,

@@ -1,4 +1,4 @@
-//! Background workers: their registration; and of one that has threads, its transactions, sleep and end.
+//! Background workers: registration; and transactions, sleep and shutdown of a worker with threads.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
@@ -12,25 +12,25 @@ use pgrx::bgworkers::{
 use pgrx::prelude::*;
 
 unsafe extern "C-unwind" {
-    /// The server's own handler of SIGTERM (tcop/tcopprot.h): whatever can be interrupted then is.
+    /// The server's own SIGTERM handler (tcop/tcopprot.h): interrupts whatever is interruptible.
     fn die(signal: std::ffi::c_int);
 }
 
-/// Whether this process was ever asked to end.
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether this process was ever asked to shut down.
+static SHUTDOWN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// What [`at_ordered_exit`] was given.
-static FAREWELL: OnceLock<fn()> = OnceLock::new();
+/// The function passed to [`on_shutdown`].
+static SHUTDOWN_HOOK: OnceLock<fn()> = OnceLock::new();
 
-/// Of SIGTERM: may be called amid anything.
-unsafe extern "C-unwind" fn asked_to_end(signal: std::ffi::c_int) {
-    ASKED.store(true, Ordering::Relaxed);
-    // SAFETY: the server's own handler, called as one.
+/// SIGTERM handler: may run at any point.
+unsafe extern "C-unwind" fn request_shutdown(signal: std::ffi::c_int) {
+    SHUTDOWN_REQUESTED.store(true, Ordering::Relaxed);
+    // SAFETY: the server's own handler, called from a signal handler.
     unsafe { die(signal) };
 }
 
-/// Has the server start a worker once it can write, and again a second after it ends. Call it while the
-/// library is preloaded.
+/// Registers a worker that starts once the server accepts writes, and restarts a second after it
+/// ends. Call it while the library is preloaded.
 pub fn register(name: &str, function: &str) {
     BackgroundWorkerBuilder::new(name)
         .set_library("pg_civic")
@@ -42,17 +42,18 @@ pub fn register(name: &str, function: &str) {
         .load();
 }
 
-/// Begins a worker in a database, as the server's own superuser, with a search_path and defaults of
-/// transactions that nobody else chooses.
+/// Connects a worker to a database as the bootstrap superuser, with a fixed search_path and fixed
+/// transaction defaults.
 ///
-/// SIGTERM is answered by whatever the worker is at, a wait for a lock as well.
+/// SIGTERM interrupts whatever the worker does, including a lock wait.
 pub fn begin(database: &str) {
-    // SAFETY: a handler that does what the server's own does, in its place before signals are let in.
+    // SAFETY: the handler does what the server's own does. It is installed before signals are
+    // unblocked.
     unsafe {
         #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(asked_to_end));
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(request_shutdown));
         #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(asked_to_end));
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(request_shutdown));
     }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
@@ -74,51 +75,54 @@ pub fn begin(database: &str) {
     }
 }
 
-/// Has something done once when this process ends by an order, wherever that meets it: also amid a
-/// transaction, which is rolled back before. It can do transactions of its own, but nothing interrupts
-/// it any more, so it must not wait. An error in it is logged, and ends it.
-pub fn at_ordered_exit(farewell: fn()) {
-    if FAREWELL.set(farewell).is_ok() {
-        // SAFETY: a function that lives as long as the process. It is called before what the server
-        // itself does at the end, which was registered earlier.
-        unsafe { pg_sys::before_shmem_exit(Some(ordered_exit), pg_sys::Datum::from(0)) };
+/// Registers a function that runs once when this process shuts down on request, also in the middle
+/// of a transaction, which is rolled back first. The function can use its own transactions, but
+/// nothing interrupts it, so it must not wait. An error in it is logged and ends it.
+pub fn on_shutdown(hook: fn()) {
+    if SHUTDOWN_HOOK.set(hook).is_ok() {
+        // SAFETY: the function lives as long as the process. It runs before the server's own exit
+        // callbacks, which were registered earlier.
+        unsafe { pg_sys::before_shmem_exit(Some(run_shutdown_hook), pg_sys::Datum::from(0)) };
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn ordered_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    let Some(farewell) = FAREWELL.get().filter(|_| ASKED.load(Ordering::Relaxed)) else { return };
-    // SAFETY: as the server does it itself when it removes temporary tables at this point.
+unsafe extern "C-unwind" fn run_shutdown_hook(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    let Some(hook) = SHUTDOWN_HOOK.get().filter(|_| SHUTDOWN_REQUESTED.load(Ordering::Relaxed))
+    else {
+        return;
+    };
+    // SAFETY: the server does the same at this point when it removes temporary tables.
     unsafe { pg_sys::AbortOutOfAnyTransaction() };
-    farewell();
+    hook();
 }
 
-/// Locks a table as who changes its rows does; false where he would have to wait.
+/// Takes the table lock of a writer if it is free; false if the caller would have to wait.
 pub fn lock_rows_if_free(table: pg_sys::Oid) -> bool {
-    // SAFETY: a lock that the transaction's end releases.
+    // SAFETY: the end of the transaction releases the lock.
     unsafe {
         pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
     }
 }
 
-/// Does something in a transaction of its own. An error ends the worker.
+/// Runs an action in its own transaction. An error ends the worker.
 pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
     let result = BackgroundWorker::transaction(AssertUnwindSafe(body));
-    // SAFETY: no transaction is open. Without it the table's changes would not be counted, and
-    // autovacuum would not come.
+    // SAFETY: no transaction is open. Without this call the table's changes are not counted, and
+    // autovacuum does not run.
     unsafe { pg_sys::pgstat_report_stat(true) };
     result
 }
 
-/// Sleeps until this process's latch is set, the file has something to read, or the time is over.
-/// Then it does what the server asks of a process at such a point, and may end here by an error; but
-/// an order to end is left to the caller, see [`takes_leave`].
+/// Sleeps until this process's latch is set, the file is readable or the time is over. Then it
+/// processes interrupts, which may raise an error. It leaves a shutdown request to the caller, see
+/// [`take_shutdown_request`].
 pub fn wait(file: BorrowedFd<'_>, time: Duration) {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_TIMEOUT
         | pg_sys::WL_SOCKET_READABLE
         | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: this process's own latch, and a file that is open throughout.
+    // SAFETY: this process's own latch, and a file that stays open during the call.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
@@ -129,23 +133,23 @@ pub fn wait(file: BorrowedFd<'_>, time: Duration) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    if !is_asked_to_end() {
+    if !is_shutdown_requested() {
         pg_sys::check_for_interrupts!();
     }
 }
 
-fn is_asked_to_end() -> bool {
+fn is_shutdown_requested() -> bool {
     // SAFETY: reads a variable of this process that a signal sets.
     unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
 }
 
-/// Whether the worker has been asked to end. If so it may still put its things in order: what it does
-/// from here on is only interrupted by the next such order.
-pub fn takes_leave() -> bool {
-    let asked = is_asked_to_end();
-    if asked {
+/// Whether the worker was asked to shut down. Clears the request, so that the worker can clean up:
+/// only a further request interrupts it.
+pub fn take_shutdown_request() -> bool {
+    let requested = is_shutdown_requested();
+    if requested {
         // SAFETY: a variable of this process; the worker ends by itself.
         unsafe { (&raw mut pg_sys::ProcDiePending).write_volatile(0) };
     }
-    asked
+    requested
 }

@@ -1,5 +1,5 @@
-//! How the queue carries a transaction's events, without PostgreSQL: for each the lengths of channel
-//! and payload in two bytes, and both texts with a NUL behind.
+//! The form of a transaction's events in the queue, without PostgreSQL. Each event is the lengths
+//! of channel and payload in two bytes each, then both texts, each followed by a NUL.
 
 use std::borrow::Cow;
 use std::collections::{HashSet, TryReserveError};
@@ -8,9 +8,9 @@ use std::ffi::CStr;
 use crate::events::buffer::{Buffer, Flags, LENGTHS};
 use crate::pg::memory::may_fail;
 
-/// The events that are notified. A repeated one is left out, as NOTIFY does within a transaction.
+/// The events to notify, without repetitions, as NOTIFY folds them within a transaction.
 ///
-/// Errors: no memory.
+/// Errors: not enough memory.
 pub fn folded(events: &Buffer) -> Result<Cow<'_, [u8]>, TryReserveError> {
     let mut notified = events.events_from(0, Flags::NOTIFY).map(|event| event.frame);
     let Some(only) = notified.next() else { return Ok(Cow::Borrowed(&[])) };
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_the_notified_events_in_order_each_once() {
+    fn a_frame_has_each_notified_event_once_in_order() {
         let (notified, stored) = (Flags::NOTIFY.with(Flags::HAS_ROOM), Flags::REALTIME);
         assert_eq!(texts(&buffer(&[])), [""; 0]);
         assert_eq!(texts(&buffer(&[(stored, "a")])), [""; 0]);

@@ -1,7 +1,7 @@
-//! What a backend does: at the commit it hands its transaction's events to the relay.
+//! The relay's part in a backend: at the commit it hands the transaction's events to the relay.
 //!
-//! Nothing here may fail a write. Where the relay cannot take a transaction, all of its events go
-//! out by ordinary NOTIFY, after what is queued: a fallback must not overtake.
+//! Nothing here may fail a write. If the relay cannot take a transaction, all of its events go out
+//! by ordinary NOTIFY, after the events already queued: a fallback must not overtake them.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -17,23 +17,23 @@ use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
 use crate::{pg, settings};
 
-/// How long a transaction that falls back waits for what is queued before it. The relay is back a
-/// second after it ended, whatever ended it.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(1);
+/// How long a transaction that falls back waits for the events queued before it. The relay restarts
+/// one second after it ends, for any reason.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two checks of the queue.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Where the current transaction's events go.
 #[derive(Default)]
 enum Route {
-    /// It has notified nothing yet.
+    /// Not decided: it has published nothing yet.
     #[default]
     Open,
     /// To the relay's queue.
     Queue,
     /// To NOTIFY, for this reason.
     Direct(FellBack),
-    /// They are in the queue, the transaction being about to end; so many.
+    /// Reserved in the queue because the transaction is about to end, with the number of events.
     Reserved(Reservation, u64),
 }
 
@@ -41,7 +41,7 @@ thread_local! {
     static ROUTE: RefCell<Route> = RefCell::default();
 }
 
-/// Why the relay takes no events of this backend now, if it does not.
+/// Why the relay takes no events of this backend now; `None` if it does.
 fn refusal(shared: &Shared) -> Option<FellBack> {
     if !settings::relay() {
         Some(FellBack::Off)
@@ -54,9 +54,10 @@ fn refusal(shared: &Shared) -> Option<FellBack> {
     }
 }
 
-/// Whether the relay is to take one more event of this transaction, which has kept so many bytes of
-/// events. `false` where the event goes to NOTIFY at the commit: then it needs room in the server's queue.
-/// Decided at the first event, and changed once the events are more than the relay's queue holds.
+/// Whether the relay is to take one more event of this transaction, which already keeps this many
+/// bytes of events. If `false`, the event goes to NOTIFY at the commit and needs room in the
+/// server's queue. The decision is made at the first event, and changes if the events exceed the
+/// size of the relay's queue.
 pub fn takes(kept: usize) -> bool {
     let Some(shared) = shared::shared() else { return false };
     ROUTE.with_borrow_mut(|route| {
@@ -73,11 +74,11 @@ pub fn takes(kept: usize) -> bool {
     })
 }
 
-/// Waits, within bounds, until the relay has told all that was queued before now. Where another has
-/// waited in vain and the queue has not moved since, it is no use.
+/// Waits, up to [`DRAIN_TIMEOUT`], until the relay has delivered everything queued so far. It does
+/// not wait if another transaction has timed out and the queue has not moved since.
 fn wait_for_queue(shared: &'static Shared) {
     let queue = shared.queue();
-    let (place, deadline) = (queue.head(), Instant::now() + PATIENCE);
+    let (place, deadline) = (queue.head(), Instant::now() + DRAIN_TIMEOUT);
     if queue.tail() >= place || shared.relay.is_this_database() != Some(true) {
         return;
     }
@@ -91,11 +92,11 @@ fn wait_for_queue(shared: &'static Shared) {
         if Instant::now() >= deadline {
             return shared.given_up.store(tail + 1, Ordering::Relaxed);
         }
-        pg::transaction::wait(LOOK);
+        pg::transaction::wait(POLL_INTERVAL);
     }
 }
 
-/// Puts the events into the queue, or says why it cannot.
+/// Puts the events into the queue, or returns the reason why it cannot.
 fn hand_over(shared: &'static Shared, events: &Buffer) -> Result<Route, FellBack> {
     if let Some(reason) = refusal(shared) {
         return Err(reason);
@@ -113,10 +114,10 @@ fn hand_over(shared: &'static Shared, events: &Buffer) -> Result<Route, FellBack
 /// How many events are lost, and why.
 pub type Lost = Option<(usize, EventError)>;
 
-/// Hands the transaction's events to the relay, or to NOTIFY: the transaction is about to commit.
+/// Hands the events of the transaction, which is about to commit, to the relay or to NOTIFY.
 ///
-/// To fall back is to wait, and there the session may be ended, which comes back as `aborted`: nothing
-/// stays borrowed.
+/// A fallback waits, and the session may be terminated there, which calls `aborted`: so no borrow
+/// is held.
 pub fn deliver(events: &Buffer) -> Lost {
     let Some(shared) = shared::shared() else { return notify(events) };
     let route = ROUTE.take();
@@ -138,13 +139,14 @@ pub fn deliver(events: &Buffer) -> Lost {
     }
 }
 
-/// What NOTIFY allocates for the bytes of events, at most: each is rounded up, and has an entry in a list
-/// and a table beside it.
+/// The most that NOTIFY allocates per byte of events: each event is rounded up, and has entries in
+/// a list and a table.
 const NOTIFY_SHARE: usize = 4;
 
-/// Hands events to NOTIFY. What it calls may be interrupted: nothing is borrowed meanwhile.
+/// Hands events to NOTIFY. It calls code that may be interrupted, so no borrow is held.
 ///
-/// NOTIFY fails the transaction where memory does not hold its events, so all are lost before that.
+/// NOTIFY fails the transaction if there is not enough memory for its events, so in that case all
+/// are dropped first.
 pub fn notify(events: &Buffer) -> Lost {
     let notified = || events.events_from(0, Flags::NOTIFY).filter_map(|it| Some((it, it.event()?)));
     if check_available(events.len() * NOTIFY_SHARE).is_err() {
@@ -167,7 +169,7 @@ pub fn forget() {
     end(|shared, reservation, _| shared.queue().cancel(reservation));
 }
 
-/// Settles what the transaction has reserved in the queue.
+/// Settles the reservation of a transaction in the queue.
 pub struct Relayed;
 
 impl Observer for Relayed {

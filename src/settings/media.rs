@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-/// Transfers at once.
+/// Number of concurrent transfers.
 static MEDIA_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
-/// Tries of a job before it is given up.
+/// Attempts of a job before it fails.
 static MEDIA_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
-/// How long a finished job is kept, in minutes; -1 for ever.
+/// How long a finished job is kept, in minutes; -1 forever.
 static MEDIA_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 
 pub fn media_concurrency() -> usize {
@@ -19,13 +19,13 @@ pub fn media_attempts() -> u32 {
     MEDIA_ATTEMPTS.get().unsigned_abs()
 }
 
-/// How long a finished job is kept; `None` for ever.
+/// How long a finished job is kept; `None` forever.
 pub fn media_retention() -> Option<Duration> {
     let minutes = u64::try_from(MEDIA_RETENTION.get()).ok()?;
     Some(Duration::from_secs(60 * minutes))
 }
 
-/// The worker is the server's, and so are they.
+/// The worker belongs to the server, so only the configuration file sets them.
 pub(super) fn define() {
     let number = |name, short, long, setting, from, to, flags| {
         GucRegistry::define_int_guc(
@@ -42,7 +42,7 @@ pub(super) fn define() {
     number(
         c"civic.media_concurrency",
         c"How many files the media worker transfers at once.",
-        c"Each is held in memory while it is under way.",
+        c"Each file is held in memory during its transfer.",
         &MEDIA_CONCURRENCY,
         1,
         64,
@@ -50,8 +50,8 @@ pub(super) fn define() {
     );
     number(
         c"civic.media_attempts",
-        c"How often a media job is tried before it has failed.",
-        c"The second try is a second after the first, each later one three times as long, an hour at most.",
+        c"How many attempts a media job has before it fails.",
+        c"The second attempt follows after a second. Each later delay is three times as long, up to an hour.",
         &MEDIA_ATTEMPTS,
         1,
         1000,
@@ -60,7 +60,7 @@ pub(super) fn define() {
     number(
         c"civic.media_retention",
         c"How long a finished media job is kept.",
-        c"0 removes it at once, -1 keeps it for ever.",
+        c"0 removes it at once, -1 keeps it forever.",
         &MEDIA_RETENTION,
         -1,
         i32::MAX,

@@ -1,4 +1,4 @@
-//! Who may touch which object.
+//! Access rules for objects.
 
 use std::rc::Rc;
 
@@ -8,20 +8,20 @@ use crate::claims::Identity;
 use crate::pg::encoding;
 use crate::settings::Access;
 
-/// The buckets in which the caller reads the own tenant's folder. None without a tenant.
+/// The buckets in which the caller may read their own tenant's folder. None without a tenant.
 pub fn readable_buckets(identity: &Identity, access: &Access) -> impl Iterator<Item = Bucket> {
     ALL.into_iter().filter(|bucket| can_read_in(identity, access, *bucket))
 }
 
-/// Whether the caller reads the own tenant's folder in this bucket.
+/// Whether the caller may read their own tenant's folder in this bucket.
 pub fn can_read_in(identity: &Identity, access: &Access, bucket: Bucket) -> bool {
     identity.tenant_id().is_some()
         && (!bucket.is_sensitive() || identity.has_any_role(&access.sensitive_readers))
 }
 
-/// The read rule of one caller, ready to be asked for many rows.
+/// The read rule of one caller, prepared for many rows.
 pub struct Reader {
-    /// Which of the buckets the caller reads, by their place in [`ALL`].
+    /// Which buckets the caller may read, by their position in [`ALL`].
     reads: [bool; ALL.len()],
     identity: Rc<Identity>,
 }
@@ -31,8 +31,8 @@ impl Reader {
         Reader { reads: ALL.map(|bucket| can_read_in(&identity, access, bucket)), identity }
     }
 
-    /// Whether the firewall lets an object pass: each object of other buckets, those of ours by the
-    /// read rule. It compares bytes: a row of somebody else's need not hold valid UTF-8.
+    /// Whether the firewall lets an object pass: always in other buckets, in ours by the read rule.
+    /// It compares bytes: a row of another user may hold invalid UTF-8.
     pub fn passes(&self, bucket_id: &[u8], name: &[u8]) -> bool {
         Bucket::from_id(bucket_id).is_none_or(|bucket| {
             let starts = |start: &str| name.starts_with(start.as_bytes());
@@ -41,8 +41,8 @@ impl Reader {
     }
 }
 
-/// Whether the firewall lets an object be added: one of another bucket always, one of ours by the
-/// upload rule. A name that is not UTF-8 is no name of ours.
+/// Whether the firewall lets an object be added: always in other buckets, in ours by the upload
+/// rule. A name that is not UTF-8 is never valid in ours.
 pub fn passes_upload(identity: &Identity, access: &Access, bucket_id: &[u8], name: &[u8]) -> bool {
     Bucket::from_id(bucket_id).is_none() || can_upload(identity, access, bucket_id, name)
 }
@@ -104,39 +104,39 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_files_gbv_evidence_and_a_citizen_does_not() {
+    fn a_manager_uploads_gbv_evidence_and_a_citizen_does_not() {
         assert!(can_upload(&caller("t", "manager"), &access(), b"gbv-evidence", b"t/id/a"));
         assert!(!can_upload(&caller("t", "citizen"), &access(), b"gbv-evidence", b"t/id/a"));
     }
 
     #[test]
-    fn nobody_uploads_into_another_tenants_folder_or_a_foreign_bucket() {
+    fn no_one_uploads_into_another_tenants_folder_or_an_unguarded_bucket() {
         assert!(can_upload(&caller("t", "admin"), &access(), b"evidence", b"t/id/a"));
         assert!(!can_upload(&caller("t", "admin"), &access(), b"evidence", b"u/id/a"));
         assert!(!can_upload(&caller("t", "admin"), &access(), b"avatars", b"t/id/a"));
     }
 
     #[test]
-    fn an_empty_list_of_roles_shuts_the_bucket_to_all() {
+    fn an_empty_list_of_roles_closes_the_bucket() {
         let shut = Access { sensitive_readers: vec![], ..access() };
         let buckets: Vec<_> = readable_buckets(&caller("t", "admin"), &shut).collect();
         assert_eq!(buckets, [Bucket::Evidence, Bucket::Documents]);
     }
 
     #[test]
-    fn the_firewall_lets_only_the_own_folder_of_a_guarded_bucket_pass() {
+    fn the_firewall_shows_only_the_callers_folder_of_a_guarded_bucket() {
         let reader = Reader::new(Rc::new(caller("t", "manager")), &access());
         assert!(reader.passes(b"evidence", b"t/id/a"));
         assert!(!reader.passes(b"evidence", b"t2/id/a"));
         assert!(!reader.passes(b"gbv-evidence", b"t/id/a"));
         assert!(reader.passes(b"avatars", b"anybody/a"));
-        let nobody = Reader::new(Rc::default(), &access());
-        assert!(!nobody.passes(b"documents", b"/a"));
-        assert!(nobody.passes(b"avatars", b"anybody/a"));
+        let without_tenant = Reader::new(Rc::default(), &access());
+        assert!(!without_tenant.passes(b"documents", b"/a"));
+        assert!(without_tenant.passes(b"avatars", b"anybody/a"));
     }
 
     #[test]
-    fn the_firewall_lets_only_an_upload_of_the_own_tenant_into_a_guarded_bucket() {
+    fn the_firewall_accepts_only_the_callers_uploads_into_a_guarded_bucket() {
         let passes = |bucket: &[u8], name: &[u8]| {
             passes_upload(&caller("t", "citizen"), &access(), bucket, name)
         };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_left_alone_in_other_buckets_and_refused_in_ours() {
+    fn invalid_text_is_allowed_in_other_buckets_and_refused_in_ours() {
         let reader = Reader::new(Rc::new(caller("t", "admin")), &access());
         assert!(reader.passes(b"avatars\xe2", b"\xe2"));
         assert!(!reader.passes(b"evidence", b"\xe2"));

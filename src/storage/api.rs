@@ -1,4 +1,4 @@
-//! The storage service as it is configured: where it is, and what opens it.
+//! The configuration of the storage service: URLs and credentials.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::settings::service as settings;
 
 /// The Storage API, with the service key.
 ///
-/// Errors: 55000 where it is not configured.
+/// Errors: 55000 if it is not configured.
 pub fn storage_api() -> Result<StorageApi, Error> {
     let (url, key) = (settings::storage_url(), settings::service_key());
     let (Some(url), Some(key)) = (&url, key.as_ref()) else {
@@ -25,9 +25,9 @@ pub fn storage_api() -> Result<StorageApi, Error> {
     Ok(StorageApi::new(url, key, limits()).map_err(StorageError::Transfer)?)
 }
 
-/// Where media comes from, with Twilio's credentials.
+/// The source of media, with Twilio's credentials.
 ///
-/// Errors: 55000 where it is not configured.
+/// Errors: 55000 if it is not configured.
 pub fn media_source() -> Result<MediaSource, Error> {
     let (account, token) = (settings::twilio_account_sid(), settings::twilio_auth_token());
     let (Some(account), Some(token)) = (&account, token.as_ref()) else {
@@ -42,9 +42,9 @@ pub fn media_source() -> Result<MediaSource, Error> {
     Ok(source.map_err(StorageError::Transfer)?)
 }
 
-/// The Storage API's URL and the secret that signs links; `None` where the API is to be asked.
+/// The Storage API's URL and the secret that signs links; `None` if the API must sign them.
 ///
-/// Errors: 55000 where links can be made in neither way.
+/// Errors: 55000 if neither is configured.
 pub fn signer() -> Result<Option<(String, Secret)>, Error> {
     let (url, secret) = (settings::storage_url(), settings::jwt_secret());
     let has_either = secret.is_some() || settings::service_key().is_some();
@@ -63,9 +63,9 @@ fn not_configured(settings: &[(&'static str, bool)]) -> Error {
     StorageError::NotConfigured { missing: missing.map(|(setting, _)| *setting).collect() }.into()
 }
 
-/// Whether the server itself never sees the secrets, see [`crate::pg::secret`]: only where the
-/// library is there before any session is. Else they are settings that nobody has defined, which
-/// every role may SHOW, and which the server writes into its log when they change.
+/// Whether the server cannot reveal the secrets, see [`crate::pg::secret`]: only if the library is
+/// preloaded. Otherwise the settings are undefined placeholders, which every role may SHOW, and
+/// which the server logs when they change.
 pub fn secrets_are_safe() -> bool {
     shared::shared().is_some()
 }
@@ -84,9 +84,9 @@ pub fn limits() -> Limits {
     }
 }
 
-/// Does an exchange over HTTP while the backend waits, and can be interrupted.
+/// Runs an HTTP exchange while the backend waits and stays interruptible.
 ///
-/// Errors: of the exchange.
+/// Errors: those of the exchange.
 pub fn exchange<T: Send + 'static>(
     exchange: impl FnOnce(&Cancel) -> Result<T, civic_http::Error> + Send + 'static,
 ) -> Result<T, Error> {

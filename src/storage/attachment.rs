@@ -1,7 +1,7 @@
 //! The application's table of attachments, `civic.media_table`.
 //!
-//! Its owner writes: nobody else needs a right on it, so that every row is of a file that exists. What
-//! the owner has put on the table, triggers for one, runs with his rights and no more.
+//! Rows are written as the table's owner. No other role needs rights on it, so every row describes
+//! a file that exists. Triggers and other code on the table run with only the owner's rights.
 
 use pgrx::spi::quote_identifier;
 use pgrx::{JsonB, pg_sys, spi};
@@ -12,14 +12,14 @@ use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::pg::{Json, foreign};
 
-/// The columns that say which file it is: without them nothing can be recorded, or found again.
+/// Columns that identify the file. Without them a row can neither be recorded nor found.
 const REQUIRED: [&str; 3] = ["file_id", "s3_bucket", "s3_key"];
 
-/// What [`Attachments::record`] answers with.
+/// The keys of the result of [`Attachments::record`].
 const ANSWERED: [&str; 8] =
     ["id", "file_id", "filename", "content_type", "file_size", "purpose", "source", "created_at"];
 
-/// A file to be recorded.
+/// A file to record.
 pub struct Attachment<'a> {
     pub tenant_id: &'a str,
     pub ticket_id: Option<&'a str>,
@@ -29,36 +29,36 @@ pub struct Attachment<'a> {
     pub content_type: Option<&'a str>,
     pub size: i64,
     pub purpose: &'a str,
-    /// Where it came from: `web` or `whatsapp`.
+    /// Where the file came from: `web` or `whatsapp`.
     pub source: &'a str,
     pub created_by: Option<&'a str>,
 }
 
-/// The table as it is.
+/// The table's current definition.
 pub struct Attachments {
     oid: pg_sys::Oid,
     /// Qualified and quoted.
     name: String,
     owner: pg_sys::Oid,
     columns: Vec<Column>,
-    /// Constraints that may wait for the transaction's end, qualified and quoted.
+    /// Constraints that may be deferred, qualified and quoted.
     deferrable: Vec<String>,
 }
 
 struct Column {
     name: String,
-    /// Whether the table itself gives it a value.
+    /// Whether the column has a default.
     has_default: bool,
     is_uuid: bool,
     is_text: bool,
 }
 
 impl Attachments {
-    /// Errors: 42P01 where the setting names no table, 42703 for one without the columns it takes.
+    /// Errors: 42P01 if the setting names no table, 42703 if the table lacks required columns.
     pub fn find(setting: &str) -> Result<Attachments, Error> {
         let no_table = |why| StorageError::NoMediaTable { table: setting.to_owned(), why };
         let (schema, table) =
-            qualified_name(setting).ok_or(no_table("is no name of a schema and a table"))?;
+            qualified_name(setting).ok_or(no_table("is not a qualified table name"))?;
         let found = catalog::planned(
             "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner
              FROM pg_catalog.pg_class c
@@ -84,7 +84,7 @@ impl Attachments {
         Ok(Attachments { deferrable: deferrable(oid)?, oid, name, owner, columns })
     }
 
-    /// Whether the table itself keeps two rows of one file id out.
+    /// Whether the table rejects two rows with the same file id.
     pub fn is_unique(&self) -> Result<bool, Error> {
         catalog::holds(
             "SELECT EXISTS (
@@ -97,14 +97,14 @@ impl Attachments {
         )
     }
 
-    /// What makes it so.
+    /// The statement that makes the file id unique.
     pub fn unique_index_statement(&self) -> String {
         format!("CREATE UNIQUE INDEX ON {} (file_id);", self.name)
     }
 
-    /// The row of a file, if it has been recorded.
+    /// The row of a file, if it is recorded.
     pub fn find_recorded(&self, attachment: &Attachment<'_>) -> Result<Option<Value>, Error> {
-        // Compared as what it is, so that its index serves.
+        // Compared with its own type, so that its index is used.
         let is_uuid = |column: &Column| column.name == "file_id" && column.is_uuid;
         let file_id = if self.columns.iter().any(is_uuid) {
             "t.file_id OPERATOR(pg_catalog.=) $1::pg_catalog.uuid"
@@ -120,7 +120,7 @@ impl Attachments {
         );
         let Attachment { file_id, bucket, path, .. } = *attachment;
         let rows = foreign::run(self.owner, &self.name, foreign::LIMIT, || {
-            // A row becomes JSON by casts of its columns' types.
+            // Converting a row to JSON runs casts of its columns' types.
             self.refuse_code_of_others()?;
             catalog::rows(&sql, &[file_id.into(), bucket.into(), path.into()], |row| {
                 row.get::<Json>(1)
@@ -129,11 +129,11 @@ impl Attachments {
         Ok(rows.into_iter().flatten().next().map(|row| answer(&row.0)))
     }
 
-    /// Records a file, in those columns that the table has. `None` where it is recorded already, or
+    /// Records a file in the columns that the table has. `None` if it is already recorded, or if
     /// its file id is taken.
     pub fn record(&self, attachment: &Attachment<'_>) -> Result<Option<Value>, Error> {
-        // What waited for the end of the transaction would run as whoever that belongs to, so the
-        // server lets nothing wait that is done in another's name.
+        // A deferred constraint would run at the commit with the rights of the session, so the
+        // server does not allow deferred triggers in a security-restricted operation.
         for constraint in &self.deferrable {
             catalog::set(&format!("SET CONSTRAINTS {constraint} IMMEDIATE"))?;
         }
@@ -145,7 +145,7 @@ impl Attachments {
              {conflict}
              RETURNING pg_catalog.to_jsonb(t)",
             table = self.name,
-            // Without an index to go by there is nothing that conflicts.
+            // Without a unique index there is no conflict to detect.
             conflict = if self.is_unique()? { "ON CONFLICT (file_id) DO NOTHING" } else { "" },
             columns = columns.join(", "),
             values = columns.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
@@ -195,12 +195,13 @@ impl Attachments {
     }
 }
 
-/// Those of the row's values that the caller is told.
+/// The values of the row that are returned to the caller.
 fn answer(row: &Value) -> Value {
     ANSWERED.into_iter().map(|key| (key.to_owned(), row[key].clone())).collect::<Map<_, _>>().into()
 }
 
-/// A schema and a table as SQL writes them. A table's name alone could be anybody's.
+/// A schema-qualified table name in SQL syntax. An unqualified name could refer to any role's
+/// table.
 fn qualified_name(setting: &str) -> Option<(String, String)> {
     let mut parts = vec![];
     let mut rest = setting.trim();
@@ -219,7 +220,7 @@ fn qualified_name(setting: &str) -> Option<(String, String)> {
     }
 }
 
-/// The identifier that a text begins with, and what follows it.
+/// The identifier at the start of a text, and the rest of the text.
 fn identifier(text: &str) -> Option<(String, &str)> {
     if let Some(mut rest) = text.strip_prefix('"') {
         let mut name = String::new();
@@ -264,7 +265,7 @@ fn columns(table: pg_sys::Oid) -> Result<Vec<Column>, Error> {
     )
 }
 
-/// The table's constraints that may wait for the transaction's end.
+/// The table's constraints that may be deferred.
 fn deferrable(table: pg_sys::Oid) -> Result<Vec<String>, Error> {
     catalog::texts(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname)
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_alone_or_a_broken_one_names_no_table() {
+    fn an_unqualified_or_invalid_name_is_not_a_table() {
         for setting in
             ["", "t", "a.b.c", ".t", "s.", "s..t", "\"s.t", "\"\".t", "s.t; x", "1.t", "s t", "s.-"]
         {

@@ -1,4 +1,4 @@
-//! The three buckets, and which of them a file belongs to.
+//! The three buckets, and the rules that choose one for a file.
 
 use super::StorageError;
 
@@ -6,16 +6,16 @@ use super::StorageError;
 pub enum Bucket {
     /// Photos and videos of ordinary tickets.
     Evidence,
-    /// Proof of residence and other papers of citizens.
+    /// Proof of residence and other documents of citizens.
     Documents,
     /// Evidence of gender-based violence: rule SEC-05.
     GbvEvidence,
 }
 
-/// Every bucket that pg_civic guards, in the order in which it names them.
+/// Every bucket that pg_civic guards, in the order of its results.
 pub const ALL: [Bucket; 3] = [Bucket::Evidence, Bucket::Documents, Bucket::GbvEvidence];
 
-/// What the application calls a file's purpose, and the bucket that serves it.
+/// The application's purposes of files, with the bucket for each.
 const PURPOSES: [(&str, Bucket); 4] = [
     ("evidence", Bucket::Evidence),
     ("documents", Bucket::Documents),
@@ -33,8 +33,8 @@ impl Bucket {
     }
 
     pub fn from_id(id: &[u8]) -> Option<Bucket> {
-        // Not a search through ALL: the compiler makes this a comparison of whole words, and the
-        // firewall asks it of each row.
+        // Not a search through ALL: the compiler turns this into word comparisons, and the firewall
+        // runs it for each row.
         match id {
             b"evidence" => Some(Bucket::Evidence),
             b"documents" => Some(Bucket::Documents),
@@ -43,13 +43,13 @@ impl Bucket {
         }
     }
 
-    /// Whether SEC-05 narrows this bucket to some roles.
+    /// Whether SEC-05 restricts this bucket to some roles.
     pub const fn is_sensitive(self) -> bool {
         matches!(self, Bucket::GbvEvidence)
     }
 
-    /// The bucket that serves a purpose. An unknown purpose is an error and never another bucket:
-    /// a typing mistake must not carry GBV evidence into the open.
+    /// The bucket for a purpose. An unknown purpose is an error, never a default bucket: a
+    /// misspelled purpose must not make GBV evidence public.
     pub fn for_purpose(purpose: &str) -> Result<Bucket, StorageError> {
         PURPOSES
             .into_iter()
@@ -57,7 +57,7 @@ impl Bucket {
             .ok_or_else(|| StorageError::UnknownPurpose { purpose: purpose.to_owned() })
     }
 
-    /// The bucket for media that came in over WhatsApp.
+    /// The bucket for media received over WhatsApp.
     pub const fn for_media(is_sensitive: bool) -> Bucket {
         if is_sensitive { Bucket::GbvEvidence } else { Bucket::Evidence }
     }
@@ -78,7 +78,7 @@ const EXTENSIONS: [(&str, &str); 7] = [
     ("video/quicktime", "mov"),
 ];
 
-/// The media types that are believed of a file that somebody else has sent.
+/// The media types that are accepted for a file from an external sender.
 pub const MEDIA_TYPES: [&str; EXTENSIONS.len()] = {
     let mut types = [""; EXTENSIONS.len()];
     let mut index = 0;
@@ -89,12 +89,12 @@ pub const MEDIA_TYPES: [&str; EXTENSIONS.len()] = {
     types
 };
 
-/// A media type without its parameters, which do not count (RFC 9110, section 8.3.1).
+/// A media type without its parameters, which are not significant (RFC 9110, section 8.3.1).
 pub fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// The filename extension of a media type, as the application knows them; `bin` for any other.
+/// The filename extension that the application uses for a media type; `bin` for any other.
 pub fn file_extension(content_type: &str) -> &'static str {
     EXTENSIONS
         .into_iter()
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_purpose_never_falls_to_another_bucket() {
+    fn an_unknown_purpose_never_gets_a_bucket() {
         for purpose in ["", "gbv", "gbv_evidence", "Evidence", "evidence "] {
             assert!(Bucket::for_purpose(purpose).is_err(), "{purpose:?}");
         }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_found_by_its_own_id_alone() {
+    fn a_bucket_is_found_only_by_its_own_id() {
         for bucket in ALL {
             assert_eq!(Bucket::from_id(bucket.id().as_bytes()), Some(bucket));
         }

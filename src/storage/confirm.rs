@@ -1,4 +1,4 @@
-//! Recording an upload that has really taken place.
+//! Records an upload that has taken place.
 
 use pgrx::pg_sys;
 use serde_json::Value;
@@ -13,14 +13,15 @@ use crate::error::Error;
 use crate::pg::foreign;
 use crate::settings::{self, Access, service};
 
-/// Records the caller's upload and gives its row; the same one at each call. Nobody confirms what
-/// somebody else has uploaded, or the server's side has: the row is evidence of who did. Nor does he
-/// take the id of another's upload by a file of his own in its folder.
+/// Records the caller's upload and returns its row; every call returns the same row. A caller
+/// cannot confirm a file that another user or the server has uploaded, because the row is evidence
+/// of who uploaded it. Nor can they take the id of another user's upload by adding a file to its
+/// folder.
 ///
-/// Nothing is looked for outside the caller's own folder, so what another municipality has there
-/// makes no difference, to the answer or to the time that it takes.
+/// Only the caller's own folder is searched. So files of another municipality affect neither the
+/// answer nor its timing.
 ///
-/// Errors: P0002 where nothing was uploaded that the caller may confirm.
+/// Errors: P0002 if there is no upload that the caller may confirm.
 pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
     let bucket = Bucket::for_purpose(purpose)?;
     let no_upload = || Error::from(StorageError::NoUpload { file_id: file_id.to_owned() });
@@ -36,7 +37,7 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
         unreadable(owner, user_id, &identity, &access, bucket, &folder)?
     };
     let object = found.ok_or_else(no_upload)?;
-    // Names of others' files are seen within a municipality, and the row takes the id.
+    // Other users of the municipality can see file names, and the row would claim the id.
     if foreign::run(owner, object::TABLE, foreign::LIMIT, || {
         object::is_anothers_folder(user_id, &folder)
     })? {
@@ -57,19 +58,20 @@ pub fn confirm(file_id: &str, purpose: &str) -> Result<Value, Error> {
         created_by: Some(user_id),
     };
     if let Some(row) = attachments.find_recorded(&attachment)? {
-        // Whoever may not read the file may not read what is written of it from now on, either.
+        // A caller who may not read the file may not read its row later either.
         return if is_readable { Ok(row) } else { Err(no_upload()) };
     }
     match attachments.record(&attachment)? {
         Some(row) => Ok(row),
-        // Somebody was faster; or the id is one of another municipality's, which is not told.
+        // Another session was faster, or the id belongs to another municipality, which is not
+        // revealed.
         None if is_readable => attachments.find_recorded(&attachment)?.ok_or_else(no_upload),
         None => Err(no_upload()),
     }
 }
 
-/// A file that the caller may upload and not read, and that he has uploaded himself. It is looked up
-/// as the owner of Storage's table, in the caller's own folder.
+/// A file that the caller may upload but not read, and has uploaded. It is looked up in the
+/// caller's own folder, as the owner of Storage's table.
 fn unreadable(
     owner: pg_sys::Oid,
     user_id: &str,

@@ -1,6 +1,6 @@
-//! What is wrong with a file, its place or the storage service.
+//! Errors of files, paths and the storage service.
 //!
-//! A request for what is not the caller's and one for what does not exist get the same error.
+//! A request for another caller's file and one for a file that does not exist get the same error.
 
 use civic_http::Kind;
 use pgrx::PgSqlErrorCode;
@@ -10,7 +10,7 @@ use crate::error::{Report, reported, shown};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
-    /// A purpose that no bucket serves.
+    /// A purpose without a bucket.
     #[error("unknown purpose \"{}\"", shown(purpose))]
     UnknownPurpose { purpose: String },
     /// A tenant or folder that cannot be one segment of an object's path.
@@ -18,45 +18,45 @@ pub enum StorageError {
     InvalidSegment { what: &'static str, value: String, why: &'static str },
     #[error("filename \"{}\" has no character that can be kept", shown(filename))]
     UnusableFilename { filename: String },
-    /// Longer than the Storage API takes.
+    /// Longer than the Storage API accepts.
     #[error("object path of {bytes} bytes is too long, the limit is {limit}")]
     PathTooLong { bytes: usize, limit: usize },
     #[error("content type \"{}\" is not of the form type/subtype", shown(content_type))]
     InvalidContentType { content_type: String },
-    /// Settings without which a function cannot work.
+    /// Settings that a function needs are missing.
     #[error("storage service is not configured")]
     NotConfigured { missing: Vec<&'static str> },
-    /// The secrets are in the configuration file, and the library is not preloaded.
-    #[error("storage service is shut: every role can read its secrets")]
+    /// The secrets are in the configuration file, but the library is not preloaded.
+    #[error("storage service is disabled: every role can read its secrets")]
     SecretsExposed,
-    /// An exchange over HTTP failed. Its message has no secret.
+    /// An HTTP exchange failed. The message contains no secret.
     #[error("{}", _0.message())]
     Transfer(civic_http::Error),
     #[error("permission denied to upload to bucket \"{bucket}\"")]
     UploadForbidden { bucket: &'static str },
     #[error("content type \"{}\" cannot be uploaded", shown(content_type))]
     UnsupportedContentType { content_type: String },
-    /// A form in the place of a file.
+    /// A form instead of a file.
     #[error("content type \"{}\" is that of a form, not of a file", shown(content_type))]
     Form { content_type: String },
     #[error("file of {size} bytes cannot be uploaded: it is empty")]
     EmptyFile { size: i64, setting: &'static str },
     #[error("file of {size} bytes is too large, the limit is {limit}")]
     FileTooLarge { size: i64, limit: u64, setting: &'static str },
-    /// Nothing was uploaded under this file id that the caller may confirm.
+    /// There is no upload under this file id that the caller may confirm.
     #[error("there is no upload \"{}\" to confirm", shown(file_id))]
     NoUpload { file_id: String },
-    /// No object that the caller may have a link to.
+    /// There is no such object that the caller may get a link to.
     #[error("there is no object \"{}\" in bucket \"{}\"", shown(path), shown(bucket))]
     NoObject { bucket: String, path: String },
     #[error("a link cannot be valid for {seconds} seconds")]
     Expiry { seconds: i32 },
     #[error("bucket \"{}\" is not one that pg_civic guards", shown(bucket))]
     NotABucket { bucket: String },
-    /// Not `{tenant}/{id}/{filename}` in the Storage API's characters.
+    /// Not `{tenant}/{id}/{filename}` in the characters that the Storage API accepts.
     #[error("path \"{}\" is not of the form tenant/id/filename", shown(path))]
     MalformedPath { path: String },
-    /// `civic.media_table` names no table, or is no qualified name.
+    /// `civic.media_table` names no table, or is not a qualified name.
     #[error("table of attachments \"{}\" {why}", shown(table))]
     NoMediaTable { table: String, why: &'static str },
     #[error("table of attachments {table} has no column {}", missing.join(", "))]
@@ -65,11 +65,11 @@ pub enum StorageError {
 
 reported!(StorageError);
 
-/// The content types that a person may upload.
+/// The content types that users may upload.
 pub const UPLOAD_TYPES: &str = "image/jpeg, image/png, image/webp and application/pdf";
 
 impl StorageError {
-    /// Of a file that is empty or too large.
+    /// The error for a file that is empty or too large.
     pub fn size(size: i64, limit: u64, setting: &'static str) -> StorageError {
         match size {
             ..1 => StorageError::EmptyFile { size, setting },
@@ -117,7 +117,7 @@ impl Report for StorageError {
                 ));
             }
             StorageError::UnsupportedContentType { .. } => {
-                return Some(format!("{UPLOAD_TYPES} can."));
+                return Some(format!("The allowed types are {UPLOAD_TYPES}."));
             }
             StorageError::EmptyFile { setting, .. }
             | StorageError::FileTooLarge { setting, .. } => {
@@ -141,11 +141,11 @@ impl Report for StorageError {
                  civic.sensitive_uploaders."
             }
             StorageError::Form { .. } => {
-                "Upload the file that is in it, with its own content type."
+                "Upload the file inside the form, with its own content type."
             }
             StorageError::NoUpload { .. } => {
                 "Upload the file to the bucket and path that request_upload() gave, then confirm it. \
-                 An upload that its owner may not read is confirmed once."
+                 An upload that its owner may not read can be confirmed only once."
             }
             StorageError::Expiry { .. } => {
                 "Give a number of seconds from 1 to 604800, which is 7 days."
@@ -154,7 +154,7 @@ impl Report for StorageError {
                 "Use a path of object_path() or request_upload()."
             }
             StorageError::NoMediaTable { .. } | StorageError::MediaTableColumns { .. } => {
-                "civic.media_table names it, as in public.media_attachments."
+                "Set civic.media_table, for example to public.media_attachments."
             }
             StorageError::InvalidSegment { .. }
             | StorageError::PathTooLong { .. }
@@ -186,13 +186,13 @@ fn transfer_sqlstate(kind: Kind) -> PgSqlErrorCode {
 fn transfer_hint(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::Unreachable => {
-            "Is the URL in civic.storage_url or civic.supabase_url right, and can the database's \
-             server reach it?"
+            "Check the URL in civic.storage_url or civic.supabase_url, and that the database's \
+             server can reach it."
         }
-        Kind::TimedOut => "civic.http_timeout says how long it may take.",
+        Kind::TimedOut => "civic.http_timeout is the limit of time.",
         Kind::Busy | Kind::ServerError => "Try again later.",
         Kind::Unauthorized => {
-            "Are civic.service_key, or civic.twilio_account_sid and civic.twilio_auth_token, right?"
+            "Check civic.service_key, or civic.twilio_account_sid and civic.twilio_auth_token."
         }
         Kind::TooLarge => "civic.media_max_size is the limit here; the bucket may have its own.",
         Kind::Refused => "civic.media_hosts lists the hosts that media may be fetched from.",

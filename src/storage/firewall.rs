@@ -1,8 +1,8 @@
 //! The functions behind the restrictive policies on `storage.objects`.
 //!
-//! `civic.setup()` declares them outside the extension (`setup/firewall.rs`), so that they go on
-//! deciding after DROP EXTENSION. The names and the meaning of these symbols are therefore frozen: a
-//! database that was set up with this version calls them in every later one. To change a rule's
+//! `civic.setup()` declares them outside the extension (`setup/firewall.rs`), so that they still
+//! decide after DROP EXTENSION. The names and the meaning of these symbols are therefore frozen: a
+//! database that was set up with this version calls them in every later version. To change a rule's
 //! arguments, add a symbol; never change or remove one.
 
 use super::access::{self, Reader};
@@ -10,8 +10,8 @@ use crate::pg::c_function::{c_function, c_function_per_row};
 use crate::{claims, settings};
 
 c_function_per_row!(
-    /// `storage.civic_firewall(bucket_id, name)`: whether a row is of another bucket, or is one that the
-    /// caller may read.
+    /// `storage.civic_firewall(bucket_id, name)`: whether a row is in another bucket, or the caller
+    /// may read it.
     civic_firewall_object_read,
     pg_finfo_civic_firewall_object_read,
     read_object,
@@ -24,8 +24,8 @@ c_function_per_row!(
 );
 
 c_function!(
-    /// `storage.civic_firewall_upload(bucket_id, name)`: whether a row is of another bucket, or is one that
-    /// the caller may add.
+    /// `storage.civic_firewall_upload(bucket_id, name)`: whether a row is in another bucket, or the
+    /// caller may add it.
     civic_firewall_object_upload,
     pg_finfo_civic_firewall_object_upload,
     |[bucket_id, name]: [&[u8]; 2]| claims::ask(|identity| {

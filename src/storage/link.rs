@@ -1,4 +1,4 @@
-//! Who gets a link to which file.
+//! Links to files, and who gets them.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use crate::claims::{self, Identity};
 use crate::error::Error;
 use crate::settings;
 
-/// A link to a file: for a person where he may read it, for the server's own side where it exists.
+/// A link to a file: for a user if they may read it, for the server's own role if it exists.
 ///
-/// The current user's row security is asked in either case, and a person's claims beside it, also
-/// where he comes as a role that no policy holds. Without claims nobody but such a role sees a row.
+/// The current user's row security applies in both cases. A user's claims apply too, even with a
+/// database role that bypasses row security. Without claims only a role that bypasses row security
+/// sees a row.
 ///
-/// Errors: 22023 for the expiry and for what cannot be a bucket's id, 55000 where the service is not
-/// configured, P0002 where there is no such file for the caller.
+/// Errors: 22023 for an invalid expiry or bucket id, 55000 if the service is not configured, P0002
+/// if there is no such file for the caller.
 pub fn signed_url(bucket: &str, name: &str, expiry: i32) -> Result<String, Error> {
     let expiry = signed_url::expiry(expiry)?;
-    // A link names bucket and path in one: the id "a/b" would be the folder "b" of the bucket "a".
+    // A link joins bucket and path: the id "a/b" would mean the folder "b" of the bucket "a".
     let bucket = path::segment("bucket", bucket)?;
     let signer = api::signer()?;
     let api = if signer.is_none() { Some(api::storage_api()?) } else { None };

@@ -1,5 +1,5 @@
-//! Rows of `storage.objects`, looked up with the rights of whoever is the current user: his row
-//! security decides what is there.
+//! Rows of `storage.objects`, looked up with the rights of the current user, whose row security
+//! decides what they see.
 
 use once_cell::unsync::OnceCell;
 use pgrx::datum::DatumWithOid;
@@ -16,7 +16,7 @@ use crate::pg::{Row, foreign};
 /// The table's name in messages.
 pub const TABLE: &str = "storage.objects";
 
-/// A file that was really uploaded.
+/// A file that was uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     pub name: String,
@@ -29,9 +29,9 @@ thread_local! {
     static EXISTS: OnceCell<OwnedPreparedStatement> = const { OnceCell::new() };
 }
 
-/// Reads with the rights of the current user. A superuser, who is held by no policy, reads as the
-/// owner of the table: to plan a query is to run constant expressions of the table's indexes, and to
-/// compare is to run casts of its columns' types.
+/// Reads with the rights of the current user. A superuser, who bypasses every policy, reads as the
+/// owner of the table: planning a query runs constant expressions of the table's indexes, and a
+/// comparison runs casts of its columns' types.
 fn reading<R>(read: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
     match is_current_superuser() {
         true => match owner()? {
@@ -50,8 +50,8 @@ fn rows<R>(
     reading(|| catalog::rows(sql, arguments, row))
 }
 
-/// Whether there is such an object that the current user sees. Its plan is kept: most of the time
-/// that a link takes would be spent on making one.
+/// Whether the current user sees this object. The plan is kept: planning would take most of the
+/// time of a link.
 pub fn exists(bucket: &str, name: &str) -> Result<bool, Error> {
     reading(|| read_exists(bucket, name))
 }
@@ -72,15 +72,16 @@ fn read_exists(bucket: &str, name: &str) -> Result<bool, Error> {
     })
 }
 
-/// The file that this person has uploaded to a folder, `{tenant}/{id}/`, and that the current user
-/// sees; the first where there are several.
+/// The file that this user has uploaded to a folder, `{tenant}/{id}/`, if the current user sees it;
+/// the first one if there are several.
 ///
-/// The Storage API adds the row when the file is there, with its size, and says who has uploaded it:
-/// older versions in `owner` alone. Newer ones keep rows of files that are gone. Columns that one of
-/// them lacks are looked for in the row's JSON. What the server's side has uploaded is nobody's.
+/// The Storage API adds the row after the file is stored, with its size and uploader. Older
+/// versions record the uploader only in `owner`. Newer versions keep rows of deleted files. Columns
+/// that a version lacks are looked up in the row's JSON. A file that the server has uploaded
+/// belongs to no user.
 pub fn uploaded_by(user_id: &str, bucket: &str, folder: &str) -> Result<Option<Object>, Error> {
     let start = format!("{folder}/");
-    // '0' follows '/'.
+    // '0' follows '/' in byte order.
     let end = format!("{folder}0");
     let found = rows(
         r#"SELECT o.name, o.metadata OPERATOR(pg_catalog.->>) 'mimetype',
@@ -110,8 +111,8 @@ pub fn uploaded_by(user_id: &str, bucket: &str, folder: &str) -> Result<Option<O
     Ok(found.into_iter().next())
 }
 
-/// Whether the oldest file in this folder of any of our buckets is somebody else's: then the folder is
-/// his, and so is its id. Seen is what the current user sees.
+/// Whether the oldest file in this folder of any of our buckets belongs to another user, who then
+/// owns the folder and its id. Considers the files that the current user sees.
 pub fn is_anothers_folder(user_id: &str, folder: &str) -> Result<bool, Error> {
     let buckets: Vec<_> = ALL.iter().map(|bucket| bucket.id().to_owned()).collect();
     let first = rows(
@@ -129,7 +130,7 @@ pub fn is_anothers_folder(user_id: &str, folder: &str) -> Result<bool, Error> {
     Ok(first.into_iter().next().is_some_and(|uploader| uploader.as_deref() != Some(user_id)))
 }
 
-/// Who owns the table of objects, and is held by no policy on it.
+/// The owner of the table of objects, to whom no policy applies.
 pub fn owner() -> Result<Option<pg_sys::Oid>, Error> {
     let owners = catalog::rows(
         "SELECT c.relowner FROM pg_catalog.pg_class c

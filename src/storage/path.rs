@@ -1,27 +1,27 @@
-//! An object's path: `{tenant}/{folder}/{filename}`, made safe.
+//! The path of an object: `{tenant}/{folder}/{filename}`, made safe.
 //!
-//! A filename is data from outside. Whatever it holds, the path that comes out has exactly three
-//! segments, holds only characters that the Storage API takes, and stays in its folder.
+//! A filename is untrusted input. The resulting path always has exactly three segments, contains
+//! only characters that the Storage API accepts, and stays in its folder.
 
 use super::StorageError;
 use crate::error::Error;
 use crate::pg;
 
-/// Longest path, in bytes: the limit of S3, where Supabase keeps the objects.
+/// Longest path, in bytes: the limit of S3, where Supabase stores objects.
 pub const PATH_LIMIT: usize = 1024;
 /// Longest filename, in bytes: the limit of the file backend, and of `media_attachments.filename`.
 pub const FILENAME_LIMIT: usize = 255;
-/// A longer "extension" is part of the name.
+/// A longer "extension" counts as part of the name.
 const EXTENSION_LIMIT: usize = 16;
 
-/// Whether the Storage API takes the character in an object's key (its `isValidKey`). `/` parts
-/// segments and is not asked for here.
+/// Whether the Storage API accepts the character in an object's key (its `isValidKey`). `/`
+/// separates segments and is handled elsewhere.
 fn is_key_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || "_!.*'() &$@=;:+,?-".contains(character)
 }
 
-/// Checks a tenant or a folder. Unlike a filename it names whose file it is, so it is refused and
-/// not mended: a mended one could be somebody else's.
+/// Checks a tenant or a folder. Unlike a filename it says whose file it is. So it is rejected, not
+/// changed: a changed one could belong to another tenant.
 pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error> {
     let refuse =
         |why| Err(StorageError::InvalidSegment { what, value: value.to_owned(), why }.into());
@@ -29,7 +29,7 @@ pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error>
         return Err(pg::Error::Empty { what }.into());
     }
     if matches!(value, "." | "..") {
-        return refuse("it means a directory");
+        return refuse("it is a directory name");
     }
     if value.contains('/') {
         return refuse("it contains \"/\"");
@@ -43,13 +43,13 @@ pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error>
     Ok(value)
 }
 
-/// Makes a filename safe, the same one the same way each time:
+/// Makes a filename safe. The result is deterministic:
 ///
-/// - directories go, in the manner of any system (`C:\x\photo.jpg`, `../photo.jpg`),
-/// - white space and dots go at either end,
-/// - a run of characters that the Storage API refuses becomes one `_`, and so does `?`, with which a URL's
-///   path ends: Storage's own client does not encode it,
-/// - what is longer than 255 bytes is cut before the last extension.
+/// - directories are removed, of any system (`C:\x\photo.jpg`, `../photo.jpg`),
+/// - white space and dots at both ends are removed,
+/// - a run of characters that the Storage API rejects becomes one `_`, and so does `?`, which ends
+///   the path of a URL: Storage's own client does not encode it,
+/// - a name longer than 255 bytes is cut before the last extension.
 pub fn filename(filename: &str) -> Result<String, Error> {
     if filename.is_empty() {
         return Err(pg::Error::Empty { what: "filename" }.into());
@@ -112,8 +112,8 @@ pub fn is_upload_of(tenant_id: &str, name: &str) -> bool {
         }) >= Some(2)
 }
 
-/// Whether a path has the form `{tenant}/{id}/{filename}` for some tenant, in characters that the
-/// Storage API takes, and no longer than it takes.
+/// Whether a path has the form `{tenant}/{id}/{filename}` for some tenant, within the characters
+/// and length that the Storage API accepts.
 pub fn is_well_formed(path: &str) -> bool {
     let tenant_id = path.split('/').next().unwrap_or_default();
     path.len() <= PATH_LIMIT
@@ -121,8 +121,8 @@ pub fn is_well_formed(path: &str) -> bool {
         && path.chars().all(|character| character == '/' || is_key_character(character))
 }
 
-/// Whether a text is a media type, `type/subtype` of RFC 9110's token characters, with parameters
-/// or without.
+/// Whether a text is a media type: `type/subtype` of RFC 9110's token characters, with or without
+/// parameters.
 pub fn is_content_type(content_type: &str) -> bool {
     let is_token = |text: &str| {
         !text.is_empty()
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_name_stays_as_it_is() {
+    fn an_ordinary_name_does_not_change() {
         assert_eq!(name("photo.jpg"), "photo.jpg");
         assert_eq!(name("My photo (2) - final.JPG"), "My photo (2) - final.JPG");
     }
@@ -155,27 +155,27 @@ mod tests {
     }
 
     #[test]
-    fn dots_and_spaces_at_the_ends_are_dropped() {
+    fn dots_and_spaces_at_the_ends_are_removed() {
         assert_eq!(name("..photo.jpg"), "photo.jpg");
         assert_eq!(name(".htaccess"), "htaccess");
         assert_eq!(name(" photo.jpg. "), "photo.jpg");
     }
 
     #[test]
-    fn what_the_storage_api_refuses_becomes_an_underscore() {
+    fn characters_that_the_storage_api_rejects_become_an_underscore() {
         assert_eq!(name("foto van pothole é#%.jpg"), "foto van pothole _.jpg");
         assert_eq!(name("a\u{0}b\nc.png"), "a_b_c.png");
         assert_eq!(name("日本.jpg"), "_.jpg");
     }
 
     #[test]
-    fn a_question_mark_with_which_a_urls_path_ends_becomes_an_underscore() {
+    fn a_question_mark_becomes_an_underscore() {
         assert_eq!(name("What?.jpg"), "What_.jpg");
         assert_eq!(name("??é?.jpg"), "_.jpg");
     }
 
     #[test]
-    fn a_name_of_which_nothing_is_left_is_refused() {
+    fn a_name_without_any_allowed_character_is_refused() {
         for given in [".", "..", "...", "a/", "a/..", " ", "\u{7f}", "日本", "___"] {
             let error = filename(given).unwrap_err();
             assert!(
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_or_folder_is_refused_and_never_mended() {
+    fn a_tenant_or_folder_is_refused_and_never_changed() {
         for (tenant, folder) in
             [("", "f"), ("t", ""), ("t/u", "f"), ("t", "f/.."), ("..", "f"), ("t", "."), ("é", "f")]
         {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_has_three_proper_segments() {
+    fn an_upload_has_three_valid_segments() {
         assert!(is_upload_of("t", "t/id/a.jpg"));
         assert!(is_upload_of("t", "t/id/sub/a.jpg"));
         for bad in
@@ -228,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_leaves_its_folder(given in "(\\PC|[./\\\\\\x00-\\x1f]){0,40}") {
+        fn a_path_never_leaves_its_folder(given in "(\\PC|[./\\\\\\x00-\\x1f]){0,40}") {
             if let Ok(path) = object_path("tenant", "folder", &given) {
                 prop_assert!(path.starts_with("tenant/folder/"));
                 prop_assert_eq!(path.split('/').count(), 3);
@@ -238,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn making_safe_twice_is_making_safe_once(given in "\\PC{1,300}") {
+        fn making_a_name_safe_is_idempotent(given in "\\PC{1,300}") {
             if let Ok(once) = filename(&given) {
                 prop_assert!(once.len() <= FILENAME_LIMIT);
                 prop_assert_eq!(filename(&once).unwrap(), once);
@@ -246,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn the_last_extension_survives(stem in "[a-z]{1,400}", extension in "[a-z0-9]{1,16}") {
+        fn the_last_extension_is_kept(stem in "[a-z]{1,400}", extension in "[a-z0-9]{1,16}") {
             let safe = filename(&format!("{stem}.{extension}")).unwrap();
             let suffix = format!(".{extension}");
             prop_assert!(safe.ends_with(&suffix));

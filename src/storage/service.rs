@@ -1,6 +1,6 @@
 //! The storage service's SQL functions: uploads, their records, and links.
 //!
-//! They act, so a NULL is an error and not silence.
+//! They have effects, so a NULL argument is an error.
 
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -17,7 +17,7 @@ use crate::{claims, pg, settings};
 mod civic {
     use super::*;
 
-    /// Where the caller's own upload goes: `{bucket, path, file_id}`, with a new file id.
+    /// The destination of the caller's own upload: `{bucket, path, file_id}`, with a new file id.
     #[pg_extern(volatile, parallel_safe, cost = 20)]
     fn request_upload(
         filename: Option<pg::Text<'_>>,
@@ -39,7 +39,7 @@ mod civic {
         Ok(JsonB(json!({"bucket": bucket.id(), "path": path, "file_id": file_id})))
     }
 
-    /// Records an upload that has taken place, and gives its row.
+    /// Records an upload that has taken place, and returns its row.
     #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
     #[search_path(pg_catalog, pg_temp)]
     fn confirm_upload(
@@ -50,7 +50,7 @@ mod civic {
         Ok(JsonB(confirm::confirm(&file_id, &required("purpose", purpose)?)?))
     }
 
-    /// Uploads a file with the service key: `{bucket, path}`. There must be none of that name.
+    /// Uploads a file with the service key: `{bucket, path}`. Fails if the object exists.
     #[pg_extern(volatile, parallel_unsafe, cost = 100000)]
     #[search_path(pg_catalog, pg_temp)]
     fn upload_file(
@@ -67,8 +67,9 @@ mod civic {
         Ok(JsonB(json!({"bucket": bucket.as_str(), "path": path.as_str()})))
     }
 
-    /// A link to a file, valid for `expiry` seconds. Row security decides as in the caller's own query, so
-    /// his search_path stays: what others' policies call may need it.
+    /// A link to a file, valid for `expiry` seconds. Row security decides as in the caller's own
+    /// query. The caller's search_path stays in effect: functions in policies of other roles may
+    /// need it.
     #[pg_extern(volatile, parallel_restricted, cost = 1000)]
     fn get_signed_url(
         bucket: Option<pg::Text<'_>>,

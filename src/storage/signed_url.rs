@@ -1,4 +1,4 @@
-//! Links to files, made here as the Storage API makes them.
+//! Links to files, signed here in the same way as by the Storage API.
 
 use super::StorageError;
 use std::io::Write;
@@ -9,13 +9,14 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// A link is valid for a week at most.
+/// A link is valid for at most a week, in seconds.
 pub const LONGEST: i32 = 7 * 24 * 60 * 60;
 
 /// `{"alg":"HS256"}` in base64.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
 
-/// How long a link is valid, in seconds. 22023 for less than one and for more than 7 days.
+/// Checks how long a link is valid, in seconds. Errors: 22023 for less than one second or more than
+/// 7 days.
 pub fn expiry(seconds: i32) -> Result<u32, StorageError> {
     match u32::try_from(seconds) {
         Ok(expiry) if (1..=LONGEST).contains(&seconds) => Ok(expiry),
@@ -23,14 +24,14 @@ pub fn expiry(seconds: i32) -> Result<u32, StorageError> {
     }
 }
 
-/// Now, in whole seconds since 1970, as a JWT has it.
+/// Now, in whole seconds since 1970, as in a JWT.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// `{base}/object/sign/{bucket}/{path}?token={jwt}`, byte for byte what the API answers to a request
-/// for one at the time `issued_at`: the header and the payload's keys in its order, the path decoded
-/// in the token and encoded in the URL.
+/// `{base}/object/sign/{bucket}/{path}?token={jwt}`, byte for byte the API's answer to a request at
+/// the time `issued_at`: the same header, the payload's keys in the same order, the path decoded in
+/// the token and encoded in the URL.
 pub fn signed_url(
     base_url: &str,
     secret: &str,
@@ -48,7 +49,7 @@ pub fn signed_url(
         .expect("memory takes it");
 
     let encoded = civic_http::encode_path(&object);
-    // The payload in base64, the header, the signature, and what stands between them.
+    // The payload in base64, the header, the signature, and the separators.
     let length = base_url.len() + encoded.len() + payload.len() * 4 / 3 + 96;
     let mut url = String::with_capacity(length);
     for part in [base_url, "/object/sign/", &encoded, "?token="] {
@@ -65,8 +66,8 @@ pub fn signed_url(
     url
 }
 
-/// The HMAC's state is overwritten by itself. The block that it makes of the key stays on the stack,
-/// below the caller's frame.
+/// The HMAC overwrites its own state. The block that it derives from the key stays on the stack,
+/// below the caller's frame; `overwrite_stack` clears it.
 #[inline(never)]
 fn sign(secret: &str, message: &[u8]) -> [u8; 32] {
     let mut mac =
@@ -75,7 +76,7 @@ fn sign(secret: &str, message: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// Overwrites what functions that the caller has called left on the stack.
+/// Overwrites what functions called by the caller left on the stack.
 #[inline(never)]
 fn overwrite_stack() {
     std::hint::black_box(&mut [0_u8; 4096]);
@@ -85,9 +86,9 @@ fn overwrite_stack() {
 mod tests {
     use super::*;
 
-    /// Computed with Python's hmac module over the same claims.
+    /// Computed with Python's hmac module from the same claims.
     #[test]
-    fn a_link_is_byte_for_byte_what_the_api_makes() {
+    fn a_link_equals_the_apis_byte_for_byte() {
         let url = signed_url(
             "https://p.supabase.co/storage/v1",
             "super-secret-jwt-token-with-at-least-32-characters-long é",
@@ -110,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_the_one_that_is_written_out() {
+    fn the_header_constant_is_correct() {
         assert_eq!(BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), HEADER);
     }
 
     #[test]
-    fn a_link_is_valid_from_a_second_to_a_week() {
+    fn a_link_is_valid_for_a_second_to_a_week() {
         assert_eq!(expiry(1), Ok(1));
         assert_eq!(expiry(604_800), Ok(604_800));
         for seconds in [0, -1, 604_801, i32::MIN, i32::MAX] {

@@ -1,4 +1,4 @@
-//! What a person may upload, and where it goes.
+//! Rules for uploads, and their destination.
 
 use super::StorageError;
 use super::access;
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::pg::Bytes;
 use crate::settings::Access;
 
-/// The largest uploads, in bytes.
+/// The largest allowed uploads, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     pub image: u64,
@@ -19,8 +19,8 @@ pub struct Sizes {
 
 /// The bucket and the path of an upload into the caller's own folder.
 ///
-/// Errors: 22023 for an unknown purpose, a content type or a size outside the limits and a filename
-/// that cannot be one; 42501 for what the caller may not upload.
+/// Errors: 22023 for an unknown purpose, an invalid content type, size or filename; 42501 if the
+/// caller may not upload it.
 pub fn request(
     identity: &Identity,
     access: &Access,
@@ -40,7 +40,7 @@ pub fn request(
     Ok((bucket, path))
 }
 
-/// A file as its owner describes it.
+/// A file as the caller describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct File<'a> {
     pub name: &'a str,
@@ -66,7 +66,7 @@ impl File<'_> {
 }
 
 /// Checks a file that the server itself uploads: one of our buckets, a path of the usual form, a
-/// media type, and no more than the limit.
+/// media type, and a size within the limit.
 pub fn check(
     bucket: &str,
     path: &str,
@@ -80,7 +80,7 @@ pub fn check(
     if !path::is_well_formed(path) {
         return Err(StorageError::MalformedPath { path: path.to_owned() }.into());
     }
-    // The API would take a form apart, and store what it finds in it.
+    // The API would parse a form and store the file inside it.
     if essence(content_type).to_ascii_lowercase().starts_with("multipart/") {
         return Err(StorageError::Form { content_type: content_type.to_owned() }.into());
     }
@@ -98,8 +98,8 @@ pub fn check(
 
 /// Uploads a file with the service key while the backend waits.
 ///
-/// Errors: 55000 where the service is not configured, 53200 where memory does not hold the file, and
-/// those of the exchange.
+/// Errors: 55000 if the service is not configured, 53200 if there is not enough memory for the
+/// file, and those of the exchange.
 pub fn upload(bucket: &str, path: &str, content: &Bytes, content_type: &str) -> Result<(), Error> {
     let api = api::storage_api()?;
     let (bucket, path) = (bucket.to_owned(), path.to_owned());
@@ -130,28 +130,28 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_uploaded() {
+    fn other_types_are_refused() {
         for content_type in ["image/gif", "image/svg+xml", "text/html", "video/mp4", "", "image"] {
             assert!(checked(content_type, 1).is_err(), "{content_type}");
         }
     }
 
     #[test]
-    fn an_empty_file_is_no_upload() {
+    fn an_empty_file_is_refused() {
         for size in [0, -1, i64::MIN] {
             assert!(checked("image/jpeg", size).is_err(), "{size}");
         }
     }
 
     #[test]
-    fn a_form_is_no_file() {
+    fn a_form_is_not_a_file() {
         for form in ["multipart/form-data; boundary=x", "Multipart/Mixed"] {
             assert!(check("evidence", "t/f/a.jpg", form, 1, 1).is_err(), "{form}");
         }
     }
 
     #[test]
-    fn the_server_uploads_to_its_own_buckets_alone() {
+    fn the_server_uploads_only_to_its_own_buckets() {
         let ok = |bucket, path| check(bucket, path, "image/jpeg", 1, 1).is_ok();
         assert!(ok("evidence", "t/f/a.jpg"));
         for (bucket, path) in [

@@ -1,4 +1,4 @@
-//! What is measured, in order.
+//! The cases, in order.
 
 mod calls;
 mod links;
@@ -24,5 +24,5 @@ pub const ALL: [(&str, Case); 8] = [
     ("signed links", links::measure),
     ("media jobs", media::measure),
     ("reads of a tenant's folder among many", reads::measure),
-    ("tickets told through realtime", realtime::measure),
+    ("tickets published through realtime", realtime::measure),
 ];

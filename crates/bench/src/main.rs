@@ -1,8 +1,8 @@
-//! Measures pg_civic against the plain SQL that it replaces: `pg_civic_bench SOCKET RESULTS [WORD]`,
-//! where the word picks the cases whose name holds it.
+//! Measures pg_civic against the plain SQL that it replaces: `pg_civic_bench SOCKET RESULTS
+//! [WORD]`. WORD selects the cases whose name contains it.
 //!
-//! Both sides of each case run in turn on the same server, and the figures are medians. A goal that
-//! is missed is told; only what cannot be run is an error.
+//! The sides of each case run in turn on the same server, and the results are medians. A missed
+//! goal is reported; only a case that cannot run is an error.
 
 mod cases;
 mod measure;
@@ -16,7 +16,7 @@ use measure::Progress;
 use report::Report;
 use server::Server;
 
-/// What went wrong; a result has to be explained, not handled.
+/// An error stops the bench with a message; no code handles it.
 type Error = Box<dyn std::error::Error>;
 
 fn run(socket: &str, results: &Path, word: &str) -> Result<(), Error> {
@@ -30,7 +30,7 @@ fn run(socket: &str, results: &Path, word: &str) -> Result<(), Error> {
     }
     print!("{}", report.table());
     std::fs::write(results, report.json())?;
-    progress.tell(&format!("written to {}", results.display()));
+    progress.report(&format!("written to {}", results.display()));
     Ok(())
 }
 

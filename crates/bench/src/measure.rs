@@ -1,4 +1,4 @@
-//! Sides that run in turn, and the median of what they take.
+//! Runs the sides of a case in turn and computes the median of their times.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use postgres::Client;
 
 use crate::Error;
 
-/// One side of a case: runs once and says how long what counts took.
+/// One side of a case: runs once and returns the measured time.
 pub type Side<'a> = &'a mut dyn FnMut() -> Result<Duration, Error>;
 
-/// Runs the sides in turn and gives the seconds of each round, side by side. Each round starts with
-/// another side, so that none always follows the same one.
+/// Runs the sides in turn and returns the seconds of each round, side by side. Each round starts
+/// with another side, so that no side always follows the same one.
 pub fn in_turn<const N: usize>(
     progress: &mut Progress,
     rounds: usize,
@@ -28,10 +28,10 @@ pub fn in_turn<const N: usize>(
     Ok(seconds)
 }
 
-/// Times what a session does: the time that passes, less the time in which its backend could have
-/// run but other programs had the processors.
+/// Measures the time of a session: wall-clock time minus the time that its backend waited for a
+/// processor.
 pub struct Clock {
-    /// Linux tells it here; elsewhere the time that passes has to do.
+    /// Linux reports the waiting time here; elsewhere wall-clock time is used.
     schedstat: PathBuf,
 }
 
@@ -68,42 +68,42 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// What each round cost over the same round of another side.
+/// The difference of each round to the same round of another side.
 pub fn over(rounds: &[f64], base: &[f64]) -> Vec<f64> {
     rounds.iter().zip(base).map(|(side, base)| side - base).collect()
 }
 
-/// A round of many calls, a call.
+/// The time per call in each round.
 pub fn each(rounds: &[f64], calls: usize) -> Vec<f64> {
     rounds.iter().map(|seconds| seconds / calls as f64).collect()
 }
 
-/// Says on standard error what is being done, and every few seconds how far it is.
+/// Reports progress on standard error: each step, and every few seconds how far it is.
 pub struct Progress {
     started: Instant,
-    told: Instant,
+    reported: Instant,
     case: usize,
     cases: usize,
 }
 
 impl Progress {
     pub fn new(cases: usize) -> Progress {
-        Progress { started: Instant::now(), told: Instant::now(), case: 0, cases }
+        Progress { started: Instant::now(), reported: Instant::now(), case: 0, cases }
     }
 
     pub fn begin(&mut self, case: &str) {
         self.case += 1;
-        self.tell(&format!("{} of {}: {case}", self.case, self.cases));
+        self.report(&format!("{} of {}: {case}", self.case, self.cases));
     }
 
-    pub fn tell(&mut self, what: &str) {
+    pub fn report(&mut self, what: &str) {
         eprintln!("[{:>3} s] {what}", self.started.elapsed().as_secs());
-        self.told = Instant::now();
+        self.reported = Instant::now();
     }
 
     pub fn at(&mut self, how_far: &str) {
-        if self.told.elapsed() > Duration::from_secs(5) {
-            self.tell(&format!("    {how_far}"));
+        if self.reported.elapsed() > Duration::from_secs(5) {
+            self.report(&format!("    {how_far}"));
         }
     }
 }
@@ -113,14 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_value_in_the_middle() {
+    fn the_median_is_the_middle_value() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
     }
 
     #[test]
-    fn the_sides_run_in_turn_and_none_is_always_first() {
+    fn the_sides_take_turns_to_run_first() {
         let order = std::cell::RefCell::new(String::new());
         let side = |name| {
             order.borrow_mut().push(name);

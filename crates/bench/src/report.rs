@@ -1,14 +1,14 @@
-//! The figures as a table and as JSON.
+//! The results as a table and as JSON.
 
 use serde_json::{Value, json};
 
 use crate::measure::median;
 use crate::server::Facts;
 
-/// One side's figure.
+/// The result of one side.
 pub struct Figure {
     pub label: &'static str,
-    /// Seconds, round by round.
+    /// Seconds per round.
     pub rounds: Vec<f64>,
 }
 
@@ -22,13 +22,13 @@ impl Figure {
     }
 }
 
-/// How the two sides are held against each other, with the goal where there is one.
+/// How the two sides are compared, with an optional goal.
 pub enum Ratio {
-    /// How often ours fits into the peer's time.
+    /// The peer's time divided by ours.
     Faster { at_least: Option<f64> },
-    /// Our share of the peer's time.
+    /// Our time divided by the peer's.
     Share { at_most: Option<f64> },
-    /// How many seconds ours takes more.
+    /// Our time minus the peer's, in seconds.
     More { at_most: f64 },
 }
 
@@ -111,7 +111,7 @@ impl Report {
         self.comparisons.extend(comparisons);
     }
 
-    /// A table that reads as text and as Markdown.
+    /// A table that reads as plain text and as Markdown.
     pub fn table(&self) -> String {
         let header = ["case", "pg_civic", "against", "ratio", "goal", ""].map(str::to_owned);
         let rows: Vec<_> = self.comparisons.iter().map(Comparison::row).collect();
@@ -148,7 +148,7 @@ impl Report {
     }
 }
 
-/// A time in the unit that suits it.
+/// A time in a suitable unit.
 fn duration(seconds: f64) -> String {
     let (unit, factor) = match seconds.abs() {
         1.0.. => ("s", 1.0),
@@ -159,7 +159,7 @@ fn duration(seconds: f64) -> String {
     format!("{} {unit}", significant(seconds * factor))
 }
 
-/// Three significant digits: the noise leaves no more.
+/// Three significant digits: the noise is larger than the rest.
 fn significant(value: f64) -> String {
     let decimals = match value.abs() {
         100.0.. => 0,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_goal_is_told() {
+    fn a_missed_goal_is_reported() {
         let verdict = |ratio| comparison(ratio).row()[3..].join(" ");
         assert_eq!(verdict(Ratio::Faster { at_least: Some(40.0) }), "50.0× ≥ 40× met");
         assert_eq!(verdict(Ratio::Faster { at_least: Some(60.0) }), "50.0× ≥ 60× MISSED");
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_that_is_no_number_meets_no_goal() {
+    fn a_result_that_is_not_a_number_meets_no_goal() {
         let mut broken = comparison(Ratio::Share { at_most: Some(1.0) });
         broken.peer.rounds.clear();
         assert_eq!(broken.is_met(), Some(false));
     }
 
     #[test]
-    fn a_time_has_three_digits_and_a_unit_that_suits_it() {
+    fn a_time_has_three_digits_and_a_suitable_unit() {
         assert_eq!(duration(3.3129), "3.31 s");
         assert_eq!(duration(0.00026), "260 µs");
         assert_eq!(duration(0.418), "418 ms");

@@ -12,20 +12,20 @@ use crate::Error;
 pub const SUPABASE: &str = include_str!("../../../pgrx-tests/fixtures/supabase.sql");
 pub const REALTIME: &str = include_str!("../../../pgrx-tests/fixtures/realtime.sql");
 pub const APPLICATION: &str = include_str!("../../../pgrx-tests/fixtures/application.sql");
-/// The six policies and the trigger that pg_civic is measured against.
+/// The six policies and the trigger of the application's migrations, the peer in the comparisons.
 pub const MIGRATIONS: &str = include_str!("../../../pgrx-tests/fixtures/migrations.sql");
-/// The policies and the trigger of pg_civic, as anybody installs them.
+/// The policies and the trigger of pg_civic, in their standard installation.
 pub const CIVIC: &str =
     "CREATE EXTENSION pg_civic; SELECT count(*) FROM civic.setup('public.tickets')";
 
-/// The one database that the cluster's workers serve.
+/// The database that the cluster's workers serve.
 pub const SERVED: &str = "bench";
 
 pub struct Server {
     socket: String,
 }
 
-/// What a figure depends on.
+/// Properties of the server that affect the results.
 pub struct Facts {
     pub version: String,
     pub cores: usize,
@@ -44,7 +44,7 @@ impl Server {
 
     pub fn facts(&self) -> Result<Facts, Error> {
         let mut session = self.session("postgres")?;
-        // Its work would fall now on one side, now on the other.
+        // Its work would disturb one side or the other.
         session.batch_execute("ALTER SYSTEM SET autovacuum = off")?;
         session.batch_execute("SELECT pg_reload_conf()")?;
         Ok(Facts {
@@ -62,7 +62,7 @@ impl Server {
         Ok(config.connect(NoTls)?)
     }
 
-    /// A session of a manager of a municipality, as the gateway makes it.
+    /// A session of a municipality's manager, as the gateway makes it.
     pub fn manager(&self, database: &str, tenant_id: &str) -> Result<Client, Error> {
         let mut session = self.session(database)?;
         session
@@ -71,21 +71,21 @@ impl Server {
         Ok(session)
     }
 
-    /// A session that no policy concerns.
+    /// A session of a role that bypasses row security.
     pub fn unguarded(&self, database: &str) -> Result<Client, Error> {
         let mut session = self.session(database)?;
         session.batch_execute("SET ROLE service_role")?;
         Ok(session)
     }
 
-    /// Makes a database and runs scripts in it.
+    /// Creates a database and runs scripts in it.
     pub fn create(&self, database: &str, scripts: &[&str]) -> Result<(), Error> {
         self.session("postgres")?.batch_execute(&format!("CREATE DATABASE {database}"))?;
         self.run(database, scripts)
     }
 
-    /// Makes the database that the workers serve, anew where a case before has made it, and waits for
-    /// the relay to be in it.
+    /// Creates the database that the workers serve, after dropping an earlier one, and waits until
+    /// the relay serves it.
     pub fn create_served(&self, scripts: &[&str]) -> Result<(), Error> {
         let drop = format!("DROP DATABASE IF EXISTS {SERVED} WITH (FORCE)");
         self.session("postgres")?.batch_execute(&drop)?;
@@ -95,21 +95,21 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !session.query_one(query, &[])?.get::<_, bool>(0) {
             if Instant::now() > deadline {
-                return Err("the relay does not come".into());
+                return Err("the relay did not start".into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Copies a database that nobody uses any more, and runs scripts in the copy.
+    /// Copies a database that is no longer in use, and runs scripts in the copy.
     pub fn copy(&self, from: &str, database: &str, scripts: &[&str]) -> Result<(), Error> {
         let mut session = self.session("postgres")?;
         let version: String = session.query_one("SHOW server_version_num", &[])?.get(0);
         let strategy = if version.parse::<u32>()? >= 150_000 { "STRATEGY file_copy" } else { "" };
         let statement = format!("CREATE DATABASE {database} TEMPLATE {from} {strategy}");
         let deadline = Instant::now() + Duration::from_secs(20);
-        // The session that filled it may still be on its way out.
+        // The session that filled it may still be disconnecting.
         while let Err(error) = session.batch_execute(&statement) {
             if Instant::now() > deadline {
                 Err(error)?;
@@ -164,14 +164,14 @@ pub fn claims(tenant_id: &str) -> String {
     .to_string()
 }
 
-/// The text of a script with its variables filled in, as psql does.
+/// The text of a script with its variables replaced, as psql does.
 pub fn fill(script: &str, variables: &[(&str, &str)]) -> String {
     variables
         .iter()
         .fold(script.to_owned(), |script, (name, value)| script.replace(&format!(":{name}"), value))
 }
 
-/// An error with what the server said.
+/// An error with the server's message.
 pub fn explained(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

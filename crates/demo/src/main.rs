@@ -1,7 +1,7 @@
-//! The story that `make demo` plays: pg_civic's main job, on real sessions of a real server.
+//! The story that `make demo` plays: the main functions of pg_civic, in real sessions on a real server.
 //!
-//! Usage: `pg_civic_demo SOCKET_DIRECTORY`. Makes the database `demo` anew, and leaves it for
-//! `make psql`. Exits with 1 if anything happened that was not expected.
+//! Usage: `pg_civic_demo SOCKET_DIRECTORY`. Recreates the database `demo` and keeps it for
+//! `make psql`. Exits with 1 if a step did not give the expected result.
 
 mod people;
 mod service;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match play(&Server::new(socket)) {
         Ok(story) => story.end(),
         Err(error) => {
-            eprintln!("\nThe story broke off: {}", story::told(&error));
+            eprintln!("\nthe demo failed: {}", story::described(&error));
             ExitCode::FAILURE
         }
     }
@@ -83,7 +83,7 @@ fn install(
     server.wait_for_relay(owner)?;
     let wrong = owner.query("SELECT component FROM civic.check() WHERE NOT ok", &[])?;
     story.step(
-        "civic.check() finds nothing to mend",
+        "civic.check() finds no problem",
         "0 findings",
         &format!("{} findings", wrong.len()),
         None,
@@ -96,51 +96,53 @@ fn tickets(
     server: &Server,
     owner: &mut postgres::Client,
 ) -> Result<(), postgres::Error> {
-    story.chapter("Every change to a ticket is heard at once");
+    story.chapter("Every change of a ticket is published at once");
     let channel = format!("ticket_updates:{TSHWANE}");
     let mut dashboard = server.listener(&[&channel])?;
     let mut liaison = server.listener(&[&format!("{channel}:sensitive")])?;
-    story.note(&format!("A dashboard listens on {channel}, a liaison's on {channel}:sensitive."));
+    story.note(&format!(
+        "A dashboard listens on {channel}, a liaison listens on {channel}:sensitive."
+    ));
 
     let open =
         "INSERT INTO public.tickets (tenant_id, tracking_number, category, status, is_sensitive)
                 VALUES ($1, $2, $3, 'open', $4) RETURNING id::text";
     let pipe: String =
         owner.query_one(open, &[&TSHWANE, &"TKT-20260211-A1B2C3", &"water", &false])?.get(0);
-    let heard = dashboard.next_event()?;
+    let event = dashboard.next_event()?;
     story.step(
-        "A citizen reports a burst pipe: the dashboard hears of it",
+        "A citizen reports a burst pipe: the dashboard receives the event",
         "INSERT open",
-        &told(&heard, &["type", "status"]),
-        Some(&heard),
+        &fields(&event, &["type", "status"]),
+        Some(&event),
     );
 
     owner.execute(
         "UPDATE public.tickets SET status = 'in_progress', updated_at = now() WHERE id = $1::text::uuid",
         &[&pipe],
     )?;
-    let heard = dashboard.next_event()?;
+    let event = dashboard.next_event()?;
     story.step(
-        "A team is on its way: the dashboard hears it",
+        "A team is on its way: the dashboard receives the change",
         "UPDATE in_progress",
-        &told(&heard, &["type", "status"]),
-        Some(&heard),
+        &fields(&event, &["type", "status"]),
+        Some(&event),
     );
 
     owner.execute(open, &[&TSHWANE, &"TKT-20260211-D4E5F6", &"gbv", &true])?;
-    let heard = dashboard.next_event()?;
+    let event = dashboard.next_event()?;
     story.step(
-        "Somebody reports violence: the dashboard hears only that there is a ticket",
+        "A citizen reports violence: the dashboard receives only that there is a ticket",
         "INSERT null null",
-        &told(&heard, &["type", "category", "tracking_number"]),
-        Some(&heard),
+        &fields(&event, &["type", "category", "tracking_number"]),
+        Some(&event),
     );
-    let heard = liaison.next_event()?;
+    let event = liaison.next_event()?;
     story.step(
-        "The liaison hears all of it",
+        "The liaison receives the whole event",
         "INSERT gbv TKT-20260211-D4E5F6",
-        &told(&heard, &["type", "category", "tracking_number"]),
-        Some(&heard),
+        &fields(&event, &["type", "category", "tracking_number"]),
+        Some(&event),
     );
 
     owner.execute(
@@ -154,7 +156,7 @@ fn tickets(
     )?;
     let tickets = value(owner, "SELECT count(*)::text FROM public.tickets")?;
     story.step(
-        "A ticket that cannot be told of, its channel being too long, is saved all the same",
+        "A ticket whose channel is too long cannot be published, but it is saved",
         "3 tickets",
         &format!("{tickets} tickets"),
         None,
@@ -163,7 +165,7 @@ fn tickets(
 }
 
 fn relay(story: &mut Story, owner: &mut postgres::Client) -> Result<(), postgres::Error> {
-    story.chapter("The relay told of them, so that no ticket waited for NOTIFY");
+    story.chapter("The relay issued NOTIFY, so that no ticket waited for it");
     let query = "SELECT running, queued, delivered, batches, fell_back::text, queue_bytes_highest,
                         queue_bytes FROM civic.relay_stats()";
     let row = owner.query_one(query, &[])?;
@@ -177,12 +179,12 @@ fn relay(story: &mut Story, owner: &mut postgres::Client) -> Result<(), postgres
     }
     let delivered =
         format!("running {}, delivered {}", row.get::<_, bool>(0), row.get::<_, i64>(2));
-    story.step("It has told all four events", "running true, delivered 4", &delivered, None);
+    story.step("It has delivered all four events", "running true, delivered 4", &delivered, None);
     Ok(())
 }
 
 /// The values of some keys of an event.
-fn told(event: &str, keys: &[&str]) -> String {
+fn fields(event: &str, keys: &[&str]) -> String {
     let Ok(event) = serde_json::from_str::<Value>(event) else { return event.to_owned() };
     let text = |key: &&str| match &event[*key] {
         Value::String(text) => text.clone(),
@@ -198,7 +200,7 @@ fn files(story: &mut Story, server: &Server) -> Result<(), postgres::Error> {
         "SELECT civic.generate_upload_url('evidence', '{TSHWANE}', 'f1', '../../é/burst pipe.jpg', 'image/jpeg') ->> 'path'"
     ))?;
     story.step(
-        "A citizen of Tshwane asks where the file \"../../é/burst pipe.jpg\" goes",
+        "A citizen of Tshwane requests a path for the file \"../../é/burst pipe.jpg\"",
         &format!("{TSHWANE}/f1/burst pipe.jpg"),
         &path,
         None,
@@ -212,7 +214,7 @@ fn files(story: &mut Story, server: &Server) -> Result<(), postgres::Error> {
         None,
     );
     story.step(
-        "The citizen uploads to a path that is no file's",
+        "The citizen uploads to a path with \"..\"",
         &refused("42501"),
         &citizen.upload("evidence", &format!("{TSHWANE}/../{ETHEKWINI}/photo.jpg")),
         None,
@@ -224,13 +226,8 @@ fn files(story: &mut Story, server: &Server) -> Result<(), postgres::Error> {
         &neighbour.count("evidence"),
         None,
     );
-    let mut nobody = server.nobody()?;
-    story.step(
-        "Somebody who has not logged in looks for files",
-        "0 rows",
-        &nobody.count("evidence"),
-        None,
-    );
+    let mut anonymous = server.anonymous()?;
+    story.step("An anonymous caller looks for files", "0 rows", &anonymous.count("evidence"), None);
     Ok(())
 }
 
@@ -238,7 +235,7 @@ fn gbv_evidence(story: &mut Story, server: &Server) -> Result<(), postgres::Erro
     story.chapter("Evidence of gender-based violence is read by liaisons and admins only (SEC-05)");
     let name = format!("{TSHWANE}/5d3c9a52-6f0e-4a8e-9a37-0e4c1f2b7d11/statement.pdf");
     let mut manager = server.person(TSHWANE, "manager")?;
-    story.step("A manager files evidence", "1 row", &manager.upload("gbv-evidence", &name), None);
+    story.step("A manager uploads evidence", "1 row", &manager.upload("gbv-evidence", &name), None);
     story.step("The manager cannot read it", "0 rows", &manager.count("gbv-evidence"), None);
     for (who, tenant_id, role, expected) in [
         ("A police liaison", TSHWANE, "SAPS_LIAISON", "1 row"),
@@ -250,7 +247,7 @@ fn gbv_evidence(story: &mut Story, server: &Server) -> Result<(), postgres::Erro
         story.step(&format!("{who} looks for it"), expected, &seen, None);
     }
     story.step(
-        "A citizen files evidence",
+        "A citizen uploads evidence",
         &refused("42501"),
         &server.person(TSHWANE, "citizen")?.upload("gbv-evidence", &format!("{TSHWANE}/f3/x.pdf")),
         None,
@@ -263,10 +260,10 @@ fn careless_policy(
     server: &Server,
     owner: &mut postgres::Client,
 ) -> Result<(), postgres::Error> {
-    story.chapter("A careless policy opens nothing");
+    story.chapter("A careless policy opens no guarded bucket");
     owner.batch_execute(
         "INSERT INTO storage.buckets (id, name) VALUES ('avatars', 'avatars');
-         INSERT INTO storage.objects (bucket_id, name) VALUES ('avatars', 'somebody.png')",
+         INSERT INTO storage.objects (bucket_id, name) VALUES ('avatars', 'portrait.png')",
     )?;
     let policy =
         "CREATE POLICY \"just make it work\" ON storage.objects FOR ALL TO PUBLIC USING (true)";
@@ -274,7 +271,7 @@ fn careless_policy(
     owner.batch_execute(policy)?;
     let mut citizen = server.person(TSHWANE, "citizen")?;
     story.step(
-        "It does open another bucket, as was meant",
+        "It does open another bucket, as intended",
         "1 row",
         &citizen.count("avatars"),
         None,
@@ -296,7 +293,7 @@ fn careless_policy(
     let mut liaison = server.person(TSHWANE, "saps_liaison")?;
     let moved = liaison
         .run("UPDATE storage.objects SET bucket_id = 'avatars' WHERE bucket_id = 'gbv-evidence'");
-    story.step("Not even a liaison moves evidence out of its bucket", "0 rows", &moved, None);
+    story.step("Even a liaison cannot move evidence out of its bucket", "0 rows", &moved, None);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Who takes part: sessions as the gateway makes them, and listeners.
+//! The participants: sessions as the gateway makes them, and listeners.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::story;
 
 const DATABASE: &str = "demo";
-/// Everybody's user id: the roles are what matters.
+/// The user id of every session: only the roles matter here.
 const USER: &str = "8f14e45f-0000-4000-8000-000000000000";
-/// An event comes in milliseconds; who waits this long waits in vain.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Events arrive within milliseconds; after this time an event counts as missing.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Server {
     socket: String,
@@ -34,9 +34,9 @@ impl Server {
         client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
     }
 
-    /// The relay connects to a database anew a second after it was dropped.
+    /// The relay reconnects to a recreated database after a second.
     pub fn wait_for_relay(&self, client: &mut Client) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         let query = "SELECT running FROM civic.relay_stats()";
         while !client.query_one(query, &[])?.get::<_, bool>(0) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
@@ -48,8 +48,8 @@ impl Server {
         self.open(user, DATABASE)
     }
 
-    /// Somebody logged in: the gateway's own user, who becomes `authenticated` with the claims of
-    /// the verified token.
+    /// A user who is logged in: the gateway's own role, set to `authenticated` with the claims of the
+    /// verified token.
     pub fn person(&self, tenant_id: &str, role: &str) -> Result<Person, Error> {
         let claims = json!({
             "sub": USER,
@@ -59,22 +59,22 @@ impl Server {
         self.session("authenticated", &claims.to_string())
     }
 
-    /// Somebody who is not logged in.
-    pub fn nobody(&self) -> Result<Person, Error> {
+    /// A caller who is not logged in.
+    pub fn anonymous(&self) -> Result<Person, Error> {
         self.session("anon", r#"{"role": "anon"}"#)
     }
 
-    /// The application's own side, which answers webhooks.
+    /// The application's server, which handles webhooks.
     pub fn service(&self) -> Result<Person, Error> {
         self.session("service_role", "")
     }
 
-    /// Has the server read its configuration, and waits until sessions know it.
+    /// Makes the server reload its configuration, and waits until sessions use it.
     pub fn reload(&self, client: &mut Client) -> Result<(), Error> {
         let loaded = "SELECT pg_conf_load_time()::text";
         let before: String = client.query_one(loaded, &[])?.get(0);
         client.batch_execute("SELECT pg_reload_conf()")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         while client.query_one(loaded, &[])?.get::<_, String>(0) == before
             && Instant::now() < deadline
         {
@@ -104,12 +104,12 @@ pub struct Person {
 }
 
 impl Person {
-    /// What a statement came to: how many rows, or why it was refused.
+    /// The result of a statement: the number of rows, or the error.
     pub fn outcome(result: Result<u64, Error>) -> String {
         match result {
             Ok(1) => "1 row".to_owned(),
             Ok(rows) => format!("{rows} rows"),
-            Err(error) => story::told(&error),
+            Err(error) => story::described(&error),
         }
     }
 
@@ -123,7 +123,7 @@ impl Person {
         Person::outcome(self.client.execute(statement, &[&bucket, &name]))
     }
 
-    /// Uploads as the Storage API does for a person, with what it knows of the file.
+    /// Uploads as the Storage API does for a user, with the file's metadata.
     pub fn upload_file(
         &mut self,
         bucket: &str,
@@ -138,13 +138,13 @@ impl Person {
         Person::outcome(self.client.execute(statement, &values))
     }
 
-    /// How many objects of a bucket the person sees.
+    /// How many objects of a bucket the user sees.
     pub fn count(&mut self, bucket: &str) -> String {
         let query = "SELECT name FROM storage.objects WHERE bucket_id = $1";
         Person::outcome(self.client.query(query, &[&bucket]).map(|rows| rows.len() as u64))
     }
 
-    /// How many rows a query gives, or why it was refused.
+    /// The number of rows of a query, or the error.
     pub fn outcome_of(&mut self, query: &str) -> String {
         Person::outcome(self.client.query(query, &[]).map(|rows| rows.len() as u64))
     }
@@ -161,7 +161,7 @@ pub struct Listener {
 impl Listener {
     /// The next event's payload.
     pub fn next_event(&mut self) -> Result<String, Error> {
-        let next = self.client.notifications().timeout_iter(PATIENCE).next()?;
-        Ok(next.map_or("nothing was heard".to_owned(), |event| event.payload().to_owned()))
+        let next = self.client.notifications().timeout_iter(EVENT_TIMEOUT).next()?;
+        Ok(next.map_or("no event was received".to_owned(), |event| event.payload().to_owned()))
     }
 }

@@ -6,13 +6,13 @@ use postgres::{Client, Error};
 
 use crate::people::Server;
 use crate::story::{Story, refused};
-use crate::{ETHEKWINI, TSHWANE, told};
+use crate::{ETHEKWINI, TSHWANE, fields};
 
 const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
 const TOKEN: &str = "a-twilio-token";
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a burst pipe in Church Street";
 
-/// What says where they are, and opens them.
+/// The settings with their URLs and credentials.
 const SETTINGS: [&str; 6] = [
     "civic.supabase_url",
     "civic.service_key",
@@ -22,17 +22,17 @@ const SETTINGS: [&str; 6] = [
     "civic.media_hosts",
 ];
 
-/// The services outside, as long as the story needs them.
+/// The fake external services. They run until the value is dropped.
 pub struct Outside {
     storage: Storage,
     twilio: Twilio,
 }
 
 impl Outside {
-    /// Starts them, and has the operator say where they are.
+    /// Starts them, and sets their URLs and credentials as an operator does.
     pub fn start(story: &mut Story, server: &Server, owner: &mut Client) -> Result<Outside, Error> {
-        story.chapter("The storage service is told where Storage and Twilio are");
-        // The real API writes the row of what it stores.
+        story.chapter("The operator configures Storage and Twilio");
+        // The real API writes a row for each stored file.
         let rows = std::sync::Mutex::new(server.connect("postgres")?);
         let on_upload = move |object: &Object| {
             let mut rows = rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -60,41 +60,41 @@ impl Outside {
         Ok(outside)
     }
 
-    /// Ends them, and takes back the settings, which would name nobody.
+    /// Stops them and resets the settings that refer to them.
     pub fn end(self, story: &mut Story, server: &Server, owner: &mut Client) -> Result<(), Error> {
         for setting in SETTINGS {
             owner.batch_execute(&format!("ALTER SYSTEM RESET {setting}"))?;
         }
         server.reload(owner)?;
-        story.note("Storage and Twilio end with the story: the settings that name them are reset.");
+        story.note("Storage and Twilio stop here, and their settings are reset.");
         Ok(())
     }
 
     pub fn upload(&self, story: &mut Story, server: &Server) -> Result<(), Error> {
-        story.chapter("A citizen uploads a photo, and no application server takes part");
+        story.chapter("A citizen uploads a photo without an application server");
         let mut citizen = server.person(TSHWANE, "citizen")?;
-        let asked = citizen.value(&format!(
+        let requested = citizen.value(&format!(
             "SELECT civic.request_upload('burst pipe.jpg', 'image/jpeg', {}, 'evidence')::text",
             PHOTO.len()
         ))?;
-        let (bucket, path) = (told(&asked, &["bucket"]), told(&asked, &["path"]));
-        let file_id = told(&asked, &["file_id"]);
+        let (bucket, path) = (fields(&requested, &["bucket"]), fields(&requested, &["path"]));
+        let file_id = fields(&requested, &["file_id"]);
         story.step(
-            "The citizen asks where the photo goes",
+            "The citizen requests a path for the photo",
             &format!("evidence {TSHWANE}/{file_id}/burst pipe.jpg"),
             &format!("{bucket} {path}"),
             None,
         );
         let confirm = format!("SELECT civic.confirm_upload('{file_id}', 'evidence')::text");
         story.step(
-            "It cannot be confirmed before it is there",
+            "It cannot be confirmed before it is uploaded",
             &refused("P0002"),
             &citizen.outcome_of(&confirm),
             None,
         );
         let video = "SELECT civic.request_upload('holiday.mp4', 'video/mp4', 1000, 'evidence')";
         story.step(
-            "A type that citizens do not upload",
+            "A type that citizens may not upload is refused",
             &refused("22023"),
             &citizen.outcome_of(video),
             None,
@@ -102,12 +102,12 @@ impl Outside {
 
         self.storage.keep(&bucket, &path, "image/jpeg", PHOTO);
         let uploaded = citizen.upload_file(&bucket, &path, "image/jpeg", PHOTO.len());
-        story.step("The browser uploads it there", "1 row", &uploaded, None);
+        story.step("The browser uploads it to this path", "1 row", &uploaded, None);
         let confirmed = citizen.value(&confirm)?;
         story.step(
-            "It is confirmed: name, type and size are those of the file that came",
+            "It is confirmed: name, type and size are those of the stored file",
             &format!("burst pipe.jpg image/jpeg {}", PHOTO.len()),
-            &told(&confirmed, &["filename", "content_type", "file_size"]),
+            &fields(&confirmed, &["filename", "content_type", "file_size"]),
             None,
         );
 
@@ -120,7 +120,7 @@ impl Outside {
         story.step("The link opens no other file", "400", &open(&forged), None);
         let mut neighbour = server.person(ETHEKWINI, "admin")?;
         story.step(
-            "An admin of eThekwini asks for a link to it, and cannot tell that it is there",
+            "An admin of eThekwini requests a link to it and does not learn that it exists",
             &refused("P0002"),
             &neighbour.outcome_of(&link),
             None,
@@ -134,7 +134,7 @@ impl Outside {
         server: &Server,
         owner: &mut Client,
     ) -> Result<(), Error> {
-        story.chapter("Photos come in over WhatsApp");
+        story.chapter("Photos arrive over WhatsApp");
         let pipe = ticket(owner, false)?;
         let violence = ticket(owner, true)?;
         let channel = format!("media_jobs:{TSHWANE}");
@@ -151,27 +151,27 @@ impl Outside {
         };
 
         arrive(story, &pipe)?;
-        let heard = dashboard.next_event()?;
+        let event = dashboard.next_event()?;
         story.step(
             "Twilio's webhook is answered at once; the worker fetches the photo and stores it",
             &format!("done evidence {}", PHOTO.len()),
-            &told(&heard, &["state", "bucket", "file_size"]),
-            Some(&heard),
+            &fields(&event, &["state", "bucket", "file_size"]),
+            Some(&event),
         );
         let mut citizen = server.person(TSHWANE, "citizen")?;
         let link =
-            format!("SELECT civic.get_signed_url('evidence', '{}')", told(&heard, &["path"]));
-        story.step("It is the photo", &opened(PHOTO), &open(&citizen.value(&link)?), None);
+            format!("SELECT civic.get_signed_url('evidence', '{}')", fields(&event, &["path"]));
+        story.step("The link opens the photo", &opened(PHOTO), &open(&citizen.value(&link)?), None);
 
         arrive(story, &violence)?;
-        let heard = liaisons_desk.next_event()?;
+        let event = liaisons_desk.next_event()?;
         story.step(
-            "One of violence, and the webhook forgot to say so: it goes behind the firewall",
+            "A photo of violence whose webhook did not mark it: it goes to gbv-evidence",
             &format!("done gbv-evidence {}", PHOTO.len()),
-            &told(&heard, &["state", "bucket", "file_size"]),
-            Some(&heard),
+            &fields(&event, &["state", "bucket", "file_size"]),
+            Some(&event),
         );
-        let path = told(&heard, &["path"]);
+        let path = fields(&event, &["path"]);
         let link = format!("SELECT civic.get_signed_url('gbv-evidence', '{path}')");
         let mut manager = server.person(TSHWANE, "manager")?;
         story.step(
@@ -181,11 +181,11 @@ impl Outside {
             None,
         );
         let mut liaison = server.person(TSHWANE, "saps_liaison")?;
-        story.step("The liaison does", &opened(PHOTO), &open(&liaison.value(&link)?), None);
+        story.step("The liaison gets one", &opened(PHOTO), &open(&liaison.value(&link)?), None);
         let jobs = "SELECT 'jobs: ' || count(*) FROM civic.media_jobs";
         story.step("The manager sees the one job", "jobs: 1", &manager.value(jobs)?, None);
         story.step(
-            "Nobody of eThekwini sees any",
+            "An admin of eThekwini sees none",
             "jobs: 0",
             &server.person(ETHEKWINI, "admin")?.value(jobs)?,
             None,
@@ -194,7 +194,7 @@ impl Outside {
         let elsewhere =
             "SELECT civic.enqueue_media('https://169.254.169.254/latest', 'image/jpeg', 'x', 'y')";
         story.step(
-            "An address that is not Twilio's is not asked",
+            "An address that is not Twilio's is refused",
             &refused("22023"),
             &webhook.outcome_of(elsewhere),
             None,
@@ -203,7 +203,7 @@ impl Outside {
     }
 }
 
-/// A ticket of Tshwane's; gives its id.
+/// Creates a ticket of Tshwane and returns its id.
 fn ticket(owner: &mut Client, is_sensitive: bool) -> Result<String, Error> {
     let statement =
         "INSERT INTO public.tickets (tenant_id, tracking_number, category, status, is_sensitive)
@@ -226,7 +226,7 @@ fn opened(body: &[u8]) -> String {
     format!("200, {} bytes", body.len())
 }
 
-/// What a browser gets.
+/// The response that a browser gets.
 fn open(url: &str) -> String {
     match Http::get(url) {
         Ok((200, body)) => opened(&body),

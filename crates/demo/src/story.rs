@@ -1,20 +1,20 @@
-//! How the story is told: each step with what was expected and what happened.
+//! The output of the demo: each step with the expected and the actual result.
 
 use std::process::ExitCode;
 
 #[derive(Default)]
 pub struct Story {
     steps: usize,
-    surprises: usize,
+    failures: usize,
 }
 
-/// A refusal with this SQLSTATE.
+/// The result of a statement that was refused with this SQLSTATE.
 pub fn refused(sqlstate: &str) -> String {
     format!("refused ({sqlstate})")
 }
 
-/// What an error says, behind its SQLSTATE.
-pub fn told(error: &postgres::Error) -> String {
+/// An error as SQLSTATE and message.
+pub fn described(error: &postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => format!("{}: {}", refused(db.code().code()), db.message()),
         None => error.to_string(),
@@ -42,14 +42,14 @@ impl Story {
         println!("      {component:<48} {action:<14} {detail}");
     }
 
-    /// Tells a step. What happened is as expected when it starts so: a refusal's words come behind.
+    /// Prints a step. It passes if the actual result equals the expected one; a refusal may add its message.
     pub fn step(&mut self, what: &str, expected: &str, happened: &str, event: Option<&str>) {
         self.steps += 1;
         let is_expected = match happened.strip_prefix(expected) {
             Some(rest) => rest.is_empty() || rest.starts_with(": "),
             None => false,
         };
-        self.surprises += usize::from(!is_expected);
+        self.failures += usize::from(!is_expected);
         println!("  {} {what}", if is_expected { "ok" } else { "NO" });
         println!("       expected: {expected}");
         println!("       happened: {happened}");
@@ -59,12 +59,12 @@ impl Story {
     }
 
     pub fn end(&self) -> ExitCode {
-        let Story { steps, surprises } = self;
-        println!("\n{steps} steps, {surprises} not as expected.");
-        if *surprises > 0 {
+        let Story { steps, failures } = self;
+        println!("\n{steps} steps, {failures} failed.");
+        if *failures > 0 {
             return ExitCode::FAILURE;
         }
-        println!("Look around with: make psql");
+        println!("Explore the database with: make psql");
         ExitCode::SUCCESS
     }
 }

@@ -1,14 +1,14 @@
 //! The relay's queue: many writers, one reader, no lock, in memory that processes share.
 //!
-//! A ring of 64-bit words. A frame is a header, the time at which it came, and the bytes of one
-//! transaction's events. A writer reserves a frame before its transaction commits and settles it
-//! afterwards: committed or cancelled. The reader takes frames in the order in which they were
-//! reserved and stops at the first that is not settled. A transaction that changes a row that another
-//! has changed reserves after that one has committed, so this order is the order of commits wherever two
-//! transactions depend on each other.
+//! A ring of 64-bit words. A frame is a header, the time of its reservation, and the bytes of one
+//! transaction's events. A writer reserves a frame before its transaction commits, and settles it
+//! afterwards as committed or cancelled. The reader takes frames in the order of their reservation
+//! and stops at the first one that is not settled. A transaction that changes a row that another
+//! has changed reserves after that one has committed. So this order is the order of commits
+//! wherever two transactions depend on each other.
 //!
-//! Every word of the free part is zero, because the reader zeroes what it releases. So the reader
-//! recognises, without a lock, a header that is not written yet.
+//! Every free word is zero: the reader zeroes what it releases. So a header that is not written yet
+//! can be recognised without a lock.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -22,14 +22,13 @@ const WORD: usize = size_of::<u64>();
 /// Words of a frame before its bytes: header and time.
 const OVERHEAD: u64 = 2;
 
-/// States of a frame, in the low bits of its header; the bytes' length stands above them.
+/// States of a frame, in the low bits of its header; the length in bytes is in the bits above.
 const RESERVED: u64 = 1;
 const COMMITTED: u64 = 2;
 const CANCELLED: u64 = 3;
 const STATE: u64 = 0xff;
 
-/// Where the queue begins and ends, as counts of words since it was made. All zeros is an empty
-/// queue.
+/// Start and end of the queue, as counts of words since its creation. All zeros is an empty queue.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Control {
@@ -45,7 +44,7 @@ pub struct Queue<'a> {
     words: &'a [AtomicU64],
 }
 
-/// A frame that waits for its transaction's end. It must be settled, or the reader stops at it.
+/// A frame that waits for the end of its transaction. Settle it; the reader stops at it until then.
 #[must_use]
 #[derive(Debug)]
 pub struct Reservation {
@@ -53,13 +52,13 @@ pub struct Reservation {
     length: u64,
 }
 
-/// What the reader finds at a place.
+/// What the reader finds at a position.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Nothing, or a frame whose transaction has not ended.
     Nothing,
-    /// A frame of a transaction that aborted, or events, now in the reader's buffer. `after` is the
-    /// place behind it, `time` when it was reserved.
+    /// A frame of an aborted transaction, or events, now in the reader's buffer. `after` is the
+    /// position after it, `time` the time of its reservation.
     Cancelled {
         after: u64,
     },
@@ -70,7 +69,7 @@ pub enum Next {
 }
 
 impl<'a> Queue<'a> {
-    /// The memory must be all zeros when the queue is made.
+    /// The memory must be all zeros when the queue is created.
     pub fn new(control: &'a Control, words: &'a [AtomicU64]) -> Queue<'a> {
         Queue { control, words }
     }
@@ -83,25 +82,25 @@ impl<'a> Queue<'a> {
         OVERHEAD + length.div_ceil(WORD as u64)
     }
 
-    /// Bytes that the queue holds, headers included.
+    /// Size of the queue in bytes, headers included.
     pub fn size(&self) -> usize {
         self.words.len() * WORD
     }
 
-    /// Longest transaction, in bytes, that an empty queue takes.
+    /// Longest transaction, in bytes, that fits into an empty queue.
     pub fn longest(&self) -> usize {
         self.words.len().saturating_sub(OVERHEAD as usize) * WORD
     }
 
-    /// Takes room for a transaction's events and writes them. `None` where there is none.
+    /// Reserves room for a transaction's events and writes them. `None` if there is no room.
     pub fn reserve(&self, events: &[u8], time: u64) -> Option<Reservation> {
         let length = events.len() as u64;
         let needed = Self::frame_words(length);
         let mut head = self.control.head.load(Ordering::Relaxed);
         loop {
-            // Acquire: what the reader wiped before it moved the tail is seen as wiped.
+            // Acquire: the reader's zeroing before it moved the tail is visible.
             let tail = self.control.tail.load(Ordering::Acquire);
-            // A head that is older than the tail is out of date: the exchange below fails.
+            // A head older than the tail is stale; the exchange below then fails.
             let used = head.saturating_sub(tail);
             if used + needed > self.words.len() as u64 {
                 let current = self.control.head.load(Ordering::Relaxed);
@@ -136,12 +135,12 @@ impl<'a> Queue<'a> {
         Some(Reservation { position: head, length })
     }
 
-    /// The transaction has committed: its events may be read.
+    /// Commits a frame: its events may be read.
     pub fn commit(&self, reservation: Reservation) {
         self.settle(reservation, COMMITTED);
     }
 
-    /// The transaction has aborted: its events are never read.
+    /// Cancels a frame: its events are never read.
     pub fn cancel(&self, reservation: Reservation) {
         self.settle(reservation, CANCELLED);
     }
@@ -152,19 +151,20 @@ impl<'a> Queue<'a> {
         self.word(reservation.position).store(header, Ordering::Release);
     }
 
-    /// Where the reader begins.
+    /// Position of the reader.
     pub fn tail(&self) -> u64 {
         self.control.tail.load(Ordering::Acquire)
     }
 
-    /// Where the next frame will be reserved.
+    /// Position of the next reservation.
     pub fn head(&self) -> u64 {
         self.control.head.load(Ordering::Acquire)
     }
 
-    /// Reads the frame at a place. Its events replace what is in `events`. For the one reader.
+    /// Reads the frame at a position. Its events replace the contents of `events`. Only the one
+    /// reader may call it.
     pub fn read(&self, place: u64, events: &mut Vec<u8>) -> Next {
-        // In a full queue the place behind the last frame is the first frame's again.
+        // In a full queue the position after the last frame is the first frame again.
         if place - self.control.tail.load(Ordering::Relaxed) == self.words.len() as u64 {
             return Next::Nothing;
         }
@@ -190,12 +190,12 @@ impl<'a> Queue<'a> {
     pub fn oldest(&self) -> Option<u64> {
         let tail = self.tail();
         let is_written = self.word(tail).load(Ordering::Acquire) != 0;
-        // The reader may be giving it back just now: then its time is wiped, or the tail moves.
+        // The reader may be releasing it now: then its time is zero, or the tail moves.
         let time = self.word(tail + 1).load(Ordering::Acquire);
         (is_written && time != 0 && self.tail() == tail).then_some(time)
     }
 
-    /// Gives back everything before a place. For the one reader, after it is done with it.
+    /// Releases everything before a position. Only the one reader may call it, after processing it.
     pub fn release(&self, place: u64) {
         let tail = self.control.tail.load(Ordering::Relaxed);
         for position in tail..place {

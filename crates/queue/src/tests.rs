@@ -1,4 +1,4 @@
-//! The queue alone, by example, by property, and with every interleaving that loom finds.
+//! Tests of the queue alone: by example, by property, and with every interleaving that loom finds.
 
 use super::*;
 
@@ -12,7 +12,7 @@ mod by_example {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    /// Everything that can be read, which is then given back.
+    /// Reads and releases everything that can be read.
     fn drain(queue: &Queue<'_>) -> Vec<Vec<u8>> {
         let (mut place, mut buffer, mut read) = (queue.tail(), Vec::new(), vec![]);
         loop {
@@ -54,7 +54,7 @@ mod by_example {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
+    fn a_transaction_that_does_not_fit_is_refused_without_a_trace() {
         let (control, words) = (Control::default(), words(4));
         let queue = Queue::new(&control, &words);
         assert_eq!(queue.longest(), 16);
@@ -68,17 +68,17 @@ mod by_example {
     }
 
     proptest! {
-        /// Against a model: any sequence of reserving, settling and reading, over a queue so small
-        /// that frames wrap at every place.
+        /// Compares with a model: any sequence of reserving, settling and reading, in a queue so
+        /// small that frames wrap at every position.
         #[test]
-        fn it_behaves_as_a_list_of_transactions(
+        fn the_queue_behaves_like_a_list_of_transactions(
             size in 2usize..24,
             steps in prop::collection::vec((0u8..4, prop::collection::vec(any::<u8>(), 0..40)), 0..200)
         ) {
             let (control, words) = (Control::default(), words(size));
             let queue = Queue::new(&control, &words);
             let mut open: VecDeque<(usize, Reservation)> = VecDeque::new();
-            // Each transaction's events, and whether it committed, once it has ended.
+            // Each transaction's events, and whether it committed, after its end.
             let mut model: Vec<(Vec<u8>, Option<bool>)> = vec![];
             let (mut next, mut expected, mut read) = (0, vec![], vec![]);
             for (what, events) in steps {
@@ -192,10 +192,9 @@ mod every_interleaving {
         });
     }
 
-    /// A writer finds the room that the reader gives back wiped: a header of an earlier lap is
-    /// never taken for its own.
+    /// A writer always finds released room zeroed, so it cannot take an old header for its own.
     #[test]
-    fn a_second_lap_never_shows_the_first() {
+    fn a_second_lap_never_reads_the_first() {
         loom::model(|| {
             let memory = Arc::new((Control::default(), words(3)));
             let queue = Queue::new(&memory.0, &memory.1);

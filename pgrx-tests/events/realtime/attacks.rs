@@ -1,9 +1,9 @@
-//! What other people's code on the way to Realtime leaves behind: nothing.
+//! Code of other roles on the way to Realtime has no lasting effect.
 
 use super::insert;
 use crate::pg_tests::support::{Database, Session, TENANT, wait_until};
 
-/// Has a trigger on the table of messages, and fires it.
+/// Creates a trigger on the table of messages, and fires it.
 fn tricked(session: &mut Session, body: &str) {
     session.run(&format!(
         "CREATE FUNCTION public.tricks() RETURNS trigger LANGUAGE plpgsql AS
@@ -15,7 +15,7 @@ fn tricked(session: &mut Session, body: &str) {
 }
 
 #[test]
-fn the_owner_of_the_messages_does_not_choose_the_writers_settings() {
+fn the_owner_of_the_messages_cannot_change_the_writers_settings() {
     for scope in ["SESSION", "LOCAL"] {
         let database = Database::realtime();
         let mut session = database.superuser();
@@ -32,7 +32,7 @@ fn the_owner_of_the_messages_does_not_choose_the_writers_settings() {
 }
 
 #[test]
-fn a_trigger_that_mends_its_own_errors_costs_no_event() {
+fn a_trigger_that_catches_its_own_errors_loses_no_event() {
     let database = Database::realtime();
     let mut session = database.superuser();
     tricked(&mut session, "BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN END;");
@@ -50,7 +50,7 @@ fn a_ticket_does_not_wait_for_the_catalog_of_policies() {
     session.run(&insert(TENANT, 1, false));
     let mut holder = database.superuser();
     holder.run("BEGIN; LOCK TABLE pg_catalog.pg_policy");
-    // Another session's first look at the table reads its policies.
+    // Another session reads the table's policies at its first access.
     let mut session = database.superuser();
     session.run("SET lock_timeout = '100ms'");
     session.run(&insert(TENANT, 2, false));
@@ -59,10 +59,10 @@ fn a_ticket_does_not_wait_for_the_catalog_of_policies() {
 }
 
 #[test]
-fn a_session_that_is_ended_while_it_looks_for_realtime_keeps_no_lock() {
+fn a_session_terminated_while_it_looks_up_realtime_keeps_no_lock() {
     let database = Database::realtime();
     let mut session = database.superuser();
-    // What the INSERT itself looks up is known from here on; where Realtime is, is not.
+    // The INSERT's own lookups are cached from here on; those for Realtime are not.
     session.run("SET civic.event_transport = 'notify'");
     session.run(&insert(TENANT, 1, false));
     session.run("SET civic.event_transport = 'auto'");
@@ -84,7 +84,7 @@ fn a_session_that_is_ended_while_it_looks_for_realtime_keeps_no_lock() {
     assert_eq!(admin.text(dead), "0");
 }
 
-/// In a session that is there already: no new one gets past the lock.
+/// Runs in an existing session, because a new one would wait for the lock.
 fn wait_until_waits(admin: &mut Session, process: &str) {
     let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {process} AND NOT granted");
     wait_until("it waits", || admin.text(&waits) == "1");

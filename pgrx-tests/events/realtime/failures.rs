@@ -1,5 +1,5 @@
-//! What can go wrong on the way to Realtime costs a WARNING and never the ticket; and whoever's code
-//! is on that way gains nothing.
+//! A failure on the way to Realtime costs a WARNING, never the ticket, and the code of other roles
+//! on that way gains no rights.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,15 @@ use super::insert;
 use crate::pg_tests::support::installation::wait_until_blocked;
 use crate::pg_tests::support::{Database, Session, TENANT, claims};
 
-/// A session that hears its municipality by NOTIFY.
+/// A session that listens to its municipality by NOTIFY.
 fn session(database: &Database) -> Session {
     let mut session = database.superuser();
     session.listens_to(TENANT);
     session
 }
 
-/// Files two tickets in one transaction: both are there and heard, and one WARNING, which holds
-/// `why`, says what to do.
+/// Adds two tickets in one transaction. Both are stored and received by NOTIFY, and one WARNING
+/// contains `why` and says what to do.
 #[track_caller]
 fn assert_only_warned(session: &mut Session, why: &str) {
     session.warnings();
@@ -37,8 +37,8 @@ fn assert_only_warned(session: &mut Session, why: &str) {
     assert!(warnings[0].hint().is_some_and(|hint| hint.len() > 20), "{why}");
 }
 
-/// What is changed in Realtime, what the WARNING then says, and the row of `check()` that tells it
-/// beforehand.
+/// A change in Realtime, the text of the WARNING, and the component of `check()` that reports it in
+/// advance.
 const OBSTACLES: [(&str, &str, &str); 12] = [
     (
         "DO $$ DECLARE t regclass; BEGIN
@@ -106,7 +106,7 @@ const OBSTACLES: [(&str, &str, &str); 12] = [
 ];
 
 #[test]
-fn whatever_is_wrong_with_realtime_the_ticket_stands_and_notify_goes_out() {
+fn whatever_fails_in_realtime_the_ticket_is_written_and_notify_goes_out() {
     for (change, why, component) in OBSTACLES {
         let database = Database::realtime();
         let mut session = session(&database);
@@ -119,7 +119,7 @@ fn whatever_is_wrong_with_realtime_the_ticket_stands_and_notify_goes_out() {
 }
 
 #[test]
-fn once_the_obstacle_is_gone_the_same_session_tells_again() {
+fn after_a_repair_the_same_session_sends_again() {
     let database = Database::realtime();
     let mut session = session(&database);
     session.run("ALTER FUNCTION realtime.send RENAME TO sent");
@@ -131,7 +131,7 @@ fn once_the_obstacle_is_gone_the_same_session_tells_again() {
 }
 
 #[test]
-fn auto_says_nothing_where_realtime_was_removed() {
+fn auto_does_not_warn_after_realtime_was_removed() {
     let database = Database::realtime();
     let mut session = session(&database);
     session.run("DROP SCHEMA realtime CASCADE");
@@ -141,17 +141,17 @@ fn auto_says_nothing_where_realtime_was_removed() {
 }
 
 #[test]
-fn an_event_that_cannot_be_stored_does_not_cost_the_others() {
+fn an_event_that_cannot_be_stored_does_not_lose_the_others() {
     let database = Database::realtime();
     let mut session = session(&database);
     session.makes_ticket_table("id int, tenant_id text, status json");
-    // JSON may name a NUL, which jsonb has not.
+    // JSON can contain a NUL escape, jsonb cannot.
     session.run(&format!(
         "INSERT INTO ticket SELECT n, '{TENANT}', CASE n WHEN 2 THEN '\"\\u0000\"' ELSE '\"open\"' END::json
          FROM generate_series(1, 3) n"
     ));
-    let told: Vec<_> = session.told("ticket_id").into_iter().map(|(_, id)| id).collect();
-    assert_eq!(told, [json!("1"), json!("3")]);
+    let published: Vec<_> = session.published("ticket_id").into_iter().map(|(_, id)| id).collect();
+    assert_eq!(published, [json!("1"), json!("3")]);
     let warnings = session.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let message = warnings[0].message();
@@ -160,7 +160,7 @@ fn an_event_that_cannot_be_stored_does_not_cost_the_others() {
 }
 
 #[test]
-fn what_is_hopeless_is_not_tried_for_each_of_a_million_rows() {
+fn after_repeated_failures_the_rest_of_a_million_rows_is_not_tried() {
     let database = Database::realtime();
     let mut session = session(&database);
     session.run(
@@ -191,7 +191,7 @@ fn a_ticket_does_not_wait_for_a_lock_on_the_messages() {
         session.run(&format!(
             "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 1000)"
         ));
-        // A second for all of them together. Waiting for each they would take minutes.
+        // One second for all of them together. A wait for each would take minutes.
         assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
         assert_eq!(session.text("SELECT count(*) FROM tickets"), "1000");
         let warnings = session.warnings();
@@ -217,7 +217,7 @@ fn a_cancelled_commit_stays_cancelled() {
 }
 
 #[test]
-fn a_transaction_that_ends_read_only_is_written_and_warned_of() {
+fn a_transaction_that_ends_read_only_is_written_with_a_warning() {
     let database = Database::realtime();
     let mut session = session(&database);
     session.run(&format!("BEGIN; {} SET TRANSACTION READ ONLY; COMMIT", insert(TENANT, 1, false)));
@@ -225,7 +225,7 @@ fn a_transaction_that_ends_read_only_is_written_and_warned_of() {
     assert_eq!(session.warnings().len(), 1);
 }
 
-/// Records as whom it runs, tries what it can to be more, and stores the message.
+/// Records the role it runs as, tries to gain more rights, and stores the message.
 const HOSTILE_SEND: &str = "
     CREATE TABLE public.attempts (who text, setting text, what text);
     GRANT INSERT ON public.attempts TO PUBLIC;
@@ -255,7 +255,7 @@ const HOSTILE_SEND: &str = "
     $$";
 
 #[test]
-fn a_hostile_send_has_its_tables_owners_rights_and_no_more() {
+fn a_hostile_send_has_only_its_table_owners_rights() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run(HOSTILE_SEND);
@@ -268,25 +268,25 @@ fn a_hostile_send_has_its_tables_owners_rights_and_no_more() {
     let done = "SELECT what FROM public.attempts WHERE what LIKE 'done %'";
     assert_eq!(session.column(done), Vec::<String>::new());
     assert_eq!(session.text("SELECT count(*) FROM public.attempts"), "11");
-    // Afterwards the session is who it was.
+    // Afterwards the session has its own role again.
     assert_eq!(session.text("SELECT current_user = session_user"), "t");
     assert_eq!(session.text("SHOW search_path"), "public");
 }
 
 #[test]
-fn a_send_of_another_role_is_not_called() {
+fn a_send_function_of_another_role_is_not_called() {
     let database = Database::realtime();
     let stranger = database.role("stranger", "");
     let mut session = session(&database);
     session.run("ALTER TABLE tickets ENABLE ROW LEVEL SECURITY");
     let alter = "ALTER FUNCTION realtime.send(jsonb, text, text, boolean)";
     session.run(&format!("{alter} OWNER TO {stranger}"));
-    assert_only_warned(&mut session, "has not the rights of the owner of realtime.messages");
+    assert_only_warned(&mut session, "lacks the rights of the owner of realtime.messages");
     assert!(session.wrong_components().contains(&"realtime.send".to_owned()));
     session.run(&format!("{alter} SECURITY DEFINER"));
-    assert_only_warned(&mut session, "has not the rights of the owner of realtime.messages");
+    assert_only_warned(&mut session, "lacks the rights of the owner of realtime.messages");
     assert_eq!(session.messages().len(), 0);
-    // Once it may be the owner anyway, nothing is gained by being called as the owner.
+    // A role that can act as the owner anyway gains nothing by being called as the owner.
     session.run(&format!("GRANT supabase_realtime_admin TO {stranger}"));
     for security in ["INVOKER", "DEFINER"] {
         session.run(&format!("{alter} SECURITY {security}; DELETE FROM tickets"));
@@ -333,7 +333,7 @@ fn names_on_the_writers_search_path_are_not_used() {
 }
 
 #[test]
-fn a_schema_of_the_name_that_somebody_made_is_told_nothing_without_the_guard() {
+fn an_unguarded_schema_named_realtime_receives_nothing() {
     let database = Database::guarded();
     let impostor = database.role("impostor", "");
     database

@@ -1,4 +1,4 @@
-//! Who may join a channel, asked as Realtime's server asks, and who may speak there.
+//! Who may join a channel, checked as Realtime's server does, and who may send there.
 
 use super::insert;
 use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims};
@@ -11,7 +11,7 @@ fn sensitive(tenant_id: &str) -> String {
     format!("ticket_updates:{tenant_id}:sensitive")
 }
 
-/// Whether somebody of the municipality joins, as `authenticated`.
+/// Whether a user of the municipality may join, as `authenticated`.
 fn joins(session: &mut Session, role: &str, topic: &str) -> bool {
     let (broadcast, presence) = session.may_join("authenticated", &claims(TENANT, role), topic);
     assert_eq!(broadcast, presence, "{role} {topic}");
@@ -24,7 +24,7 @@ const CARELESS: &str = "
     CREATE POLICY sloppy ON realtime.messages FOR UPDATE USING (true) WITH CHECK (true)";
 
 #[test]
-fn the_shared_channel_is_for_the_listeners_of_the_municipality() {
+fn the_shared_channel_is_for_the_listener_roles_of_the_municipality() {
     let mut session = Database::realtime().superuser();
     for (role, expected) in [
         ("manager", true),
@@ -43,7 +43,7 @@ fn the_shared_channel_is_for_the_listeners_of_the_municipality() {
 }
 
 #[test]
-fn the_sensitive_channel_is_for_liaisons_and_admins_alone() {
+fn the_sensitive_channel_is_for_liaisons_and_admins_only() {
     let mut session = Database::realtime().superuser();
     for (role, expected) in [
         ("saps_liaison", true),
@@ -60,7 +60,7 @@ fn the_sensitive_channel_is_for_liaisons_and_admins_alone() {
 }
 
 #[test]
-fn anon_and_those_without_claims_join_nothing() {
+fn anon_and_callers_without_claims_join_nothing() {
     let mut session = Database::realtime().superuser();
     for topic in [shared(TENANT), sensitive(TENANT), shared(""), sensitive("")] {
         assert_eq!(session.may_join("anon", &claims(TENANT, "admin"), &topic), (false, false));
@@ -84,7 +84,7 @@ fn a_forged_profile_joins_nothing() {
 }
 
 #[test]
-fn claims_that_are_no_object_are_an_error_and_never_a_yes() {
+fn claims_that_are_not_an_object_are_an_error_and_never_a_yes() {
     let mut session = Database::realtime().superuser();
     session.run(&insert(TENANT, 1, false));
     session.acts_as("authenticated", "[1]");
@@ -94,7 +94,7 @@ fn claims_that_are_no_object_are_an_error_and_never_a_yes() {
 }
 
 #[test]
-fn a_topic_that_only_looks_like_one_is_not_joined() {
+fn a_topic_that_only_resembles_a_channel_is_not_joined() {
     let mut session = Database::realtime().superuser();
     let id = TENANT;
     for topic in [
@@ -115,7 +115,7 @@ fn a_topic_that_only_looks_like_one_is_not_joined() {
 }
 
 #[test]
-fn joining_twice_in_one_session_asks_for_each_ones_own_claims() {
+fn joining_twice_in_one_session_uses_the_current_claims_each_time() {
     let mut session = Database::realtime().superuser();
     for _ in 0..3 {
         for (tenant_id, role, expected) in [
@@ -132,7 +132,7 @@ fn joining_twice_in_one_session_asks_for_each_ones_own_claims() {
 }
 
 #[test]
-fn a_prepared_question_is_answered_by_the_claims_of_the_moment() {
+fn a_prepared_query_uses_the_current_claims() {
     let mut session = Database::realtime().superuser();
     session.run(&insert(TENANT, 1, false));
     session.run("SET ROLE authenticated; PREPARE seen AS SELECT count(*) FROM realtime.messages");
@@ -145,7 +145,7 @@ fn a_prepared_question_is_answered_by_the_claims_of_the_moment() {
 }
 
 #[test]
-fn the_lists_of_roles_are_honoured_at_once() {
+fn changed_lists_of_roles_apply_at_once() {
     let mut session = Database::realtime().superuser();
     assert!(!joins(&mut session, "field_worker", &shared(TENANT)));
     session.run("SET civic.event_listeners = 'Field_Worker'");
@@ -170,7 +170,7 @@ fn a_careless_policy_does_not_open_our_channels() {
     assert!(!joins(&mut session, "citizen", &shared(TENANT)));
     assert!(!joins(&mut session, "admin", &shared(OTHER_TENANT)));
     assert_eq!(session.may_join("anon", "", &shared(TENANT)), (false, false));
-    // Nor by SQL, whatever topic the session claims to be at.
+    // Nor by SQL, whatever topic the session sets.
     for (role, seen) in [("citizen", "0"), ("manager", "1"), ("saps_liaison", "2")] {
         let mut person = database.person(TENANT, role);
         for topic in ["chat", &sensitive(TENANT)] {
@@ -181,7 +181,7 @@ fn a_careless_policy_does_not_open_our_channels() {
 }
 
 #[test]
-fn a_foreign_topic_is_left_to_foreign_policies() {
+fn other_topics_are_left_to_other_policies() {
     let mut session = Database::realtime().superuser();
     for topic in ["chat", "room:1", "ticket-updates:x", "ticketXupdates:x", "ticket_update"] {
         assert!(!joins(&mut session, "admin", topic), "{topic}");
@@ -197,7 +197,7 @@ fn a_foreign_topic_is_left_to_foreign_policies() {
 }
 
 #[test]
-fn nobody_speaks_on_our_channels_even_where_a_policy_lets_everybody() {
+fn no_user_can_broadcast_on_our_channels_even_with_a_permissive_policy() {
     let database = Database::realtime();
     database.superuser().run(&(insert(TENANT, 1, false) + CARELESS));
     let say = |topic: &str, extension: &str| {
@@ -222,13 +222,13 @@ fn nobody_speaks_on_our_channels_even_where_a_policy_lets_everybody() {
 }
 
 #[test]
-fn presence_is_for_those_who_may_join_where_a_policy_of_the_applications_lets_them() {
+fn presence_is_for_members_if_a_policy_of_the_application_permits_it() {
     let database = Database::realtime();
     let track = |topic: &str| {
         format!("INSERT INTO realtime.messages (topic, extension) VALUES ('{topic}', 'presence')")
     };
     let mut manager = database.person(TENANT, "manager");
-    assert_eq!(manager.sqlstate(&track(&shared(TENANT))), "42501", "no policy of ours lets him");
+    assert_eq!(manager.sqlstate(&track(&shared(TENANT))), "42501", "no policy of ours permits it");
     database.superuser().run(
         "CREATE POLICY tracks ON realtime.messages FOR INSERT TO authenticated
          WITH CHECK (extension = 'presence')",
@@ -253,14 +253,14 @@ fn without_the_extension_the_firewall_still_decides_who_reads_our_channels() {
     let mut stranger = database.person(OTHER_TENANT, "admin");
     assert_eq!(stranger.text("SELECT count(*) FROM realtime.messages"), "0");
     assert!(joins(&mut session, "citizen", "chat"));
-    // Back again, and set up, it opens them to those who may.
+    // After reinstallation and setup, members can join again.
     session.run("CREATE EXTENSION pg_civic; SELECT civic.setup('public.tickets')");
     let mut admin = database.person(TENANT, "admin");
     assert_eq!(admin.text("SELECT count(*) FROM realtime.messages"), "2");
 }
 
 #[test]
-fn the_answer_for_null_is_null_and_for_a_foreign_topic_false() {
+fn the_answer_for_null_is_null_and_for_another_topic_false() {
     let mut session = Database::realtime().person(TENANT, "admin");
     assert_eq!(session.value("SELECT civic.can_join_channel(NULL)"), None);
     assert_eq!(session.text("SELECT civic.can_join_channel('chat')"), "f");

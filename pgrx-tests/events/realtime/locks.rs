@@ -1,4 +1,4 @@
-//! Locks on the way to Realtime: a ticket waits no longer than `civic.realtime_lock_timeout` for all of
+//! Locks on the way to Realtime: a ticket waits at most `civic.realtime_lock_timeout` for all of
 //! them together.
 
 use std::time::{Duration, Instant};
@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use super::insert;
 use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims, wait_until};
 
-/// Far more than the setting, and far less than the three seconds of three locks at a second each.
+/// Far longer than the setting, and far shorter than three locks at a second each.
 const LONGEST: Duration = Duration::from_millis(1500);
 
-/// On a busy machine the fastest of some attempts says what the code does.
+/// On a busy machine the fastest of several attempts shows what the code does.
 #[track_caller]
 fn commits_in_time(session: &mut Session, statement: &str, count: usize) {
     wait_until("one commits in time", || commits(session, statement, count) < LONGEST);
 }
 
-/// How long a statement takes that ends without its events in Realtime.
+/// The duration of a statement whose events are not stored in Realtime.
 #[track_caller]
 fn commits(session: &mut Session, statement: &str, count: usize) -> Duration {
     session.warnings();
@@ -64,7 +64,7 @@ fn a_lock_on_any_object_on_the_way_costs_the_timeout_once() {
             "DO $$ BEGIN EXECUTE 'LOCK TABLE ' || {partition} || ' IN ACCESS EXCLUSIVE MODE'; END $$"
         ),
         "LOCK TABLE realtime.messages IN SHARE MODE".to_owned(),
-        // A table of a trigger's, at each message: the lock is waited for within realtime.send.
+        // A table that a trigger uses for each message: the wait is within realtime.send.
         "LOCK TABLE public.counts IN ACCESS EXCLUSIVE MODE".to_owned(),
         "SELECT pg_advisory_xact_lock(4711)".to_owned(),
     ] {
@@ -91,7 +91,8 @@ fn a_lock_on_any_object_on_the_way_costs_the_timeout_once() {
     }
 }
 
-/// Each message waits a little for a lock that is then given: together they must not add up.
+/// Each message waits briefly for a lock that is then released: together the waits must not exceed
+/// the limit.
 #[test]
 fn many_short_waits_add_up_to_the_timeout_and_no_further() {
     let database = Database::realtime();
@@ -122,7 +123,7 @@ fn many_short_waits_add_up_to_the_timeout_and_no_further() {
 }
 
 #[test]
-fn the_timeout_is_a_setting_of_the_superuser() {
+fn the_timeout_is_a_superuser_setting() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run("SELECT civic.tenant_id()");
@@ -136,7 +137,7 @@ fn the_timeout_is_a_setting_of_the_superuser() {
 }
 
 #[test]
-fn a_longer_timeout_waits_for_a_lock_that_is_given_up_in_time() {
+fn a_longer_timeout_waits_for_a_lock_that_is_released_in_time() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run("SET civic.realtime_lock_timeout = '60s'");

@@ -1,5 +1,5 @@
-//! Who hears what: each role, of the own municipality and of another, on each topic, for each kind
-//! of ticket, in each mode. The table below is the one in docs/security.md.
+//! Who receives what: each role, of the own municipality and of another, on each topic, for each
+//! kind of ticket, in each mode. The table below is the one in docs/security.md.
 
 use serde_json::Value;
 
@@ -46,10 +46,10 @@ const ROWS: [(&str, &[&str], &str); 8] = [
     ),
 ];
 
-/// What of a ticket a channel has been told.
+/// The part of a ticket that a channel has received.
 fn detail(messages: &[Message], topic: &str) -> &'static str {
-    let told: Vec<_> = messages.iter().filter(|(at, ..)| at == topic).collect();
-    match told.as_slice() {
+    let published: Vec<_> = messages.iter().filter(|(at, ..)| at == topic).collect();
+    match published.as_slice() {
         [] => "–",
         [(_, _, payload)] => {
             let is_told = |key: &&str| payload[*key] != Value::Null;
@@ -60,19 +60,19 @@ fn detail(messages: &[Message], topic: &str) -> &'static str {
             match secret.iter().filter(|key| is_told(key)).count() {
                 0 => "that it changed",
                 3 => "everything",
-                _ => panic!("half of it is told: {payload}"),
+                _ => panic!("half of it is published: {payload}"),
             }
         }
-        _ => panic!("told twice: {told:?}"),
+        _ => panic!("published twice: {published:?}"),
     }
 }
 
 #[test]
-fn what_each_role_hears_is_what_the_table_says() {
+fn each_role_receives_what_the_table_says() {
     let mut session = Database::realtime().superuser();
     let shared = format!("ticket_updates:{TENANT}");
     let channels = [("shared", shared.clone()), ("`:sensitive`", shared + ":sensitive")];
-    let told: Vec<_> = KINDS
+    let published: Vec<_> = KINDS
         .into_iter()
         .map(|(is_sensitive, mode)| {
             session.run("DELETE FROM tickets; DELETE FROM realtime.messages");
@@ -85,18 +85,18 @@ fn what_each_role_hears_is_what_the_table_says() {
     for (row, roles, tenant_id) in ROWS {
         for (name, topic) in &channels {
             let mut cells = vec![];
-            for messages in &told {
-                let heard = roles.iter().map(|role| {
+            for messages in &published {
+                let received = roles.iter().map(|role| {
                     match session.may_join("authenticated", &claims(tenant_id, role), topic) {
                         (true, true) => detail(messages, topic),
                         (false, false) => "–",
                         half => panic!("{role} {topic}: {half:?}"),
                     }
                 });
-                let mut heard: Vec<_> = heard.collect();
-                heard.dedup();
-                assert_eq!(heard.len(), 1, "the roles of a row hear the same: {row}");
-                cells.push(heard[0]);
+                let mut received: Vec<_> = received.collect();
+                received.dedup();
+                assert_eq!(received.len(), 1, "the roles of a row receive the same: {row}");
+                cells.push(received[0]);
             }
             table.push_str(&format!("| {row} | {name} | {} |\n", cells.join(" | ")));
         }

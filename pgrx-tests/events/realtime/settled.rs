@@ -1,5 +1,5 @@
-//! Through Realtime too, no event of a ticket that becomes sensitive in its transaction reaches the shared
-//! topic whole; and what code on the table of messages does to tickets is published as well.
+//! Through Realtime too, no event of a ticket that becomes sensitive in its transaction reaches the
+//! shared topic whole, and changes of tickets by code on the table of messages are published.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ const SHARED: &str = "ticket_updates:00000000-0000-0000-0000-000000000001";
 const SENSITIVE: &str = "ticket_updates:00000000-0000-0000-0000-000000000001:sensitive";
 
 #[test]
-fn realtime_stores_only_what_is_settled() {
+fn realtime_stores_only_settled_events() {
     for mode in ["redacted", "restricted", "full"] {
         let database = Database::realtime();
         let mut session = database.superuser();
@@ -19,7 +19,7 @@ fn realtime_stores_only_what_is_settled() {
                  VALUES ('{TENANT}', 'TKT-1', 'gbv', false), ('{TENANT}', 'TKT-2', 'water', false);
              UPDATE tickets SET is_sensitive = true WHERE tracking_number = 'TKT-1'; COMMIT"
         ));
-        let stored: Vec<_> = session.told("category");
+        let stored: Vec<_> = session.published("category");
         let (shared, sensitive) =
             (|value| (SHARED.to_owned(), value), (SENSITIVE.to_owned(), json!("gbv")));
         let expected = match mode {
@@ -38,7 +38,7 @@ fn realtime_stores_only_what_is_settled() {
     }
 }
 
-/// Realtime's table of messages has a trigger that changes tickets while the commit sends.
+/// A trigger on Realtime's table of messages changes tickets while the commit sends.
 fn trigger_on_messages(session: &mut Session, change: &str) {
     session.run(&format!(
         "GRANT SELECT, UPDATE ON tickets TO supabase_realtime_admin;
@@ -53,7 +53,7 @@ const INSERT_WATER: &str = "INSERT INTO tickets (tenant_id, category, status, is
     VALUES ('00000000-0000-0000-0000-000000000001', 'water', 'open', false)";
 
 #[test]
-fn a_trigger_of_realtime_cannot_make_a_ticket_sensitive_that_was_sent_whole() {
+fn a_trigger_of_realtime_cannot_make_a_ticket_sensitive_after_it_was_sent_whole() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.listens_to(TENANT);
@@ -62,7 +62,7 @@ fn a_trigger_of_realtime_cannot_make_a_ticket_sensitive_that_was_sent_whole() {
         "UPDATE public.tickets SET is_sensitive = true WHERE NOT is_sensitive;",
     );
     session.run(INSERT_WATER);
-    // The message and what its trigger did are undone together.
+    // The message and the trigger's changes are rolled back together.
     assert_eq!(session.messages(), []);
     assert_eq!(session.text("SELECT is_sensitive FROM tickets"), "f");
     let events = session.events();
@@ -83,7 +83,8 @@ fn a_ticket_that_a_trigger_of_realtime_changes_is_published_too() {
         "UPDATE public.tickets SET status = 'sent' WHERE status = 'open';",
     );
     session.run(INSERT_WATER);
-    let statuses: Vec<_> = session.told("status").into_iter().map(|(_, status)| status).collect();
+    let statuses: Vec<_> =
+        session.published("status").into_iter().map(|(_, status)| status).collect();
     assert_eq!(statuses, ["open", "sent"]);
     let statuses: Vec<_> = session.events().iter().map(|event| event["status"].clone()).collect();
     assert_eq!(statuses, ["open", "sent"]);
@@ -91,14 +92,17 @@ fn a_ticket_that_a_trigger_of_realtime_changes_is_published_too() {
 }
 
 #[test]
-fn a_trigger_of_realtime_that_changes_tickets_without_end_ends() {
+fn a_trigger_of_realtime_that_changes_tickets_endlessly_is_stopped() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.listens_to(TENANT);
     trigger_on_messages(&mut session, "UPDATE public.tickets SET status = status || '.';");
     session.run(INSERT_WATER);
-    let heard = session.heard().len();
+    let received = session.heard().len();
     let stored = session.messages().len();
-    assert!(stored >= 2 && heard > stored && heard < 100, "stored {stored}, heard {heard}");
+    assert!(
+        stored >= 2 && received > stored && received < 100,
+        "stored {stored}, received {received}"
+    );
     assert_eq!(session.warnings().len(), 1);
 }

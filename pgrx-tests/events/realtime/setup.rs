@@ -1,4 +1,4 @@
-//! What civic.setup(), civic.teardown() and civic.check() do where Realtime is.
+//! civic.setup(), civic.teardown() and civic.check() with Realtime installed.
 
 use super::insert;
 use crate::pg_tests::support::cluster::Cluster;
@@ -7,17 +7,17 @@ use crate::pg_tests::support::{APPLICATION, Database, REALTIME, SUPABASE, Sessio
 
 const PUBLISHED: &str = "public.tickets in publication supabase_realtime";
 
-/// Row security on the tickets, without which `check()` finds fault.
+/// Row security on the tickets, without which `check()` reports a finding.
 const ROW_SECURITY: &str = "ALTER TABLE tickets ENABLE ROW LEVEL SECURITY";
 
-/// A session in a database where everything is right.
+/// A session in a database without findings.
 fn session() -> Session {
     let mut session = Database::realtime().superuser();
     session.run(ROW_SECURITY);
     session
 }
 
-/// What `check()` finds wrong, but for the test server's own `wal_level`.
+/// The findings of `check()`, except for the test server's own `wal_level`.
 #[track_caller]
 fn wrong(session: &mut Session) -> Vec<Wrong> {
     let mut wrong = session.wrong();
@@ -175,7 +175,7 @@ fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_repaired() {
 #[test]
 fn a_role_that_passes_the_policies_on_messages_is_found_and_repaired() {
     let mut session = session();
-    // Rolled back: roles are the whole server's.
+    // Rolled back, because roles belong to the whole server.
     session.run("BEGIN");
     is_found_and_repaired(
         &mut session,
@@ -186,7 +186,7 @@ fn a_role_that_passes_the_policies_on_messages_is_found_and_repaired() {
 }
 
 #[test]
-fn check_tries_to_send_and_leaves_nothing() {
+fn check_sends_a_probe_and_leaves_nothing() {
     let mut session = session();
     let send = "SELECT ok, detail FROM civic.check() WHERE component = 'realtime.send'";
     let row = session.rows(send).remove(0);
@@ -202,7 +202,7 @@ fn check_tries_to_send_and_leaves_nothing() {
 }
 
 #[test]
-fn check_tries_nothing_as_somebody_else_or_read_only() {
+fn check_sends_no_probe_as_another_role_or_read_only() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run("BEGIN READ ONLY");
@@ -214,7 +214,7 @@ fn check_tries_nothing_as_somebody_else_or_read_only() {
 }
 
 #[test]
-fn a_table_without_a_key_is_not_published_since_its_updates_would_fail() {
+fn a_table_without_a_key_is_not_published_because_its_updates_would_fail() {
     let mut session = Database::realtime().superuser();
     session.run("CREATE TABLE repairs (id int, tenant_id text, status text)");
     let steps = session.steps("SELECT * FROM civic.setup('repairs')");
@@ -228,7 +228,7 @@ fn a_table_without_a_key_is_not_published_since_its_updates_would_fail() {
 }
 
 #[test]
-fn a_publication_and_a_table_of_two_strangers_are_left_to_a_superuser() {
+fn a_publication_and_a_table_of_two_other_owners_are_left_to_a_superuser() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -254,7 +254,7 @@ fn a_publication_and_a_table_of_two_strangers_are_left_to_a_superuser() {
 }
 
 #[test]
-fn a_publication_of_all_tables_has_the_tickets_already() {
+fn a_publication_of_all_tables_already_has_the_tickets() {
     let mut session = Database::uninstalled().superuser();
     session.run(REALTIME);
     session.run(
@@ -299,7 +299,7 @@ fn every_missing_right_on_realtime_is_reported_and_nothing_is_done() {
 }
 
 #[test]
-fn a_log_that_realtime_cannot_read_is_found() {
+fn a_wal_level_that_realtime_cannot_read_is_found() {
     for (level, expected) in [("replica", "f"), ("logical", "t")] {
         let cluster = Cluster::start(&[&format!("wal_level={level}")]);
         let mut session = cluster.superuser();

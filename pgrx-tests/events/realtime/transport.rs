@@ -14,22 +14,22 @@ fn count(session: &mut Session) -> String {
 }
 
 #[test]
-fn a_ticket_is_a_private_broadcast_with_the_payload_that_notify_carries() {
+fn a_ticket_is_a_private_broadcast_with_the_payload_of_notify() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.listens_to(TENANT);
     session.run(&insert(TENANT, 1, false));
     session.run("UPDATE tickets SET status = 'closed', updated_at = now()");
-    let heard = session.events();
+    let received = session.events();
     let messages = session.messages();
-    assert_eq!(heard.len(), 2);
+    assert_eq!(received.len(), 2);
     assert_eq!(messages.len(), 2);
-    for ((told_at, event, mut payload), heard) in messages.into_iter().zip(heard) {
+    for ((told_at, event, mut payload), received) in messages.into_iter().zip(received) {
         assert_eq!(told_at, topic(TENANT));
-        assert_eq!(heard["type"], json!(event));
-        // Realtime adds a key of its own.
+        assert_eq!(received["type"], json!(event));
+        // Realtime adds its own key.
         assert!(payload.as_object_mut().unwrap().remove("id").is_some());
-        assert_eq!(payload, heard);
+        assert_eq!(payload, received);
     }
     assert_eq!(session.warnings().len(), 0);
 }
@@ -39,13 +39,13 @@ fn a_sensitive_ticket_is_redacted_on_the_shared_topic() {
     let mut session = Database::realtime().superuser();
     session.run(&insert(TENANT, 1, true));
     assert_eq!(
-        session.told("category"),
+        session.published("category"),
         [(topic(TENANT), Value::Null), (topic(TENANT) + ":sensitive", json!("gbv"))]
     );
 }
 
 #[test]
-fn an_event_of_the_applications_own_is_a_broadcast_named_by_its_type() {
+fn an_event_of_the_application_is_a_broadcast_named_by_its_type() {
     let mut session = Database::realtime().superuser();
     session.run(r#"SELECT civic.publish('t1', '{"data": {"hours": 4}, "type": "sla_breach"}')"#);
     let (told_at, event, payload) = session.messages().remove(0);
@@ -54,7 +54,7 @@ fn an_event_of_the_applications_own_is_a_broadcast_named_by_its_type() {
 }
 
 #[test]
-fn messages_come_in_the_order_of_the_changes_and_none_is_folded() {
+fn messages_are_in_the_order_of_the_changes_and_none_is_folded() {
     let mut session = Database::realtime().superuser();
     let publish = r#"SELECT civic.publish('t1', '{"type": "again"}');"#;
     session.run(&format!(
@@ -67,7 +67,7 @@ fn messages_come_in_the_order_of_the_changes_and_none_is_folded() {
 }
 
 #[test]
-fn what_is_rolled_back_is_not_told() {
+fn a_rolled_back_change_is_not_sent() {
     let mut session = Database::realtime().superuser();
     session.run(&format!("BEGIN; {} ROLLBACK", insert(TENANT, 1, false)));
     session.run(&format!(
@@ -79,13 +79,13 @@ fn what_is_rolled_back_is_not_told() {
         insert(TENANT, 5, false),
         insert(TENANT, 6, false)
     ));
-    let told: Vec<_> =
-        session.told("tracking_number").into_iter().map(|(_, value)| value).collect();
-    assert_eq!(told, ["TKT-2", "TKT-5", "TKT-6"]);
+    let published: Vec<_> =
+        session.published("tracking_number").into_iter().map(|(_, value)| value).collect();
+    assert_eq!(published, ["TKT-2", "TKT-5", "TKT-6"]);
 }
 
 #[test]
-fn nothing_is_stored_before_the_commit_and_the_topic_of_the_session_stays() {
+fn nothing_is_stored_before_the_commit_and_the_sessions_topic_does_not_change() {
     let mut session = Database::realtime().superuser();
     session.run("SET realtime.topic = 'mine'");
     session.run(&format!("BEGIN; {}", insert(TENANT, 1, false)));
@@ -97,7 +97,7 @@ fn nothing_is_stored_before_the_commit_and_the_topic_of_the_session_stays() {
 }
 
 #[test]
-fn the_setting_says_which_way_events_travel() {
+fn the_setting_chooses_the_transport() {
     let mut session = Database::realtime().superuser();
     session.listens_to(TENANT);
     let mut expected = 0;
@@ -125,7 +125,7 @@ fn the_setting_says_which_way_events_travel() {
 }
 
 #[test]
-fn without_realtime_auto_is_notify_alone() {
+fn without_realtime_auto_means_notify_only() {
     let mut session = Database::guarded().superuser();
     session.listens_to(TENANT);
     session.run(&insert(TENANT, 1, false));
@@ -134,7 +134,7 @@ fn without_realtime_auto_is_notify_alone() {
 }
 
 #[test]
-fn whoever_changes_a_ticket_it_is_told_and_he_gains_nothing_by_it() {
+fn a_change_by_any_role_is_published_and_gives_the_role_no_rights() {
     let database = Database::realtime();
     database.superuser().run(
         "GRANT SELECT, INSERT, UPDATE ON tickets TO anon, authenticated, service_role;
@@ -156,7 +156,7 @@ fn whoever_changes_a_ticket_it_is_told_and_he_gains_nothing_by_it() {
 }
 
 #[test]
-fn a_transaction_that_is_prepared_is_told_when_only_realtime_listens() {
+fn a_prepared_transaction_is_published_if_only_realtime_is_used() {
     let mut session = Database::realtime().superuser();
     session.run("SET civic.event_transport = realtime");
     session.run(&format!("BEGIN; {} PREPARE TRANSACTION 'p'", insert(TENANT, 1, false)));
@@ -166,7 +166,7 @@ fn a_transaction_that_is_prepared_is_told_when_only_realtime_listens() {
 }
 
 #[test]
-fn a_procedure_that_commits_tells_at_each_commit() {
+fn a_procedure_that_commits_publishes_at_each_commit() {
     let mut session = Database::realtime().superuser();
     session.run(&format!(
         "CREATE PROCEDURE files() LANGUAGE plpgsql AS $$ BEGIN
@@ -176,13 +176,13 @@ fn a_procedure_that_commits_tells_at_each_commit() {
         insert(TENANT, 3, false)
     ));
     session.run("CALL files()");
-    let told: Vec<_> =
-        session.told("tracking_number").into_iter().map(|(_, value)| value).collect();
-    assert_eq!(told, ["TKT-1", "TKT-3"]);
+    let published: Vec<_> =
+        session.published("tracking_number").into_iter().map(|(_, value)| value).collect();
+    assert_eq!(published, ["TKT-1", "TKT-3"]);
 }
 
 #[test]
-fn a_deferred_trigger_that_changes_a_ticket_is_told_too() {
+fn a_change_by_a_deferred_trigger_is_published_too() {
     let mut session = Database::realtime().superuser();
     session.run(
         "CREATE FUNCTION closes() RETURNS trigger LANGUAGE plpgsql AS
@@ -191,12 +191,13 @@ fn a_deferred_trigger_that_changes_a_ticket_is_told_too() {
              FOR EACH ROW EXECUTE FUNCTION closes()",
     );
     session.run(&insert(TENANT, 1, false));
-    let told: Vec<_> = session.told("status").into_iter().map(|(_, value)| value).collect();
-    assert_eq!(told, ["open", "closed"]);
+    let published: Vec<_> =
+        session.published("status").into_iter().map(|(_, value)| value).collect();
+    assert_eq!(published, ["open", "closed"]);
 }
 
 #[test]
-fn the_day_of_a_message_is_that_of_utc_wherever_the_session_lives() {
+fn the_day_of_a_message_is_in_utc_in_any_time_zone() {
     let mut session = Database::realtime().superuser();
     for zone in ["Pacific/Kiritimati", "Etc/GMT+12", "Africa/Johannesburg"] {
         session.run(&format!("SET timezone = '{zone}'; {}", insert(TENANT, 1, false)));
@@ -209,12 +210,12 @@ fn the_day_of_a_message_is_that_of_utc_wherever_the_session_lives() {
 }
 
 #[test]
-fn a_large_transaction_is_told_whole() {
+fn a_large_transaction_is_published_whole() {
     let mut session = Database::realtime().superuser();
     session.run(&format!(
         "INSERT INTO tickets (tenant_id, tracking_number) SELECT '{TENANT}', n FROM generate_series(1, 3000) n"
     ));
-    let told: Vec<_> =
-        session.told("tracking_number").into_iter().map(|(_, value)| value).collect();
-    assert_eq!(told, (1..=3000).map(|n| json!(n.to_string())).collect::<Vec<_>>());
+    let published: Vec<_> =
+        session.published("tracking_number").into_iter().map(|(_, value)| value).collect();
+    assert_eq!(published, (1..=3000).map(|n| json!(n.to_string())).collect::<Vec<_>>());
 }

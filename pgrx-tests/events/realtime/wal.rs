@@ -1,4 +1,4 @@
-//! The events as Realtime reads them: out of the write-ahead log, in the format of logical
+//! The events as Realtime reads them: from the write-ahead log, in the format of logical
 //! replication.
 
 use std::collections::HashMap;
@@ -9,14 +9,14 @@ use super::insert;
 use crate::pg_tests::support::cluster::Cluster;
 use crate::pg_tests::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
 
-/// What the log says of one row, or the end of a transaction.
+/// A row in the log, or the end of a transaction.
 #[derive(Debug)]
 enum Change {
     Row { table: String, what: char, values: HashMap<String, Option<String>> },
     Commit,
 }
 
-/// Reads what the server's own plugin `pgoutput` writes (the chapter "Logical Replication Message
+/// Reads the output of the server's own plugin `pgoutput` (the chapter "Logical Replication Message
 /// Formats").
 struct Reader<'a> {
     rest: &'a [u8],
@@ -61,7 +61,7 @@ impl Reader<'_> {
     }
 }
 
-/// Everything that a publication has told since the last call, in the order of the log.
+/// Everything that a publication has emitted since the last call, in log order.
 fn changes(session: &mut Session, slot: &str, publication: &str) -> Vec<Change> {
     let messages = session.column(&format!(
         "SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('{slot}', NULL, NULL,
@@ -101,7 +101,7 @@ fn changes(session: &mut Session, slot: &str, publication: &str) -> Vec<Change> 
     changes
 }
 
-/// A cluster as Supabase's, with a slot for each way in which Realtime reads.
+/// A cluster like Supabase's, with a slot for each way in which Realtime reads.
 fn cluster() -> Cluster {
     let cluster = Cluster::start(&["wal_level=logical"]);
     let mut session = cluster.superuser();
@@ -109,7 +109,7 @@ fn cluster() -> Cluster {
         session.run(script);
     }
     session.run("SELECT civic.setup('public.tickets')");
-    // As the server of Realtime makes it.
+    // As Realtime's server creates it.
     session.run(
         "CREATE PUBLICATION supabase_realtime_messages_publication FOR TABLE realtime.messages",
     );
@@ -119,7 +119,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Topic and payload of each message that the log tells.
+/// Topic and payload of each message in the log.
 fn broadcasts(session: &mut Session) -> Vec<(String, Value)> {
     let changes = changes(session, "broadcast", "supabase_realtime_messages_publication");
     let broadcast = |change: &Change| match change {
@@ -152,7 +152,7 @@ fn each_event_is_one_row_of_the_log_in_order_and_redacted() {
     session.run(&format!("SELECT civic.publish('{TENANT}', '{{\"type\": \"sla_breach\"}}')"));
     let shared = format!("ticket_updates:{TENANT}");
     let sensitive = shared.clone() + ":sensitive";
-    let told: Vec<_> = broadcasts(&mut session)
+    let published: Vec<_> = broadcasts(&mut session)
         .into_iter()
         .map(|(topic, payload)| {
             let part = |key: &str| payload[key].clone();
@@ -160,7 +160,7 @@ fn each_event_is_one_row_of_the_log_in_order_and_redacted() {
         })
         .collect();
     assert_eq!(
-        told,
+        published,
         [
             (shared.clone(), json!("INSERT"), json!("TKT-1"), json!("water")),
             (shared.clone(), json!("INSERT"), Value::Null, Value::Null),
@@ -173,7 +173,7 @@ fn each_event_is_one_row_of_the_log_in_order_and_redacted() {
 }
 
 #[test]
-fn transactions_that_run_at_once_are_told_in_the_order_of_their_commits() {
+fn concurrent_transactions_are_published_in_commit_order() {
     let cluster = cluster();
     let (mut first, mut second) = (cluster.superuser(), cluster.superuser());
     first.run(&format!("BEGIN; {}", insert(TENANT, 1, false)));
@@ -181,30 +181,30 @@ fn transactions_that_run_at_once_are_told_in_the_order_of_their_commits() {
     first.run(&insert(TENANT, 3, false));
     second.run("COMMIT");
     first.run("COMMIT");
-    let told = broadcasts(&mut first);
+    let published = broadcasts(&mut first);
     let numbers: Vec<_> =
-        told.iter().map(|(_, payload)| payload["tracking_number"].clone()).collect();
+        published.iter().map(|(_, payload)| payload["tracking_number"].clone()).collect();
     assert_eq!(numbers, ["TKT-2", "TKT-1", "TKT-3"]);
 }
 
 #[test]
-fn the_publication_tells_each_row_of_the_tickets() {
+fn the_publication_contains_each_changed_ticket() {
     let cluster = cluster();
     let mut session = cluster.superuser();
     session.run(&insert(TENANT, 1, false));
     session.run("UPDATE tickets SET status = 'closed'");
     session.run(&format!("BEGIN; {} ROLLBACK", insert(TENANT, 2, false)));
-    let mut told = vec![];
+    let mut published = vec![];
     for change in changes(&mut session, "changes", "supabase_realtime") {
-        told.push(match change {
+        published.push(match change {
             Change::Row { table, what, values } => {
                 format!("{what} {table} {}", values["status"].as_deref().unwrap())
             }
             Change::Commit => "C".to_owned(),
         });
     }
-    told.retain(|told| told != "C");
-    assert_eq!(told, ["I public.tickets open", "U public.tickets closed"]);
+    published.retain(|published| published != "C");
+    assert_eq!(published, ["I public.tickets open", "U public.tickets closed"]);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_crash_between_commits_loses_no_event_of_a_committed_ticket() {
     cluster.stop("immediate");
     cluster.start_again();
     let mut session = cluster.superuser();
-    let told: Vec<_> = broadcasts(&mut session);
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].1["tracking_number"], json!("TKT-1"));
+    let published: Vec<_> = broadcasts(&mut session);
+    assert_eq!(published.len(), 1);
+    assert_eq!(published[0].1["tracking_number"], json!("TKT-1"));
 }

@@ -1,10 +1,10 @@
-//! A notification never costs a ticket: whatever the row or the table holds, the write stands.
+//! A notification never costs a ticket: the write succeeds whatever the row or the table holds.
 
 use serde_json::json;
 
 use crate::pg_tests::support::{Database, Session, extent};
 
-/// A session that hears the municipality `a` and writes to `ticket`.
+/// A session that listens to the municipality `a` and writes to `ticket`.
 fn session(columns: &str) -> Session {
     let mut session = Database::plain().superuser();
     session.listens_to("a");
@@ -18,7 +18,7 @@ const COLUMNS: &str = "id text, tenant_id text, status text, is_sensitive boolea
 const TRUNCATED: &str = r#"{"type":"INSERT","ticket_id":"1","tracking_number":null,"status":null,"category":null,"municipality_id":"a","ward_id":null,"is_sensitive":false,"updated_at":1767225600.000000,"truncated":true}"#;
 
 #[test]
-fn a_ticket_without_a_municipality_is_written_with_one_warning_a_transaction() {
+fn a_ticket_without_a_municipality_is_written_with_one_warning_per_transaction() {
     let cases = [
         ("tenant_id text", "NULL"),
         ("tenant_id text", "''"),
@@ -51,13 +51,17 @@ fn each_transaction_has_its_own_warning() {
     session.run(&format!("BEGIN; {insert} {insert} COMMIT"));
     assert_eq!(session.warnings().len(), 1);
     session.run(&format!("BEGIN; {insert} COMMIT; BEGIN; {insert} COMMIT; {insert}"));
-    assert_eq!(session.warnings().len(), 3, "though one message to the server holds all three");
+    assert_eq!(
+        session.warnings().len(),
+        3,
+        "although one message to the server contains all three"
+    );
     session.run(&format!("DO $$BEGIN {insert} COMMIT; {insert} COMMIT; END$$"));
     assert_eq!(session.warnings().len(), 2);
 }
 
 #[test]
-fn a_municipality_with_a_long_id_is_heard_up_to_the_limit_of_channels() {
+fn a_municipality_with_a_long_id_is_published_up_to_the_channel_limit() {
     for (length, is_heard) in [(48, true), (49, false), (60, false), (7000, false), (9000, false)] {
         let tenant_id = "x".repeat(length);
         let mut session = session(COLUMNS);
@@ -72,15 +76,15 @@ fn a_municipality_with_a_long_id_is_heard_up_to_the_limit_of_channels() {
 }
 
 #[test]
-fn a_status_of_eight_kilobytes_shrinks_the_event_to_what_identifies_the_ticket() {
+fn a_status_of_eight_kilobytes_reduces_the_event_to_the_identifying_keys() {
     let mut session = session(COLUMNS);
     let limit =
         7999 - TRUNCATED.replace(",\"truncated\":true", "").len() + "null".len() - "\"\"".len();
     for (length, is_whole) in [(limit, true), (limit + 1, false), (8000, false), (100_000, false)] {
         session.run(&format!("INSERT INTO ticket VALUES ('1', 'a', repeat('x', {length}))"));
-        let heard = session.heard();
-        assert_eq!(heard.len(), 1, "{length}");
-        let payload = &heard[0].1;
+        let received = session.heard();
+        assert_eq!(received.len(), 1, "{length}");
+        let payload = &received[0].1;
         match is_whole {
             true => assert_eq!(payload.len(), 7999, "{length}"),
             false => assert_eq!(payload, TRUNCATED, "{length}"),
@@ -91,14 +95,14 @@ fn a_status_of_eight_kilobytes_shrinks_the_event_to_what_identifies_the_ticket()
 }
 
 #[test]
-fn a_short_text_that_json_makes_long_shrinks_the_event_too() {
+fn a_short_text_that_is_long_in_json_reduces_the_event_too() {
     let mut session = session(COLUMNS);
     session.run("INSERT INTO ticket VALUES ('1', 'a', repeat(chr(1), 2000))");
     assert_eq!(session.heard()[0].1, TRUNCATED);
 }
 
 #[test]
-fn an_id_of_eight_kilobytes_costs_the_event_and_not_the_ticket() {
+fn an_id_of_eight_kilobytes_loses_the_event_but_not_the_ticket() {
     let mut session = session(COLUMNS);
     session.run("INSERT INTO ticket VALUES (repeat('1', 7900), 'a', 'confidential')");
     assert!(session.heard().is_empty());
@@ -113,7 +117,7 @@ fn an_id_of_eight_kilobytes_costs_the_event_and_not_the_ticket() {
     assert_eq!(session.text("SELECT count(*) FROM ticket"), "2");
 }
 
-/// Bytes that the backend has taken from the system at its peak.
+/// The peak memory of the backend, in bytes.
 fn peak_memory(session: &mut Session) -> u64 {
     let pid = session.text("SELECT pg_backend_pid()");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs here");
@@ -146,7 +150,7 @@ fn a_value_of_many_megabytes_is_not_unpacked() {
         ));
         let mut session = database.superuser();
         session.listens_to("a");
-        // The library's own pages, which are many in a build for tests, are not counted.
+        // Not counting the pages of the library itself, which is large in a test build.
         session.run("LOAD 'pg_civic'; UPDATE ticket SET id = 2 WHERE false");
         let before = peak_memory(&mut session);
         session.run("UPDATE ticket SET id = 2");
@@ -157,7 +161,7 @@ fn a_value_of_many_megabytes_is_not_unpacked() {
 }
 
 #[test]
-fn a_packed_value_whose_text_is_short_is_told_whole() {
+fn a_compressed_value_with_a_short_text_is_published_whole() {
     for (type_name, value) in [
         ("jsonb", "(SELECT jsonb_agg(1) FROM generate_series(1, 900))"),
         ("int[]", "ARRAY(SELECT 1 FROM generate_series(1, 2500))"),
@@ -171,8 +175,8 @@ fn a_packed_value_whose_text_is_short_is_told_whole() {
 }
 
 /// Types over integers and floats whose output function raises an error: for each value, for all
-/// but labels of an enum, and when the sleep that it is ends with a cancelled query. (An output
-/// function of one's own can only be written in C, so these are the server's.)
+/// but the labels of an enum, and after the sleep, with a cancelled query. (A user-defined output
+/// function must be written in C, so these use the server's functions.)
 const FAILING_TYPES: &str = "
     CREATE TYPE never; CREATE TYPE slow;
     CREATE FUNCTION never_in(cstring) RETURNS never LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
@@ -185,7 +189,7 @@ const FAILING_TYPES: &str = "
     CREATE TYPE never_pair AS (first int, second never);";
 
 #[test]
-fn a_value_whose_output_fails_costs_the_value_and_not_the_ticket() {
+fn a_failing_output_function_loses_the_value_but_not_the_ticket() {
     for (type_name, value) in [
         ("never", "'7'"),
         ("never_domain", "'7'"),
@@ -199,9 +203,9 @@ fn a_value_whose_output_fails_costs_the_value_and_not_the_ticket() {
         session.run("BEGIN; CREATE TABLE beside (id int)");
         session.run(&format!("INSERT INTO ticket VALUES ('1', 'a', {value}), ('2', 'a', {value})"));
         session.run("INSERT INTO beside VALUES (1); COMMIT");
-        let heard = session.heard();
-        assert_eq!(heard.len(), 2, "{type_name}");
-        assert_eq!(heard[0].1, TRUNCATED, "{type_name}");
+        let received = session.heard();
+        assert_eq!(received.len(), 2, "{type_name}");
+        assert_eq!(received[0].1, TRUNCATED, "{type_name}");
         assert_eq!(session.text("SELECT count(*) FROM ticket"), "2", "{type_name}");
         assert_eq!(session.text("SELECT count(*) FROM beside"), "1", "{type_name}");
         session.run("INSERT INTO ticket (id, tenant_id) VALUES ('3', 'a')");
@@ -225,7 +229,7 @@ fn a_failing_output_in_a_deferred_trigger_does_not_fail_the_commit() {
 }
 
 #[test]
-fn a_query_that_is_cancelled_in_an_output_function_is_cancelled_and_the_session_goes_on() {
+fn cancelling_an_output_function_cancels_the_query_and_keeps_the_session() {
     let mut session = Database::plain().superuser();
     session.run(FAILING_TYPES);
     session.listens_to("a");
@@ -243,7 +247,7 @@ fn a_query_that_is_cancelled_in_an_output_function_is_cancelled_and_the_session_
 }
 
 #[test]
-fn columns_that_change_between_statements_are_read_as_they_are_now() {
+fn columns_that_change_between_statements_are_read_with_their_current_definition() {
     let mut session = session("id int, tenant_id text, status text");
     session.run("PREPARE add AS INSERT INTO ticket (id, tenant_id) VALUES (1, 'a')");
     let mut statuses = Vec::new();
@@ -265,7 +269,7 @@ fn columns_that_change_between_statements_are_read_as_they_are_now() {
 }
 
 #[test]
-fn rows_from_before_a_column_was_added_have_its_default() {
+fn rows_older_than_a_column_have_its_default() {
     let mut session = session("id int, tenant_id text");
     session.run("INSERT INTO ticket VALUES (1, 'a'), (2, 'a')");
     session.heard();
@@ -278,7 +282,7 @@ fn rows_from_before_a_column_was_added_have_its_default() {
 }
 
 #[test]
-fn a_stored_generated_column_is_heard_as_it_is_written() {
+fn a_stored_generated_column_is_published_with_the_written_value() {
     let mut session = session(
         "id int, tenant_id text, category text,
          is_sensitive boolean GENERATED ALWAYS AS (category = 'gbv') STORED",
@@ -303,24 +307,24 @@ fn a_generated_is_sensitive_that_is_not_computed_yet_counts_as_sensitive() {
     );
     session.heard();
     session.run("UPDATE ticket SET category = 'gbv'");
-    let heard = session.heard();
+    let received = session.heard();
     let shared: Vec<_> =
-        heard.iter().filter(|(channel, _)| channel == "ticket_updates:a").collect();
+        received.iter().filter(|(channel, _)| channel == "ticket_updates:a").collect();
     assert_eq!(shared.len(), 1);
     assert!(!shared[0].1.contains("gbv"), "{}", shared[0].1);
 }
 
 #[cfg(feature = "pg18")]
 #[test]
-fn a_virtual_is_sensitive_which_no_trigger_can_read_counts_as_sensitive() {
+fn a_virtual_is_sensitive_that_no_trigger_can_read_counts_as_sensitive() {
     let mut session = session(
         "id int, tenant_id text, category text,
          is_sensitive boolean GENERATED ALWAYS AS (category = 'gbv') VIRTUAL",
     );
     session.run("INSERT INTO ticket VALUES (1, 'a', 'gbv')");
     session.run("UPDATE ticket SET id = 2");
-    let heard = session.heard();
-    assert_eq!(heard.len(), 4, "each on both channels");
+    let received = session.heard();
+    assert_eq!(received.len(), 4, "each event on both channels");
     let is_shared = |(channel, _): &&(String, String)| channel == "ticket_updates:a";
-    assert!(heard.iter().filter(is_shared).all(|(_, payload)| !payload.contains("gbv")));
+    assert!(received.iter().filter(is_shared).all(|(_, payload)| !payload.contains("gbv")));
 }

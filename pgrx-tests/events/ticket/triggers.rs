@@ -1,18 +1,19 @@
-//! The trigger function on every kind of trigger and table: it tells, and never touches the row.
+//! The trigger function on every kind of trigger and table: it publishes events and never changes
+//! the row.
 
 use crate::pg_tests::support::{Database, Session};
 
 const FUNCTION: &str = "EXECUTE FUNCTION civic.notify_ticket_update()";
 
-/// A session that hears the municipality `a`.
+/// A session that listens to the municipality `a`.
 fn session() -> Session {
     let mut session = Database::plain().superuser();
     session.listens_to("a");
     session
 }
 
-/// Type, id and status of each event that has come.
-fn told(session: &mut Session) -> Vec<String> {
+/// Type, id and status of each received event.
+fn published(session: &mut Session) -> Vec<String> {
     let tell = |event: serde_json::Value| {
         let text = |key: &str| event[key].as_str().unwrap_or("null").to_owned();
         format!("{} {} {}", text("type"), text("ticket_id"), text("status"))
@@ -21,7 +22,7 @@ fn told(session: &mut Session) -> Vec<String> {
 }
 
 #[test]
-fn a_before_trigger_tells_and_leaves_the_row_as_it_is() {
+fn a_before_trigger_publishes_and_does_not_change_the_row() {
     let mut session = session();
     let columns = "id int PRIMARY KEY, gone int, tenant_id text, status text, note text,
                    twice int GENERATED ALWAYS AS (id * 2) STORED";
@@ -50,7 +51,7 @@ fn a_before_trigger_tells_and_leaves_the_row_as_it_is() {
     assert!(session.rows(difference).is_empty(), "the two tables hold the same rows");
     assert_eq!(session.text("SELECT count(*) FROM ticket"), "4");
     assert_eq!(
-        told(&mut session),
+        published(&mut session),
         [
             "INSERT 1 open",
             "INSERT 2 null",
@@ -65,7 +66,7 @@ fn a_before_trigger_tells_and_leaves_the_row_as_it_is() {
 }
 
 #[test]
-fn a_before_trigger_tells_of_the_row_as_the_triggers_before_it_left_it() {
+fn a_before_trigger_publishes_the_row_as_earlier_triggers_left_it() {
     let mut session = session();
     session.run(&format!(
         "CREATE TABLE ticket (id int, tenant_id text, status text);
@@ -75,12 +76,12 @@ fn a_before_trigger_tells_of_the_row_as_the_triggers_before_it_left_it() {
          CREATE TRIGGER b_tell BEFORE INSERT ON ticket FOR EACH ROW {FUNCTION};
          INSERT INTO ticket VALUES (1, 'a', 'given')"
     ));
-    assert_eq!(told(&mut session), ["INSERT 1 set"]);
+    assert_eq!(published(&mut session), ["INSERT 1 set"]);
     assert_eq!(session.text("SELECT status FROM ticket"), "set");
 }
 
 #[test]
-fn an_instead_of_trigger_tells_of_a_view_and_counts_the_row() {
+fn an_instead_of_trigger_publishes_changes_of_a_view_and_counts_the_row() {
     let mut session = session();
     session.run(&format!(
         "CREATE TABLE ticket (id int, tenant_id text, status text);
@@ -95,12 +96,12 @@ fn an_instead_of_trigger_tells_of_a_view_and_counts_the_row() {
         ("DELETE FROM tickets", "DELETE 1 open"),
     ] {
         assert_eq!(session.client().execute(statement, &[]).unwrap(), 1, "{statement}");
-        assert_eq!(told(&mut session), [expected]);
+        assert_eq!(published(&mut session), [expected]);
     }
 }
 
 #[test]
-fn a_trigger_without_a_row_warns_and_the_statement_stands() {
+fn a_statement_trigger_warns_and_the_statement_succeeds() {
     for (trigger, statement) in [
         ("AFTER INSERT ON ticket FOR EACH STATEMENT", "INSERT INTO ticket VALUES (1, 'a', 'x')"),
         ("BEFORE INSERT ON ticket FOR EACH STATEMENT", "INSERT INTO ticket VALUES (1, 'a', 'x')"),
@@ -119,7 +120,7 @@ fn a_trigger_without_a_row_warns_and_the_statement_stands() {
         assert_eq!(warnings.len(), 1, "{trigger}");
         assert_eq!(
             warnings[0].message(),
-            "change of table \"ticket\" was not notified: a statement has no row to tell of",
+            "change of table \"ticket\" was not notified: a statement trigger has no row to report",
             "{trigger}"
         );
         assert_eq!(warnings[0].hint(), Some("Create the trigger FOR EACH ROW."));
@@ -128,7 +129,7 @@ fn a_trigger_without_a_row_warns_and_the_statement_stands() {
 }
 
 #[test]
-fn a_deferred_trigger_tells_at_commit_of_the_row_as_it_was_at_its_change() {
+fn a_deferred_trigger_publishes_the_row_of_its_change_at_commit() {
     let mut session = session();
     session.run(&format!(
         "CREATE TABLE ticket (id int, tenant_id text, status text);
@@ -140,20 +141,20 @@ fn a_deferred_trigger_tells_at_commit_of_the_row_as_it_was_at_its_change() {
          SAVEPOINT s; DELETE FROM ticket; ROLLBACK TO s; INSERT INTO ticket VALUES (2, NULL, '');
          COMMIT",
     );
-    assert_eq!(told(&mut session), ["INSERT 1 open", "UPDATE 1 closed"]);
+    assert_eq!(published(&mut session), ["INSERT 1 open", "UPDATE 1 closed"]);
     assert_eq!(session.warnings().len(), 1, "the ticket without a municipality");
     assert_eq!(session.text("SELECT count(*) FROM ticket"), "2");
 }
 
 #[test]
-fn two_triggers_on_one_table_are_heard_as_one() {
+fn two_triggers_on_one_table_publish_one_event() {
     let mut session = session();
     session.makes_ticket_table("id int, tenant_id text, status text");
     session.run(&format!(
         "CREATE TRIGGER tell_again AFTER INSERT ON ticket FOR EACH ROW {FUNCTION};
          INSERT INTO ticket VALUES (1, 'a', 'open')"
     ));
-    assert_eq!(told(&mut session), ["INSERT 1 open"]);
+    assert_eq!(published(&mut session), ["INSERT 1 open"]);
 }
 
 #[test]
@@ -173,20 +174,20 @@ fn partitions_with_columns_in_another_order_are_read_by_name() {
         "INSERT INTO ticket (id, tenant_id, status)
          VALUES (1, 'a', 'open'), (2, 'a', 'closed'), (3, 'a', 'open')",
     );
-    assert_eq!(told(&mut session), ["INSERT 1 open", "INSERT 2 closed", "INSERT 3 open"]);
+    assert_eq!(published(&mut session), ["INSERT 1 open", "INSERT 2 closed", "INSERT 3 open"]);
     session.run("UPDATE ticket SET category = 'water'");
-    let mut updates = told(&mut session);
+    let mut updates = published(&mut session);
     updates.sort();
     assert_eq!(updates, ["UPDATE 1 open", "UPDATE 2 closed", "UPDATE 3 open"]);
-    // PostgreSQL moves a row between partitions by deleting and inserting it.
+    // PostgreSQL moves a row between partitions with a DELETE and an INSERT.
     session.run("UPDATE ticket SET status = 'closed' WHERE id = 1");
-    assert_eq!(told(&mut session), ["DELETE 1 open", "INSERT 1 closed"]);
+    assert_eq!(published(&mut session), ["DELETE 1 open", "INSERT 1 closed"]);
     session.run("INSERT INTO ticket_closed (id, tenant_id, status) VALUES (4, 'a', 'closed')");
-    assert_eq!(told(&mut session), ["INSERT 4 closed"]);
+    assert_eq!(published(&mut session), ["INSERT 4 closed"]);
 }
 
 #[test]
-fn a_partition_that_is_attached_in_a_session_of_cached_plans_is_heard() {
+fn a_partition_attached_in_a_session_with_cached_plans_is_published() {
     let mut session = session();
     session.run(&format!(
         "CREATE TABLE ticket (id int, tenant_id text, status text) PARTITION BY RANGE (id);
@@ -200,11 +201,11 @@ fn a_partition_that_is_attached_in_a_session_of_cached_plans_is_heard() {
          ALTER TABLE ticket ATTACH PARTITION ticket_high FOR VALUES FROM (10) TO (20);
          EXECUTE add (11); EXECUTE add (2)",
     );
-    assert_eq!(told(&mut session), ["INSERT 1 open", "INSERT 11 open", "INSERT 2 open"]);
+    assert_eq!(published(&mut session), ["INSERT 1 open", "INSERT 11 open", "INSERT 2 open"]);
 }
 
 #[test]
-fn an_inheritance_child_with_a_trigger_of_its_own_is_heard() {
+fn an_inheritance_child_with_its_own_trigger_is_published() {
     let mut session = session();
     session.makes_ticket_table("id int, tenant_id text, status text");
     session.run(&format!(
@@ -215,18 +216,18 @@ fn an_inheritance_child_with_a_trigger_of_its_own_is_heard() {
          INSERT INTO ticket_child (id, tenant_id, status) VALUES (2, 'a', 'open');
          UPDATE ticket SET status = 'closed'"
     ));
-    assert_eq!(told(&mut session), ["INSERT 1 open", "UPDATE 1 closed", "UPDATE 2 closed"]);
+    assert_eq!(published(&mut session), ["INSERT 1 open", "UPDATE 1 closed", "UPDATE 2 closed"]);
 }
 
 #[test]
-fn the_function_is_a_trigger_and_nothing_else() {
+fn the_function_can_only_be_called_as_a_trigger() {
     let mut session = session();
     assert_eq!(session.sqlstate("SELECT civic.notify_ticket_update()"), "39P01");
-    assert_eq!(session.text("SELECT 1"), "1", "the server stands");
+    assert_eq!(session.text("SELECT 1"), "1", "the server is still running");
 }
 
 #[test]
-fn a_table_of_sixteen_hundred_columns_is_heard() {
+fn a_table_of_sixteen_hundred_columns_is_published() {
     let mut session = session();
     let columns: Vec<_> = (1..=1597).map(|number| format!("column_{number} int")).collect();
     session.makes_ticket_table(&format!(
@@ -235,6 +236,6 @@ fn a_table_of_sixteen_hundred_columns_is_heard() {
     ));
     session.run("INSERT INTO ticket (id, tenant_id, status, column_9) VALUES (1, 'a', 'open', 3)");
     session.run("UPDATE ticket SET status = 'closed'");
-    assert_eq!(told(&mut session), ["INSERT 1 open", "UPDATE 1 closed"]);
+    assert_eq!(published(&mut session), ["INSERT 1 open", "UPDATE 1 closed"]);
     assert_eq!(session.text("SELECT column_9 FROM ticket"), "3");
 }

@@ -1,4 +1,4 @@
-//! Columns of every type: what JSON their values become, and that SQL gives the same.
+//! Columns of every type: the JSON of their values, and that `ticket_payload` gives the same.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::pg_tests::support::{Database, Session, literal};
 
-/// Types that a column of a ticket may have beside PostgreSQL's own.
+/// Types that a column of a ticket may have besides PostgreSQL's own.
 const TYPES: &str = "
     CREATE TYPE label AS ENUM ('open', 'In Progress', 'it''s \"quoted\"', 'Übergabe');
     CREATE DOMAIN word AS text CHECK (value <> 'forbidden');
@@ -24,14 +24,14 @@ fn session() -> Session {
 }
 
 /// The event of a ticket with this value in a column of this type.
-fn told(session: &mut Session, column: &str, type_name: &str, value: &str) -> Value {
+fn published(session: &mut Session, column: &str, type_name: &str, value: &str) -> Value {
     session.makes_ticket_table(&format!("tenant_id text, {column} {type_name}"));
     session.run(&format!("INSERT INTO ticket VALUES ('a', {value}); DROP TABLE ticket"));
-    session.events().pop().unwrap_or_else(|| panic!("{value}::{type_name} is heard"))
+    session.events().pop().unwrap_or_else(|| panic!("{value}::{type_name} is received"))
 }
 
 #[test]
-fn numbers_and_booleans_stay_json_ones_and_the_rest_are_strings() {
+fn numbers_and_booleans_keep_their_json_type_and_other_values_are_strings() {
     let mut session = session();
     for (type_name, value, expected) in [
         ("text", "'open'", r#""open""#),
@@ -88,7 +88,7 @@ fn numbers_and_booleans_stay_json_ones_and_the_rest_are_strings() {
         ("int4range", "'[1,5)'", r#""[1,5)""#),
     ] {
         session.run("SET TimeZone = 'UTC'");
-        let event = told(&mut session, "status", type_name, value);
+        let event = published(&mut session, "status", type_name, value);
         assert_eq!(event["status"].to_string(), expected, "{value}::{type_name}");
     }
 }
@@ -108,7 +108,7 @@ fn identifiers_are_strings_whatever_their_type() {
         ("varchar", "'Ward 5'", "Ward 5"),
     ] {
         for (column, key) in [("id", "ticket_id"), ("ward_id", "ward_id")] {
-            let event = told(&mut session, column, type_name, value);
+            let event = published(&mut session, column, type_name, value);
             assert_eq!(event[key], json!(expected), "{column} {value}::{type_name}");
         }
     }
@@ -137,7 +137,7 @@ fn a_municipality_of_any_type_has_the_channel_of_its_text() {
 }
 
 #[test]
-fn a_padded_municipality_is_heard_where_its_text_is() {
+fn a_blank_padded_municipality_is_published_on_the_channel_of_its_text() {
     let mut session = session();
     session.makes_ticket_table("tenant_id char(40)");
     session.run("INSERT INTO ticket VALUES ('a')");
@@ -169,13 +169,13 @@ fn a_time_of_any_type_becomes_unix_seconds() {
         ("jsonb", "1767225600.10::text::jsonb", "1767225600.10"),
         ("timestamptz", "'0044-03-15 00:00Z BC'", "-63517824000.000000"),
     ] {
-        let event = told(&mut session, "updated_at", type_name, value);
+        let event = published(&mut session, "updated_at", type_name, value);
         assert_eq!(event["updated_at"].to_string(), expected, "{value}::{type_name}");
     }
 }
 
 #[test]
-fn what_is_no_time_falls_back_to_created_at() {
+fn a_value_that_is_not_a_time_falls_back_to_created_at() {
     let mut session = session();
     for (type_name, value) in [
         ("timestamptz", "NULL"),
@@ -196,13 +196,13 @@ fn what_is_no_time_falls_back_to_created_at() {
         ("int[]", "'{1}'"),
     ] {
         let created = format!("{type_name}, created_at timestamptz DEFAULT '2026-01-01 00:00Z'");
-        let event = told(&mut session, "updated_at", &created, &format!("{value}, DEFAULT"));
+        let event = published(&mut session, "updated_at", &created, &format!("{value}, DEFAULT"));
         assert_eq!(event["updated_at"].to_string(), "1767225600.000000", "{value}::{type_name}");
     }
 }
 
 #[test]
-fn every_text_is_heard_as_it_was_written() {
+fn every_text_is_published_unchanged() {
     let mut session = session();
     session.makes_ticket_table("tenant_id text, status text");
     for text in [
@@ -218,7 +218,7 @@ fn every_text_is_heard_as_it_was_written() {
     }
 }
 
-/// A strategy for SQL expressions of a type.
+/// A proptest strategy for SQL expressions of a type.
 type Values = BoxedStrategy<String>;
 
 fn texts() -> Values {
@@ -276,8 +276,8 @@ fn expressions<T: std::fmt::Display + std::fmt::Debug + 'static>(
     values.prop_map(|value| literal(&value.to_string())).boxed()
 }
 
-/// Every type with what its values look like, and whether to_jsonb keeps the text of its numbers,
-/// which identifiers are made of.
+/// Every type with a strategy for its values, and whether to_jsonb keeps the text of its numbers,
+/// from which identifiers are made.
 fn types() -> Vec<(&'static str, Values, bool)> {
     let cast = |values: Values, to: &'static str| {
         values.prop_map(move |value| format!("({value}){to}")).boxed()
@@ -320,16 +320,16 @@ fn samples(runner: &mut TestRunner, values: &Values, count: usize) -> Vec<String
 }
 
 #[test]
-fn ticket_payload_gives_what_the_trigger_sends_for_generated_rows_of_every_type() {
+fn ticket_payload_equals_the_triggers_event_for_generated_rows_of_every_type() {
     const ROWS: usize = 60;
     let mut session = session();
     let mut runner = TestRunner::deterministic();
-    // Where a session's settings change a value's text, they change it for both.
+    // Session settings that change the text of a value change it in both.
     session.run(
         "SET civic.sensitive_events = 'full'; SET TimeZone = 'Asia/Kathmandu';
          SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'",
     );
-    session.run("CREATE TABLE heard (number int, payload text)");
+    session.run("CREATE TABLE received (number int, payload text)");
     for (type_name, values, is_text_kept) in types() {
         let identifier = if is_text_kept { type_name } else { "text" };
         session.makes_ticket_table(&format!(
@@ -357,21 +357,21 @@ fn ticket_payload_gives_what_the_trigger_sends_for_generated_rows_of_every_type(
         session.run("UPDATE ticket SET tracking_number = tracking_number + 1000");
         let payloads: Vec<_> =
             session.heard().into_iter().map(|(_, text)| literal(&text)).collect();
-        assert_eq!(payloads.len(), 2 * ROWS, "{type_name}: every row is heard");
+        assert_eq!(payloads.len(), 2 * ROWS, "{type_name}: every row is received");
         session.run(&format!(
-            "TRUNCATE heard; INSERT INTO heard SELECT (payload::jsonb ->> 'tracking_number')::int,
+            "TRUNCATE received; INSERT INTO received SELECT (payload::jsonb ->> 'tracking_number')::int,
                  payload FROM unnest(ARRAY[{}]) payload",
             payloads.join(", ")
         ));
         let differing = session.rows(
-            "SELECT heard.payload, said.payload FROM ticket
+            "SELECT received.payload, said.payload FROM ticket
              CROSS JOIN (VALUES ('UPDATE', 0), ('INSERT', 1000)) AS operation (name, past)
              CROSS JOIN to_jsonb(ticket) AS current
              CROSS JOIN jsonb_set(current, '{tracking_number}', to_jsonb(tracking_number - past))
                  AS at_the_time
              CROSS JOIN civic.ticket_payload(operation.name, at_the_time) AS said (payload)
-             LEFT JOIN heard ON heard.number = tracking_number - past
-             WHERE heard.payload::jsonb IS DISTINCT FROM said.payload",
+             LEFT JOIN received ON received.number = tracking_number - past
+             WHERE received.payload::jsonb IS DISTINCT FROM said.payload",
         );
         assert!(differing.is_empty(), "{type_name}: {differing:#?}");
         session.run("DROP TABLE ticket");

@@ -1,21 +1,21 @@
-//! What somebody with SQL at hand tries: other operators, names and functions.
+//! Attacks with arbitrary SQL: other operators, names and functions.
 
 use super::{own, seen, stocked};
 use crate::pg_tests::support::{Database, OTHER_TENANT, TENANT};
 
 const CARELESS: &str = "CREATE POLICY careless ON storage.objects USING (true)";
 
-/// A schema that `authenticated` fills as he likes.
-fn with_a_schema_of_his_own(database: &Database) {
+/// A schema in which `authenticated` can create anything.
+fn with_a_writable_schema(database: &Database) {
     database
         .superuser()
         .run("CREATE SCHEMA evil; GRANT USAGE, CREATE ON SCHEMA evil TO authenticated, anon");
 }
 
 #[test]
-fn nobodys_search_path_gives_the_rules_another_meaning() {
+fn no_search_path_changes_the_meaning_of_the_rules() {
     let database = stocked();
-    with_a_schema_of_his_own(&database);
+    with_a_writable_schema(&database);
     let mut session = database.person(TENANT, "citizen");
     session.run(
         "CREATE FUNCTION evil.yes(text, text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true';
@@ -67,7 +67,7 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
         assert_eq!(session.sqlstate(&insert), "42501", "{insert}");
     }
 
-    // The same where it is the superuser who sets up with that path.
+    // The same if the superuser runs setup with that search_path.
     let mut superuser = database.superuser();
     superuser.run("SET search_path = evil, pg_temp, pg_catalog; SELECT * FROM civic.teardown()");
     superuser.run("SELECT * FROM civic.setup()");
@@ -76,8 +76,9 @@ fn nobodys_search_path_gives_the_rules_another_meaning() {
     assert_eq!(seen(&mut session)[2..], own(TENANT, false));
 }
 
-/// What leaky functions and errors told of objects that are not this municipality's citizen's.
-fn leaked(told: &[String]) -> Vec<&String> {
+/// The output of leaky functions and errors about objects that this municipality's citizen may not
+/// see.
+fn leaked(revealed: &[String]) -> Vec<&String> {
     let is_held_back = |text: &&String| {
         let is_others = |bucket: &str| {
             text.match_indices(OTHER_TENANT).any(|(at, _)| {
@@ -86,13 +87,13 @@ fn leaked(told: &[String]) -> Vec<&String> {
         };
         text.contains("gbv-evidence.jpg") || is_others("/evidence") || is_others("/documents")
     };
-    told.iter().filter(is_held_back).collect()
+    revealed.iter().filter(is_held_back).collect()
 }
 
 #[test]
-fn a_leaky_function_never_sees_a_row_that_the_firewall_holds_back() {
+fn a_leaky_function_never_sees_a_row_that_the_firewall_hides() {
     let database = stocked();
-    with_a_schema_of_his_own(&database);
+    with_a_writable_schema(&database);
     let mut superuser = database.superuser();
     superuser.run(
         "INSERT INTO storage.objects (bucket_id, name)
@@ -144,23 +145,23 @@ fn a_leaky_function_never_sees_a_row_that_the_firewall_holds_back() {
             superuser.run(CARELESS);
         }
         for planner in ["enable_tidscan", "enable_seqscan", "enable_indexscan", "enable_material"] {
-            let mut told_in_all = 0;
+            let mut revealed_in_all = 0;
             for statement in statements {
                 session.run(&format!("BEGIN; SET LOCAL {planner} = off"));
                 let error = session.client().batch_execute(statement).err();
                 session.run("ROLLBACK");
-                let mut told: Vec<String> =
+                let mut revealed: Vec<String> =
                     session.notices().iter().map(|notice| notice.message().to_owned()).collect();
-                told.extend(error.map(|error| format!("{error:?}")));
-                told_in_all += told.len();
-                let leaked = leaked(&told);
+                revealed.extend(error.map(|error| format!("{error:?}")));
+                revealed_in_all += revealed.len();
+                let leaked = leaked(&revealed);
                 assert!(leaked.is_empty(), "{statement}, careless {careless}: {leaked:?}");
             }
-            assert!(told_in_all > 100, "the leaks do tell of what they see");
+            assert!(revealed_in_all > 100, "the leaky functions do reveal what they see");
         }
     }
-    // They would tell of the rest, were it not held back.
+    // They would reveal the rest if it were not hidden.
     superuser.run("SELECT evil.leak(bucket_id, name) FROM storage.objects");
-    let told: Vec<_> = superuser.notices().iter().map(|notice| notice.to_string()).collect();
-    assert!(!leaked(&told).is_empty());
+    let revealed: Vec<_> = superuser.notices().iter().map(|notice| notice.to_string()).collect();
+    assert!(!leaked(&revealed).is_empty());
 }

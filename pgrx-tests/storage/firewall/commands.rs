@@ -1,4 +1,4 @@
-//! The roundabout ways to a guarded row: RETURNING, upserts, MERGE, moves, locks, copies, probes.
+//! Indirect ways to a guarded row: RETURNING, upserts, MERGE, moves, locks, copies, probes.
 
 use super::{object, own, seen, stock, stocked};
 use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims};
@@ -12,7 +12,7 @@ fn with_a_careless_policy() -> Database {
     database
 }
 
-/// Every guarded row as it stands, to hold against the same after an attack.
+/// Every guarded row, to compare with the state after an attack.
 fn guarded_rows(superuser: &mut Session) -> String {
     superuser.text(
         "SELECT jsonb_agg(o ORDER BY o.bucket_id, o.name) FROM storage.objects AS o
@@ -25,7 +25,7 @@ fn insert(bucket: &str, name: &str) -> String {
 }
 
 #[test]
-fn a_manager_files_gbv_evidence_and_never_gets_it_back() {
+fn a_manager_uploads_gbv_evidence_and_can_never_read_it() {
     for database in [stocked(), with_a_careless_policy()] {
         let mut session = database.person(TENANT, "manager");
         let new = insert("gbv-evidence", &format!("{TENANT}/id/new.jpg"));
@@ -43,7 +43,7 @@ fn a_manager_files_gbv_evidence_and_never_gets_it_back() {
         ] {
             assert!(session.rows(statement).is_empty(), "{statement}");
         }
-        // Nor can he copy it to where he reads.
+        // Nor can they copy it to a readable place.
         let copied = session.affected(&format!(
             "INSERT INTO storage.objects (bucket_id, name)
              SELECT 'evidence', '{TENANT}/id/copy-' || row_number() OVER ()
@@ -57,7 +57,7 @@ fn a_manager_files_gbv_evidence_and_never_gets_it_back() {
 }
 
 #[test]
-fn a_duplicate_tells_a_manager_no_more_than_that_the_name_is_taken() {
+fn a_duplicate_reveals_to_a_manager_only_that_the_name_is_taken() {
     for database in [stocked(), with_a_careless_policy()] {
         let mut session = database.person(TENANT, "manager");
         let taken = insert("gbv-evidence", &format!("{TENANT}/id/gbv-evidence.jpg"));
@@ -80,7 +80,7 @@ fn a_duplicate_tells_a_manager_no_more_than_that_the_name_is_taken() {
 }
 
 #[test]
-fn whether_a_name_is_taken_in_a_folder_that_is_not_ones_own_cannot_be_told() {
+fn a_name_in_another_tenants_folder_cannot_be_probed() {
     for database in [stocked(), with_a_careless_policy()] {
         let mut session = database.superuser();
         for (tenant_id, role, bucket) in [
@@ -110,7 +110,7 @@ fn whether_a_name_is_taken_in_a_folder_that_is_not_ones_own_cannot_be_told() {
 }
 
 #[test]
-fn a_careless_policy_lets_nobody_overwrite_by_upsert_or_merge() {
+fn a_careless_policy_does_not_allow_overwriting_by_upsert_or_merge() {
     let database = with_a_careless_policy();
     let mut superuser = database.superuser();
     let before = guarded_rows(&mut superuser);
@@ -128,7 +128,7 @@ fn a_careless_policy_lets_nobody_overwrite_by_upsert_or_merge() {
                 );
                 assert_eq!(session.sqlstate(&upsert), "42501", "{case}");
                 for action in ["UPDATE SET version = 'x'", "DELETE"] {
-                    // A row that is not seen is not matched; one that is, is refused.
+                    // An invisible row is not matched; a visible one is refused.
                     let is_seen = seen(&mut session).contains(&object(bucket, tenant_id));
                     let merge = format!(
                         "MERGE INTO storage.objects AS o
@@ -177,7 +177,7 @@ fn no_row_moves_into_a_guarded_bucket_or_out_of_it() {
         }
     }
     let renamed = "UPDATE storage.objects SET name = name || '.png' WHERE bucket_id = 'avatars'";
-    assert_eq!(session.affected(renamed), 2, "other buckets are left alone");
+    assert_eq!(session.affected(renamed), 2, "other buckets are not affected");
     assert_eq!(guarded_rows(&mut superuser), before);
 }
 
@@ -192,7 +192,7 @@ fn no_row_of_a_guarded_bucket_can_be_locked() {
 }
 
 #[test]
-fn a_copy_of_the_table_holds_what_a_read_holds() {
+fn a_copy_of_the_table_contains_only_readable_rows() {
     use std::io::Read;
     let database = stocked();
     for (role, reads) in [("citizen", false), ("manager", false), ("admin", true)] {
@@ -223,7 +223,7 @@ fn dropping_the_extension_opens_no_bucket() {
         superuser.run(statement);
         let mut session = database.superuser();
         session.run("SET storage.allow_delete_query = 'true'");
-        // A catalog of one's own is not the catalog.
+        // A catalog of another schema is not the catalog.
         session.run(
             "GRANT CREATE ON SCHEMA public TO authenticated;
              SET ROLE authenticated;
@@ -252,7 +252,7 @@ fn dropping_the_extension_opens_no_bucket() {
         }
     }
     assert_eq!(guarded_rows(&mut superuser), before);
-    // Setup opens them again, to whom they are.
+    // Setup opens them again to the roles that may read them.
     superuser.run("SELECT * FROM civic.setup()");
     let mut session = database.person(TENANT, "manager");
     assert_eq!(seen(&mut session)[2..], own(TENANT, false));
@@ -263,7 +263,7 @@ fn the_policies_of_the_migrations_open_nothing_beside_ours() {
     let database = Database::supabase();
     let mut superuser = database.superuser();
     stock_by_migrations(&mut superuser);
-    // Whoever runs the application's migrations again after setup.
+    // The application's migrations run again after setup.
     superuser.run("SELECT * FROM civic.setup()");
     superuser.run(
         "CREATE POLICY \"SAPS liaisons read GBV evidence\" ON storage.objects

@@ -1,5 +1,5 @@
-//! The firewall goes on deciding when the extension is gone: in plans made before and in those made
-//! afterwards, in old and in new sessions, whatever another policy says.
+//! The firewall still decides after the extension is dropped: in plans made before and after, in
+//! old and new sessions, whatever another policy says.
 
 use super::{object, own, seen, stocked};
 use crate::pg_tests::events::realtime::insert;
@@ -15,7 +15,7 @@ fn with_a_careless_policy() -> Database {
     database
 }
 
-/// A person whose reading is planned once.
+/// A user with a prepared read.
 fn prepared(database: &Database, role: &str) -> Session {
     let mut session = database.superuser();
     session.acts_as("authenticated", &claims(TENANT, role));
@@ -27,8 +27,8 @@ fn prepared(database: &Database, role: &str) -> Session {
     session
 }
 
-/// What somebody of the municipality sees through a careless policy: the other bucket whole, and of
-/// ours what the rule gives them.
+/// The objects that a user of the municipality sees through a careless policy: all of the other
+/// bucket, and of ours what the rule allows.
 fn visible(reads_sensitive: bool) -> Vec<String> {
     let mut visible: Vec<_> =
         [TENANT, OTHER_TENANT].map(|tenant| object("avatars", tenant)).to_vec();
@@ -47,14 +47,14 @@ fn after_a_cascade_old_plans_and_new_sessions_decide_as_before() {
         assert_eq!(old.column("EXECUTE everything"), visible(reads_sensitive), "{role}");
         let mut new = database.person(TENANT, role);
         assert_eq!(seen(&mut new), visible(reads_sensitive), "{role}");
-        let mut nobody = database.superuser();
-        nobody.run("SET ROLE anon");
-        assert_eq!(seen(&mut nobody), visible(false)[..2], "{role}");
+        let mut anonymous = database.superuser();
+        anonymous.run("SET ROLE anon");
+        assert_eq!(seen(&mut anonymous), visible(false)[..2], "{role}");
     }
 }
 
 #[test]
-fn after_a_cascade_nothing_is_uploaded_changed_or_removed_that_was_not_before() {
+fn after_a_cascade_no_additional_upload_change_or_removal_is_possible() {
     let database = with_a_careless_policy();
     database.superuser().run(CASCADE);
     let insert = |bucket: &str, tenant: &str| {
@@ -67,8 +67,8 @@ fn after_a_cascade_nothing_is_uploaded_changed_or_removed_that_was_not_before() 
     assert_eq!(citizen.sqlstate(&insert("gbv-evidence", TENANT)), "42501");
     citizen.run(&insert("evidence", TENANT));
     citizen.run("SET storage.allow_delete_query = 'true'; BEGIN");
-    assert_eq!(citizen.affected("UPDATE storage.objects SET version = 'x'"), 2, "avatars alone");
-    assert_eq!(citizen.affected("DELETE FROM storage.objects"), 2, "avatars alone");
+    assert_eq!(citizen.affected("UPDATE storage.objects SET version = 'x'"), 2, "only avatars");
+    assert_eq!(citizen.affected("DELETE FROM storage.objects"), 2, "only avatars");
     citizen.run("ROLLBACK");
 }
 
@@ -105,7 +105,7 @@ fn an_older_snapshot_reads_no_sensitive_messages_after_a_cascade() {
 }
 
 #[test]
-fn a_cascade_that_is_rolled_back_changes_nothing() {
+fn a_rolled_back_cascade_changes_nothing() {
     let database = with_a_careless_policy();
     let mut session = prepared(&database, "admin");
     session.run("RESET ROLE; BEGIN");
@@ -134,7 +134,7 @@ fn without_the_library_every_query_on_the_table_is_an_error() {
 }
 
 #[test]
-fn extension_and_setup_can_come_back_over_a_firewall_that_stayed() {
+fn extension_and_setup_can_be_reinstalled_over_a_remaining_firewall() {
     let database = with_a_careless_policy();
     let mut session = prepared(&database, "admin");
     let mut superuser = database.superuser();
@@ -166,7 +166,7 @@ fn a_reader_through_a_view_needs_no_right_on_the_schema() {
 }
 
 #[test]
-fn a_function_of_somebody_elses_in_the_firewalls_place_is_refused() {
+fn a_function_of_another_role_in_the_firewalls_place_is_refused() {
     let database = Database::supabase();
     let stranger = database.role("stranger", "");
     let mut superuser = database.superuser();
@@ -223,7 +223,7 @@ fn realtime_can_drop_and_recreate_its_table() {
 }
 
 #[test]
-fn teardown_takes_the_functions_of_the_firewall_away() {
+fn teardown_removes_the_functions_of_the_firewall() {
     let database = Database::realtime();
     let mut session = database.superuser();
     session.run(TEARDOWN);
@@ -232,9 +232,9 @@ fn teardown_takes_the_functions_of_the_firewall_away() {
     session.run("DROP EXTENSION pg_civic");
 }
 
-/// A role that owns it could replace it later, and each reader would run its code.
+/// A role that owns it could replace it later, and each reader would run that role's code.
 #[test]
-fn the_function_in_pl_pgsql_is_refused_where_another_role_owns_it() {
+fn the_function_in_pl_pgsql_is_refused_if_another_role_owns_it() {
     let mut session = Database::realtime().superuser();
     let owner =
         |role: &str| format!("ALTER FUNCTION storage.civic_firewall_exists() OWNER TO {role}");
@@ -245,8 +245,8 @@ fn the_function_in_pl_pgsql_is_refused_where_another_role_owns_it() {
     session.run(SETUP);
 }
 
-/// psql and pg_restore go on after an error. Without the library, or as a role that is no superuser,
-/// the firewall's functions are such errors, and so are the policies that call them.
+/// psql and pg_restore continue after an error. Without the library, or without superuser rights,
+/// creating the firewall's functions fails, and so do the policies that call them.
 #[test]
 fn a_restore_without_the_firewalls_functions_shows_nothing_through_a_careless_policy() {
     let database = Database::realtime();
@@ -262,7 +262,7 @@ fn a_restore_without_the_firewalls_functions_shows_nothing_through_a_careless_po
         let dump = database.program("pg_dump").output().expect("it runs");
         assert!(dump.status.success());
         let dump = String::from_utf8(dump.stdout).expect("text");
-        // As a server refuses it.
+        // With the server's own error.
         let dump = match without {
             "" => dump,
             language => dump.replace(language, "LANGUAGE none").replace("EXTENSION", "NOTHING"),

@@ -1,9 +1,9 @@
-//! One session, many people: cached plans, functions and cursors keep nobody's rights.
+//! One session, many users: cached plans, functions and cursors keep no user's rights.
 
 use super::{own, seen, stocked};
 use crate::pg_tests::support::{OTHER_TENANT, Session, TENANT, claims, literal};
 
-/// Who asks one after the other on a pooled connection, and whether he reads GBV evidence.
+/// Users that take turns on a pooled connection, and whether they read GBV evidence.
 const PEOPLE: [(&str, &str, bool); 6] = [
     (TENANT, "admin", true),
     (TENANT, "citizen", false),
@@ -14,7 +14,7 @@ const PEOPLE: [(&str, &str, bool); 6] = [
 ];
 
 #[test]
-fn a_prepared_read_is_decided_anew_at_each_execution() {
+fn a_prepared_read_is_decided_again_at_each_execution() {
     let database = stocked();
     for mode in ["auto", "force_generic_plan", "force_custom_plan"] {
         let mut session = database.superuser();
@@ -47,7 +47,7 @@ fn a_prepared_read_is_decided_anew_at_each_execution() {
 }
 
 #[test]
-fn a_prepared_upload_is_decided_anew_at_each_execution() {
+fn a_prepared_upload_is_decided_again_at_each_execution() {
     let database = stocked();
     for mode in ["auto", "force_generic_plan"] {
         let mut session = database.superuser();
@@ -75,7 +75,7 @@ fn a_prepared_upload_is_decided_anew_at_each_execution() {
 }
 
 #[test]
-fn a_changed_list_of_readers_counts_at_the_next_execution() {
+fn a_changed_list_of_readers_applies_at_the_next_execution() {
     let database = stocked();
     let mut session = database.person(TENANT, "manager");
     session.run(
@@ -90,8 +90,8 @@ fn a_changed_list_of_readers_counts_at_the_next_execution() {
     }
 }
 
-/// Calls a PL/pgSQL function that takes claims after claims, within one statement, and asks one
-/// question after each.
+/// Calls a PL/pgSQL function that sets several claims within one statement, and runs one query
+/// after each.
 fn answers(session: &mut Session, expression: &str, people: &[String]) -> String {
     session.run(&format!(
         "CREATE OR REPLACE FUNCTION pg_temp.answers(people text[]) RETURNS text[]
@@ -115,7 +115,7 @@ fn answers(session: &mut Session, expression: &str, people: &[String]) -> String
 }
 
 #[test]
-fn claims_that_change_within_a_function_are_seen_at_its_next_question() {
+fn claims_that_change_within_a_function_apply_at_its_next_query() {
     let database = stocked();
     let people: Vec<_> = PEOPLE.iter().map(|(tenant, role, _)| claims(tenant, role)).collect();
     let mut session = database.person(TENANT, "citizen");
@@ -133,7 +133,7 @@ fn claims_that_change_within_a_function_are_seen_at_its_next_question() {
 }
 
 #[test]
-fn a_cursor_gives_nobody_more_than_the_one_who_began_to_read_it() {
+fn a_cursor_returns_only_what_its_opener_may_read() {
     let database = stocked();
     for scan in ["enable_seqscan", "enable_indexscan", "enable_bitmapscan"] {
         let mut session = database.superuser();
@@ -156,7 +156,7 @@ fn a_cursor_gives_nobody_more_than_the_one_who_began_to_read_it() {
 }
 
 #[test]
-fn a_parallel_worker_decides_as_its_leader() {
+fn a_parallel_worker_decides_like_its_leader() {
     let database = stocked();
     database.superuser().run(
         "INSERT INTO storage.objects (bucket_id, name)

@@ -1,4 +1,4 @@
-//! civic.media_table: tables of any shape, and owners who wish us ill.
+//! civic.media_table: tables of any shape, and hostile owners.
 
 use super::{SUB, add_object, json};
 use crate::pg_tests::support::{Database, Session, TENANT, claims};
@@ -15,7 +15,7 @@ fn uploaded() -> Database {
     database
 }
 
-/// A citizen, in a session in which a superuser has named another table.
+/// A citizen, in a session in which a superuser has set another table.
 fn citizen(database: &Database, table: &str) -> Session {
     let mut session = database.superuser();
     session.run(&format!("LOAD 'pg_civic'; SET civic.media_table = '{table}'"));
@@ -46,7 +46,7 @@ fn only_the_columns_that_exist_are_written() {
 }
 
 #[test]
-fn a_table_that_cannot_take_a_file_is_told_of() {
+fn a_table_that_cannot_record_a_file_is_reported() {
     let database = uploaded();
     database.superuser().run(
         "CREATE TABLE public.short (file_id text, s3_bucket text);
@@ -67,7 +67,7 @@ fn a_table_that_cannot_take_a_file_is_told_of() {
 }
 
 #[test]
-fn nobody_needs_a_right_on_the_table() {
+fn callers_need_no_right_on_the_table() {
     let database = uploaded();
     database.superuser().run(
         "REVOKE ALL ON public.media_attachments FROM PUBLIC, authenticated;
@@ -78,8 +78,8 @@ fn nobody_needs_a_right_on_the_table() {
     assert_eq!(session.sqlstate("SELECT * FROM public.media_attachments"), "42501");
 }
 
-/// Gives the table of attachments to a role that is nobody special.
-fn owned_by_somebody(database: &Database) -> String {
+/// Gives the table of attachments to an ordinary role.
+fn owned_by_a_plain_role(database: &Database) -> String {
     let owner = database.role("owner", "");
     database.superuser().run(&format!(
         "GRANT CREATE, USAGE ON SCHEMA public TO {owner};
@@ -90,9 +90,9 @@ fn owned_by_somebody(database: &Database) -> String {
 }
 
 #[test]
-fn what_the_owner_has_put_on_the_table_runs_with_his_rights_alone() {
+fn code_of_the_owner_on_the_table_runs_with_only_the_owners_rights() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     session.run(&format!(
         "SET ROLE {owner};
@@ -108,7 +108,7 @@ fn what_the_owner_has_put_on_the_table_runs_with_his_rights_alone() {
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.spies();
          ALTER TABLE public.media_attachments ALTER updated_by SET DEFAULT public.spies_by_default()"
     ));
-    // A person, and a superuser with a person's claims, whose commit is the prize.
+    // A user, and a superuser with a user's claims, whose commit is the target.
     session.reset_role();
     session.run("CREATE TEMP TABLE nothing ()");
     session.acts_as(
@@ -125,7 +125,7 @@ fn what_the_owner_has_put_on_the_table_runs_with_his_rights_alone() {
     assert_eq!(count, "4", "all of them ran");
 }
 
-/// Puts a trigger with this body on the table, as its owner.
+/// Creates a trigger with this body on the table, as its owner.
 fn set_trap(session: &mut Session, owner: &str, before: &str, body: &str) {
     session.run(&format!(
         "SET ROLE {owner}; {before};
@@ -140,7 +140,7 @@ fn set_trap(session: &mut Session, owner: &str, before: &str, body: &str) {
 #[test]
 fn a_trigger_leaves_no_deferred_trigger_for_the_callers_commit() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     let bait = "CREATE TABLE public.bait (n int);
          CREATE FUNCTION public.spring() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -157,7 +157,7 @@ fn a_trigger_leaves_no_deferred_trigger_for_the_callers_commit() {
 #[test]
 fn a_trigger_leaves_no_setting_for_the_callers_next_statement() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     let body = "PERFORM set_config('request.jwt.claims',
                     '{\"app_metadata\": {\"tenant_id\": \"stolen\", \"role\": \"admin\"}}', false);
@@ -177,7 +177,7 @@ fn a_trigger_leaves_no_setting_for_the_callers_next_statement() {
 }
 
 #[test]
-fn a_key_that_may_be_checked_later_is_checked_at_once() {
+fn a_deferrable_key_is_checked_at_once() {
     let database = uploaded();
     let mut session = database.superuser();
     session.run(
@@ -192,7 +192,7 @@ fn a_key_that_may_be_checked_later_is_checked_at_once() {
 #[test]
 fn a_trigger_cannot_become_the_caller() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     for attempt in ["SET ROLE NONE", "RESET ROLE", "RESET SESSION AUTHORIZATION"] {
         let mut session = database.superuser();
         session.run(&format!(
@@ -213,9 +213,9 @@ fn a_trigger_cannot_become_the_caller() {
 }
 
 #[test]
-fn an_error_of_a_trigger_gives_the_callers_rights_back() {
+fn an_error_of_a_trigger_restores_the_callers_rights() {
     let database = uploaded();
-    let owner = owned_by_somebody(&database);
+    let owner = owned_by_a_plain_role(&database);
     let mut session = database.superuser();
     session.run(&format!(
         "SET ROLE {owner};
@@ -241,7 +241,7 @@ fn an_error_of_a_trigger_gives_the_callers_rights_back() {
 }
 
 #[test]
-fn a_table_in_pg_temp_or_first_in_the_search_path_takes_nothing() {
+fn a_table_in_pg_temp_or_first_in_the_search_path_receives_nothing() {
     let database = uploaded();
     let mut session = database.person(TENANT, "citizen");
     session.run(
@@ -277,7 +277,7 @@ fn a_callers_own_deferred_triggers_do_not_run_as_the_tables_owner() {
 }
 
 #[test]
-fn a_table_without_a_key_takes_a_file_once_all_the_same() {
+fn a_table_without_a_key_still_records_a_file_once() {
     let database = uploaded();
     let mut superuser = database.superuser();
     superuser

@@ -1,4 +1,5 @@
-//! civic.confirm_upload(): what was really uploaded is recorded, once, and told to nobody else.
+//! civic.confirm_upload(): an upload is recorded once, with its real properties, and visible to no
+//! one else.
 
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ fn recorded(database: &Database) -> Vec<String> {
 }
 
 #[test]
-fn an_upload_is_recorded_as_it_really_is() {
+fn an_upload_is_recorded_with_its_real_properties() {
     let database = uploaded("documents");
     let mut session = database.person(TENANT, "citizen");
     let answer = json(&mut session, &confirm("proof_of_residence"));
@@ -79,7 +80,7 @@ fn confirming_twice_gives_the_same_row() {
 }
 
 #[test]
-fn two_who_confirm_at_once_get_the_same_row() {
+fn two_concurrent_confirmations_get_the_same_row() {
     let database = uploaded("evidence");
     let mut first = database.person(TENANT, "citizen");
     first.run("BEGIN");
@@ -94,7 +95,7 @@ fn two_who_confirm_at_once_get_the_same_row() {
 }
 
 #[test]
-fn what_was_rolled_back_can_be_confirmed_anew() {
+fn a_rolled_back_confirmation_can_be_repeated() {
     let database = uploaded("gbv-evidence");
     let mut session = database.person(TENANT, "manager");
     for end in ["ROLLBACK", "COMMIT"] {
@@ -106,10 +107,10 @@ fn what_was_rolled_back_can_be_confirmed_anew() {
 }
 
 #[test]
-fn what_was_not_uploaded_is_not_confirmed() {
+fn without_an_upload_nothing_is_confirmed() {
     let database = Database::guarded();
     let mut superuser = database.superuser();
-    // Another folder whose name begins like it, the folder itself, a file beside it.
+    // Another folder with the same prefix, the folder itself, a file beside it.
     for name in [
         format!("{TENANT}/{FILE}0/photo.jpg"),
         format!("{TENANT}/{FILE}"),
@@ -118,7 +119,7 @@ fn what_was_not_uploaded_is_not_confirmed() {
     ] {
         add_object(&mut superuser, "evidence", &name, SUB);
     }
-    // A row that the API has not finished.
+    // A row of an upload that the API has not completed.
     superuser.run(&format!(
         "INSERT INTO storage.objects (bucket_id, name, owner_id)
          VALUES ('evidence', '{TENANT}/{FILE}/unfinished.jpg', '{SUB}')"
@@ -130,7 +131,7 @@ fn what_was_not_uploaded_is_not_confirmed() {
 }
 
 #[test]
-fn a_file_that_is_gone_is_not_confirmed() {
+fn a_deleted_file_is_not_confirmed() {
     let database = uploaded("evidence");
     let mut superuser = database.superuser();
     superuser.run(
@@ -152,7 +153,7 @@ fn seen(session: &mut Session, purpose: &str) -> String {
 }
 
 #[test]
-fn what_is_forbidden_looks_like_what_is_absent() {
+fn a_forbidden_upload_looks_like_a_missing_one() {
     let absent = seen(&mut Database::guarded().person(OTHER_TENANT, "admin"), "evidence");
     let database = uploaded("evidence");
     assert_eq!(seen(&mut database.person(OTHER_TENANT, "admin"), "evidence"), absent);
@@ -167,7 +168,7 @@ fn what_is_forbidden_looks_like_what_is_absent() {
 }
 
 #[test]
-fn a_file_id_that_another_municipality_has_taken_looks_absent_too() {
+fn a_file_id_used_by_another_municipality_looks_missing_too() {
     let database = uploaded("evidence");
     database.person(TENANT, "citizen").text(&confirm("evidence"));
     let before = recorded(&database);
@@ -184,7 +185,7 @@ fn a_file_id_that_another_municipality_has_taken_looks_absent_too() {
 }
 
 #[test]
-fn a_manager_confirms_his_gbv_upload_once_and_reads_nothing() {
+fn a_manager_confirms_a_gbv_upload_once_and_reads_nothing() {
     let database = uploaded("gbv-evidence");
     let mut session = database.person(TENANT, "manager");
     let count = "SELECT count(*) FROM storage.objects";
@@ -194,13 +195,13 @@ fn a_manager_confirms_his_gbv_upload_once_and_reads_nothing() {
     assert_eq!(session.text(count), "0");
     assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
     assert_eq!(recorded(&database).len(), 1);
-    // Whoever may read it still confirms it, and gets that row.
+    // A caller who may read it can still confirm it, and gets that row.
     let mut liaison = database.person(TENANT, "saps_liaison");
     assert_eq!(json(&mut liaison, &confirm("gbv-evidence")), answer);
 }
 
 #[test]
-fn a_manager_does_not_confirm_what_somebody_else_filed() {
+fn a_manager_does_not_confirm_another_users_upload() {
     let database = Database::guarded();
     let mut superuser = database.superuser();
     for (name, owner) in [
@@ -215,14 +216,15 @@ fn a_manager_does_not_confirm_what_somebody_else_filed() {
     ));
     let mut session = database.person(TENANT, "manager");
     assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
-    // Without a user in the claims an uploader without a name is not he.
-    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
-    assert_eq!(database.authenticated(&nobody).sqlstate(&confirm("gbv-evidence")), "P0002");
+    // A caller without a user id in the claims does not match an uploader without one.
+    let without_user =
+        format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
+    assert_eq!(database.authenticated(&without_user).sqlstate(&confirm("gbv-evidence")), "P0002");
     assert!(recorded(&database).is_empty());
 }
 
 #[test]
-fn nobody_is_recorded_as_the_author_of_anothers_upload() {
+fn the_author_of_another_users_upload_cannot_be_changed() {
     let database = uploaded("evidence");
     let bob =
         |role: &str| claims(TENANT, role).replace(SUB, "b0b00000-0000-4000-8000-000000000000");
@@ -232,8 +234,13 @@ fn nobody_is_recorded_as_the_author_of_anothers_upload() {
         assert_eq!(session.text("SELECT count(*) FROM storage.objects"), "1", "{role} reads it");
         assert_eq!(seen(&mut session, "evidence"), absent, "{role}");
     }
-    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
-    assert_eq!(seen(&mut database.authenticated(&nobody), "evidence"), absent, "without a user");
+    let without_user =
+        format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
+    assert_eq!(
+        seen(&mut database.authenticated(&without_user), "evidence"),
+        absent,
+        "without a user"
+    );
     assert!(recorded(&database).is_empty());
     database.person(TENANT, "citizen").text(&confirm("evidence"));
     assert_eq!(seen(&mut database.authenticated(&bob("admin")), "evidence"), absent, "recorded");
@@ -242,9 +249,9 @@ fn nobody_is_recorded_as_the_author_of_anothers_upload() {
 }
 
 #[test]
-fn what_the_servers_side_has_stored_is_nobodys_upload() {
+fn a_file_stored_by_the_server_is_no_users_upload() {
     let database = Database::guarded();
-    // As the worker stores WhatsApp media: the folder is the ticket's, and nobody owns the file.
+    // As the worker stores WhatsApp media: the folder is the ticket's, and the file has no owner.
     let metadata = r#"'{"size": 1234, "mimetype": "image/jpeg"}'"#;
     for bucket in ["evidence", "gbv-evidence"] {
         database.superuser().run(&format!(
@@ -252,25 +259,30 @@ fn what_the_servers_side_has_stored_is_nobodys_upload() {
              VALUES ('{bucket}', '{TENANT}/{FILE}/whatsapp.jpg', {metadata})"
         ));
     }
-    let nobody = format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
+    let without_user =
+        format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "admin"}}}}"#);
     for bucket in ["evidence", "gbv-evidence"] {
         for role in ["citizen", "manager", "admin"] {
             let state = database.person(TENANT, role).sqlstate(&confirm(bucket));
             assert_eq!(state, "P0002", "{bucket} {role}");
         }
-        assert_eq!(database.authenticated(&nobody).sqlstate(&confirm(bucket)), "P0002", "{bucket}");
+        assert_eq!(
+            database.authenticated(&without_user).sqlstate(&confirm(bucket)),
+            "P0002",
+            "{bucket}"
+        );
     }
     assert!(recorded(&database).is_empty());
 }
 
 #[test]
-fn older_storage_says_who_has_uploaded_in_another_column() {
+fn older_storage_versions_name_the_uploader_in_another_column() {
     let database = uploaded("evidence");
     let mut superuser = database.superuser();
     let mut session = database.person(TENANT, "citizen");
-    let somebody = "b0b00000-0000-4000-8000-000000000000";
-    // Where both are there, the newer one counts.
-    for (owner_id, owner, state) in [(somebody, SUB, Some("P0002")), (SUB, somebody, None)] {
+    let other_user = "b0b00000-0000-4000-8000-000000000000";
+    // If both are set, the newer column counts.
+    for (owner_id, owner, state) in [(other_user, SUB, Some("P0002")), (SUB, other_user, None)] {
         superuser
             .run(&format!("UPDATE storage.objects SET owner_id = '{owner_id}', owner = '{owner}'"));
         session.run("BEGIN");
@@ -287,7 +299,7 @@ fn older_storage_says_who_has_uploaded_in_another_column() {
 }
 
 #[test]
-fn who_puts_a_file_into_the_folder_of_anothers_upload_does_not_take_its_id() {
+fn a_file_in_the_folder_of_another_users_upload_does_not_take_its_id() {
     const SOMEBODY: &str = "b0b00000-0000-4000-8000-000000000000";
     for (bucket, role) in [("evidence", "citizen"), ("gbv-evidence", "manager")] {
         let database = uploaded(bucket);
@@ -305,7 +317,7 @@ fn who_puts_a_file_into_the_folder_of_anothers_upload_does_not_take_its_id() {
 }
 
 #[test]
-fn nobody_but_people_who_have_logged_in_confirms() {
+fn only_users_who_are_logged_in_can_confirm() {
     let database = uploaded("evidence");
     let forger = database.role("forger", "");
     for role in ["anon", &forger] {
@@ -317,7 +329,7 @@ fn nobody_but_people_who_have_logged_in_confirms() {
 }
 
 #[test]
-fn a_person_in_a_role_without_policies_is_still_held_by_his_claims() {
+fn a_users_claims_still_apply_in_a_role_that_bypasses_row_security() {
     let database = uploaded("gbv-evidence");
     let mut session = database.superuser();
     session.acts_as(&session_user(&database), &claims(TENANT, "citizen"));
@@ -330,7 +342,7 @@ fn session_user(database: &Database) -> String {
 }
 
 #[test]
-fn nothing_given_is_an_error_and_not_silence() {
+fn a_null_argument_is_an_error() {
     let mut session = Database::guarded().person(TENANT, "citizen");
     for arguments in ["NULL, 'evidence'", "gen_random_uuid(), NULL"] {
         let state = session.sqlstate(&format!("SELECT civic.confirm_upload({arguments})"));

@@ -24,7 +24,7 @@ fn media_goes_from_twilio_into_storage() {
 }
 
 #[test]
-fn the_content_type_is_what_came_and_not_what_was_said() {
+fn the_content_type_is_the_received_one_and_not_the_announced_one() {
     let town = Town::new();
     let url = town.twilio.offer("image/png", PHOTO);
     let answer = json(&mut town.service_role(), &download(&url));
@@ -40,7 +40,7 @@ fn the_content_type_is_what_came_and_not_what_was_said() {
 }
 
 #[test]
-fn only_the_hosts_of_the_setting_are_asked() {
+fn only_hosts_of_the_setting_are_contacted() {
     let town = Town::new();
     let stranger = civic_fake_services::FakeServer::start(|_| Answer::file("image/jpeg", PHOTO));
     let port = stranger.port();
@@ -89,7 +89,7 @@ fn a_file_that_is_too_large_is_not_stored() {
 }
 
 #[test]
-fn wrong_credentials_are_told_as_such_and_not_shown() {
+fn wrong_credentials_are_reported_and_not_shown() {
     let town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     for (setting, value) in [

@@ -1,5 +1,6 @@
-//! Faults of the network and of both services, through SQL: one for each SQLSTATE. Each ends in a clear
-//! error, in bounded time, and the session goes on. `crates/http` tests which fault is which.
+//! Faults of the network and of both services, through SQL: one for each SQLSTATE. Each ends in a
+//! clear error within a time limit, and the session continues. `crates/http` tests how faults are
+//! classified.
 
 use std::time::{Duration, Instant};
 
@@ -15,18 +16,18 @@ fn upload(path: &str) -> String {
 }
 
 #[test]
-fn what_the_storage_api_says_becomes_an_error_with_a_state_of_its_own() {
+fn each_error_of_the_storage_api_has_its_own_sqlstate() {
     let town = Town::new();
-    let told = |code: &str, error: &str| {
-        Answer::json(400, &json!({"statusCode": code, "error": error, "message": "told why"}))
+    let error_body = |code: &str, error: &str| {
+        Answer::json(400, &json!({"statusCode": code, "error": error, "message": "a reason"}))
     };
     for (answer, state) in [
-        (told("409", "Duplicate"), "42710"),
-        (told("413", "EntityTooLarge"), "54000"),
-        (told("415", "InvalidMimeType"), "22023"),
-        (told("404", "NoSuchBucket"), "P0002"),
-        (told("403", "AccessDenied"), "28000"),
-        (told("500", "InternalError"), "58000"),
+        (error_body("409", "Duplicate"), "42710"),
+        (error_body("413", "EntityTooLarge"), "54000"),
+        (error_body("415", "InvalidMimeType"), "22023"),
+        (error_body("404", "NoSuchBucket"), "P0002"),
+        (error_body("403", "AccessDenied"), "28000"),
+        (error_body("500", "InternalError"), "58000"),
         (Answer::new(429).header("retry-after", "7"), "53000"),
         (Answer::new(200).body("<html>not JSON"), "08P01"),
         (Answer::header_bomb(), "08P01"),
@@ -44,7 +45,7 @@ fn what_the_storage_api_says_becomes_an_error_with_a_state_of_its_own() {
 }
 
 #[test]
-fn nobody_there_is_told_at_once() {
+fn a_refused_connection_is_reported_at_once() {
     let town = Town::new();
     let gone = FakeServer::start(|_| Answer::new(200));
     let url = gone.url("");
@@ -58,7 +59,7 @@ fn nobody_there_is_told_at_once() {
 }
 
 #[test]
-fn what_takes_too_long_ends_when_the_setting_says() {
+fn a_slow_exchange_ends_at_the_timeout() {
     let town = Town::new();
     town.configure(&[("civic.http_timeout", "500ms")]);
     let mut session = town.service_role();
@@ -78,7 +79,7 @@ fn what_takes_too_long_ends_when_the_setting_says() {
 }
 
 #[test]
-fn what_the_media_host_says_becomes_an_error_with_a_state_of_its_own() {
+fn each_error_of_the_media_host_has_its_own_sqlstate() {
     let town = Town::new();
     for (answer, state) in [
         (Answer::new(404), "P0002"),
@@ -95,7 +96,7 @@ fn what_the_media_host_says_becomes_an_error_with_a_state_of_its_own() {
 }
 
 #[test]
-fn a_file_that_was_fetched_and_cannot_be_stored_is_an_error() {
+fn a_fetched_file_that_cannot_be_stored_is_an_error() {
     let town = Town::new();
     town.storage.fails_first([Answer::new(500)]);
     let url = town.twilio.offer("image/jpeg", PHOTO);
@@ -112,7 +113,7 @@ fn a_link_that_cannot_be_signed_is_an_error() {
     let path = format!("{TENANT}/f/a.jpg");
     super::add_object(&mut town.superuser(), "evidence", &path, super::SUB);
     let link = format!("SELECT civic.get_signed_url('evidence', '{path}')");
-    // The row is there and the file is not.
+    // The row exists but the file does not.
     assert_eq!(town.person("citizen").sqlstate(&link), "P0002");
     town.storage.fails_first([Answer::json(200, &json!({"signedURL": "javascript:alert(1)"}))]);
     assert_eq!(town.person("citizen").sqlstate(&link), "08P01");

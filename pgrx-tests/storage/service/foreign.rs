@@ -1,4 +1,4 @@
-//! Code of other people's tables, in functions that wait for it.
+//! Code on tables of other roles, in functions that wait for it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ const FILE: &str = "8f14e45f-0000-4000-8000-00000000000a";
 const STUCK: &str =
     "LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP";
 
-/// A town with an upload to confirm, and with a trigger on the table of attachments.
+/// A town with an upload to confirm, and a trigger on the table of attachments.
 fn with_trigger(body: &str) -> Town {
     let town = Town::new();
     let mut session = town.superuser();
@@ -23,7 +23,7 @@ fn with_trigger(body: &str) -> Town {
     town
 }
 
-/// Confirms the upload, and gives severity, SQLSTATE, message and detail of the error.
+/// Confirms the upload; returns severity, SQLSTATE, message and detail of the error.
 #[track_caller]
 fn confirm(mut session: Session) -> (Duration, String, String, String) {
     let begun = Instant::now();
@@ -48,7 +48,7 @@ fn a_trigger_that_takes_too_long_is_cancelled() {
 }
 
 #[test]
-fn a_trigger_that_ignores_cancellations_ends_the_session_alone() {
+fn a_trigger_that_ignores_cancellation_ends_only_its_session() {
     let town = with_trigger(STUCK);
     let mut other = town.superuser();
     let (_, severity, sqlstate, said) = confirm(town.person("citizen"));
@@ -56,12 +56,12 @@ fn a_trigger_that_ignores_cancellations_ends_the_session_alone() {
     for part in ["public.media_attachments", "10 s", "ignored"] {
         assert!(said.contains(part), "{said}");
     }
-    // The server has not been restarted.
+    // The server has not restarted.
     other.run("SELECT 1");
 }
 
 #[test]
-fn a_callers_own_timeout_and_cancellation_count_as_before() {
+fn a_callers_own_timeout_and_cancellation_work_as_usual() {
     let town = with_trigger("PERFORM pg_sleep(1000)");
     let mut session = town.person("citizen");
     session.run("SET statement_timeout = '1s'");
@@ -73,18 +73,18 @@ fn a_callers_own_timeout_and_cancellation_count_as_before() {
 }
 
 #[test]
-fn a_trigger_that_ignores_cancellations_and_then_ends_leaves_the_session_as_it_was() {
+fn a_trigger_that_ignores_cancellation_and_then_ends_leaves_the_session_usable() {
     let town =
         with_trigger("BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END");
     let mut session = town.person("citizen");
     session.run(&format!("SELECT civic.confirm_upload('{FILE}', 'proof_of_residence')"));
-    // Neither of the limits is still running.
+    // Neither limit is still active.
     session.run("SELECT pg_sleep(7)");
     assert_eq!(town.superuser().text("SELECT count(*) FROM media_attachments"), "1");
 }
 
 #[test]
-fn a_temporary_table_with_the_trigger_is_no_table_of_tickets() {
+fn a_temporary_table_with_the_trigger_is_not_a_table_of_tickets() {
     let town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     let download = format!(

@@ -1,4 +1,4 @@
-//! Waiting for a server that never answers: the backend leaves when it is asked to, and at once.
+//! Waiting for a server that never answers: the backend can be interrupted at once.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use super::downloads::download;
 use super::{Town, wait_until};
 use crate::pg_tests::support::Session;
 
-/// Long for a machine that does other things meanwhile, and well below any time-out of the transfer,
-/// which [`patient`] makes long.
+/// Long for a busy machine, and well below any timeout of the transfer, which
+/// [`with_long_timeout`] makes long.
 const AT_ONCE: Duration = Duration::from_secs(60);
 
-/// Services that never answer, and would be waited for far longer than [`AT_ONCE`].
-fn patient(town: Town) -> Town {
+/// Services for which functions wait far longer than [`AT_ONCE`].
+fn with_long_timeout(town: Town) -> Town {
     town.configure(&[("civic.http_timeout", "10min")]);
     town
 }
 
-/// An answer that takes a day. A server that is silent would be given up after ten seconds.
+/// An answer that takes a day. A silent server would time out after ten seconds.
 fn drip() -> Answer {
     Answer::file("image/jpeg", vec![b' '; 86_400]).dripping(1, Duration::from_secs(1))
 }
@@ -33,10 +33,10 @@ fn waiting(town: &Town) -> Vec<String> {
     ]
 }
 
-/// What came of a statement, when, and the session again.
+/// The result of a statement, the time it ended, and its session.
 type Ended = (Result<(), postgres::Error>, Instant, Session);
 
-/// Starts a statement in a session of its own; gives its process, and what comes of it and when.
+/// Starts a statement in its own session; returns the process id, and a thread with the result.
 fn begin(mut session: Session, sql: &str) -> (String, std::thread::JoinHandle<Ended>) {
     let process = session.process();
     let sql = sql.to_owned();
@@ -57,8 +57,8 @@ fn wait_until_it_waits(town: &Town, process: &str) {
 }
 
 #[test]
-fn a_cancelled_statement_ends_at_once_and_its_session_goes_on() {
-    let town = patient(Town::new());
+fn a_cancelled_statement_ends_at_once_and_its_session_continues() {
+    let town = with_long_timeout(Town::new());
     for sql in waiting(&town) {
         let (process, thread) = begin(town.service_role(), &sql);
         wait_until_it_waits(&town, &process);
@@ -73,10 +73,10 @@ fn a_cancelled_statement_ends_at_once_and_its_session_goes_on() {
 }
 
 #[test]
-fn the_wait_for_an_answer_is_cut_off_within_a_tenth_of_a_second() {
-    let town = patient(Town::new());
-    // On a busy machine the fastest of some says what the code does.
-    wait_until("one is cut off within a tenth of a second", || {
+fn the_wait_for_an_answer_ends_within_a_tenth_of_a_second() {
+    let town = with_long_timeout(Town::new());
+    // On a busy machine the fastest of several runs shows what the code does.
+    wait_until("one ends within a tenth of a second", || {
         let url = town.twilio.offer_answer(Answer::black_hole());
         let (process, thread) = begin(town.service_role(), &download(&url));
         wait_until_it_waits(&town, &process);
@@ -89,7 +89,7 @@ fn the_wait_for_an_answer_is_cut_off_within_a_tenth_of_a_second() {
 
 #[test]
 fn statement_timeout_ends_the_wait() {
-    let town = patient(Town::new());
+    let town = with_long_timeout(Town::new());
     for sql in waiting(&town) {
         let mut session = town.service_role();
         session.run("SET statement_timeout = '300ms'");
@@ -103,7 +103,7 @@ fn statement_timeout_ends_the_wait() {
 
 #[test]
 fn a_terminated_backend_is_gone_at_once() {
-    let town = patient(Town::new());
+    let town = with_long_timeout(Town::new());
     for sql in waiting(&town) {
         let (process, thread) = begin(town.service_role(), &sql);
         wait_until_it_waits(&town, &process);
@@ -121,8 +121,8 @@ fn a_terminated_backend_is_gone_at_once() {
 }
 
 #[test]
-fn the_server_stops_while_somebody_waits() {
-    let town = patient(Town::apart(&[]));
+fn the_server_can_stop_while_a_session_waits() {
+    let town = with_long_timeout(Town::apart(&[]));
     let url = town.twilio.offer_answer(drip());
     let (process, thread) = begin(town.service_role(), &download(&url));
     wait_until_it_waits(&town, &process);
@@ -134,7 +134,7 @@ fn the_server_stops_while_somebody_waits() {
 
 #[test]
 fn an_abandoned_transfer_ends_by_itself_and_closes_its_connection() {
-    let town = patient(Town::new());
+    let town = with_long_timeout(Town::new());
     let url = town.twilio.offer_answer(drip());
     let mut session = town.service_role();
     let threads =
@@ -145,15 +145,15 @@ fn an_abandoned_transfer_ends_by_itself_and_closes_its_connection() {
     for _ in 0..3 {
         assert_eq!(session.sqlstate(&download(&url)), "57014");
     }
-    // Long before any time-out of its own.
+    // Long before any timeout of its own.
     let left = Instant::now();
     wait_until("its threads are gone", || threads(&process) <= before);
     assert!(left.elapsed() < AT_ONCE, "{:?}", left.elapsed());
 }
 
 #[test]
-fn signals_reach_the_backend_while_a_thread_is_at_work() {
-    let town = patient(Town::new());
+fn signals_reach_the_backend_while_a_thread_works() {
+    let town = with_long_timeout(Town::new());
     let url = town.twilio.offer_answer(Answer::black_hole());
     let mut session = town.service_role();
     let before = blocked_signals(&session.process());
@@ -166,7 +166,7 @@ fn signals_reach_the_backend_while_a_thread_is_at_work() {
             continue;
         }
         let blocked = blocked_signals(&format!("{process}/task/{task}"));
-        // All but KILL (9), STOP (19) and two of the C library's own.
+        // All except KILL (9), STOP (19) and two of the C library.
         let expected: u64 = !(1 << 8 | 1 << 18 | 1 << 31 | 1 << 32);
         assert_eq!(blocked & expected, expected, "{blocked:x}");
         threads += 1;
@@ -174,11 +174,11 @@ fn signals_reach_the_backend_while_a_thread_is_at_work() {
     assert!(threads > 0, "there is a thread");
     town.superuser().run(&format!("SELECT pg_cancel_backend({process})"));
     let (_, _, mut session) = thread.join().expect("no panic");
-    // And its own thread takes them as before.
+    // The main thread takes them as before.
     assert_eq!(blocked_signals(&session.process()), before);
 }
 
-/// The signals that a process's first thread, or any thread of it, does not take.
+/// The signals that a process's main thread, or one of its threads, blocks.
 fn blocked_signals(of: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{of}/status")).expect("it lives");
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));

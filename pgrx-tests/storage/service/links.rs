@@ -1,4 +1,4 @@
-//! civic.get_signed_url(): who gets a link to what.
+//! civic.get_signed_url(): who gets a link to which file.
 
 use civic_fake_services::verify_jwt;
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn with_files() -> Town {
     town
 }
 
-/// The claims in a link's token, which must be well signed.
+/// The claims in a link's token, after a check of its signature.
 fn token_of(town: &Town, url: &str) -> (String, Value) {
     let (_, token) = url.split_once("?token=").expect("a link has a token");
     let payload = verify_jwt(town.storage.jwt_secret(), token).expect("it is well signed");
@@ -35,7 +35,7 @@ fn token_of(town: &Town, url: &str) -> (String, Value) {
 }
 
 #[test]
-fn a_link_says_what_it_is_for_and_until_when() {
+fn a_link_contains_its_file_and_expiry() {
     let town = with_files();
     let mut session = town.person("citizen");
     let path = path_of(TENANT);
@@ -61,11 +61,11 @@ fn a_link_says_what_it_is_for_and_until_when() {
         let now: u64 = now.parse().expect("a number");
         assert!(now.abs_diff(issued) <= 5, "{issued} is about {now}");
     }
-    assert_eq!(town.storage.server().count(), 0, "nobody was asked");
+    assert_eq!(town.storage.server().count(), 0, "no request was sent");
 }
 
 #[test]
-fn a_link_opens_the_file_and_no_other() {
+fn a_link_opens_its_file_and_no_other() {
     let town = with_files();
     let upload = format!(
         "SELECT civic.upload_file('evidence', '{}', 'the photo'::bytea, 'image/jpeg')",
@@ -91,7 +91,7 @@ fn a_link_opens_the_file_and_no_other() {
 }
 
 #[test]
-fn the_link_that_is_made_here_is_the_one_that_the_api_makes() {
+fn a_link_made_here_equals_the_apis_link() {
     let town = Town::new();
     let path = format!("{TENANT}/f/it's (1) & $2+@=;,.jpg");
     add_object(&mut town.superuser(), "evidence", &path, SUB);
@@ -100,7 +100,7 @@ fn the_link_that_is_made_here_is_the_one_that_the_api_makes() {
         literal(&path)
     );
     town.service_role().run(&sql);
-    // In the same second, or they differ in that alone.
+    // Made in the same second; otherwise only the time differs.
     let same = (0..20).any(|_| {
         let here = town.person("citizen").text(&link(&path));
         town.configure(&[("civic.jwt_secret", "")]);
@@ -119,7 +119,7 @@ fn the_link_that_is_made_here_is_the_one_that_the_api_makes() {
 }
 
 #[test]
-fn a_person_gets_links_to_what_he_may_read_and_to_nothing_else() {
+fn a_user_gets_links_to_files_that_they_may_read_and_no_others() {
     let town = with_files();
     for (role, reads_gbv) in
         [("citizen", false), ("manager", false), ("saps_liaison", true), ("admin", true)]
@@ -139,10 +139,10 @@ fn a_person_gets_links_to_what_he_may_read_and_to_nothing_else() {
     }
 }
 
-/// An error as the caller sees it, but for the name that he gave himself.
+/// An error as the caller sees it, without the name that the caller gave.
 fn seen(session: &mut Session, path: &str) -> (String, String, Option<String>) {
     let error = session.error(&link(path));
-    // What is long is cut.
+    // A long name is cut.
     let (before, _) = error.message().split_once("00000000-").expect("it names the path");
     let (_, after) = error.message().rsplit_once("\" in ").expect("and the bucket");
     let message = format!("{before}{after}");
@@ -150,7 +150,7 @@ fn seen(session: &mut Session, path: &str) -> (String, String, Option<String>) {
 }
 
 #[test]
-fn what_is_forbidden_looks_like_what_is_absent() {
+fn a_forbidden_file_looks_like_a_missing_one() {
     let town = with_files();
     let mut session = town.person("citizen");
     let absent = seen(&mut session, &format!("{TENANT}/f/absent.jpg"));
@@ -161,7 +161,7 @@ fn what_is_forbidden_looks_like_what_is_absent() {
 }
 
 #[test]
-fn the_servers_side_gets_a_link_to_whatever_exists() {
+fn the_server_role_gets_a_link_to_any_existing_file() {
     let town = with_files();
     for mut session in [town.service_role(), town.superuser()] {
         for tenant in [TENANT, OTHER_TENANT] {
@@ -173,7 +173,7 @@ fn the_servers_side_gets_a_link_to_whatever_exists() {
 }
 
 #[test]
-fn a_persons_claims_count_also_where_the_role_passes_every_policy() {
+fn a_users_claims_apply_even_in_a_role_that_bypasses_every_policy() {
     let town = with_files();
     for role in ["service_role", "postgres"] {
         let mut session = town.superuser();
@@ -187,7 +187,7 @@ fn a_persons_claims_count_also_where_the_role_passes_every_policy() {
 }
 
 #[test]
-fn without_claims_nobody_but_the_servers_side_gets_a_link() {
+fn without_claims_only_the_server_role_gets_a_link() {
     let town = with_files();
     for claims in ["", "{}", r#"{"role": "service_role"}"#, r#"{"role": "authenticated"}"#] {
         let mut session = town.acting_as("authenticated", claims);
@@ -198,7 +198,7 @@ fn without_claims_nobody_but_the_servers_side_gets_a_link() {
 }
 
 #[test]
-fn a_role_that_writes_claims_for_itself_gets_no_link() {
+fn a_role_that_sets_claims_for_itself_gets_no_link() {
     let town = with_files();
     let mut session = town.superuser();
     session.run(
@@ -216,14 +216,14 @@ fn a_careless_policy_gives_no_link_to_gbv_evidence() {
     town.superuser().run("CREATE POLICY careless ON storage.objects USING (true)");
     let sql = format!("SELECT civic.get_signed_url('gbv-evidence', '{}')", path_of(TENANT));
     assert_eq!(town.person("manager").sqlstate(&sql), "P0002");
-    // And where somebody has taken the firewall away, the claims are still asked.
+    // Even after the firewall is removed, the claims are checked.
     town.superuser().run("ALTER TABLE storage.objects DISABLE ROW LEVEL SECURITY");
     assert_eq!(town.person("manager").sqlstate(&sql), "P0002");
     assert_eq!(town.person("admin").sqlstate(&link(&path_of(OTHER_TENANT))), "P0002");
 }
 
 #[test]
-fn a_table_that_shadows_storages_gives_no_link() {
+fn a_table_that_shadows_storage_objects_gives_no_link() {
     let town = with_files();
     let mut session = town.superuser();
     session.run("GRANT CREATE ON SCHEMA public TO authenticated");
@@ -239,7 +239,7 @@ fn a_table_that_shadows_storages_gives_no_link() {
 }
 
 #[test]
-fn somebody_elses_policy_is_asked_as_in_the_callers_own_query() {
+fn a_policy_of_another_role_is_evaluated_as_in_the_callers_own_query() {
     let town = with_files();
     let path = path_of(TENANT);
     let mut superuser = town.superuser();
@@ -258,7 +258,7 @@ fn somebody_elses_policy_is_asked_as_in_the_callers_own_query() {
 }
 
 #[test]
-fn a_link_is_valid_from_a_second_to_a_week_and_no_longer() {
+fn a_link_is_valid_for_a_second_to_a_week() {
     let town = with_files();
     let mut session = town.person("citizen");
     for seconds in ["0", "-1", "604801", "2147483647", "-2147483648"] {
@@ -275,7 +275,7 @@ fn a_link_is_valid_from_a_second_to_a_week_and_no_longer() {
 }
 
 #[test]
-fn a_hostile_path_is_a_path_that_does_not_exist() {
+fn a_hostile_path_is_treated_as_a_missing_file() {
     let town = with_files();
     let mut session = town.person("citizen");
     let path = path_of(TENANT);
@@ -305,7 +305,7 @@ fn a_link_is_made_in_a_read_only_transaction() {
 }
 
 #[test]
-fn a_kept_plan_serves_each_role_by_its_own_policies() {
+fn a_kept_plan_applies_each_roles_own_policies() {
     let town = with_files();
     let mut session = town.superuser();
     for _ in 0..3 {
@@ -318,18 +318,18 @@ fn a_kept_plan_serves_each_role_by_its_own_policies() {
         session.acts_as("authenticated", "");
         assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "P0002");
         session.reset_role();
-        // The table is changed under the plan.
+        // The table is changed after the plan was made.
         session.run("ALTER TABLE storage.objects ADD COLUMN IF NOT EXISTS archived_at timestamptz");
     }
 }
 
 #[test]
-fn a_bucket_id_with_a_slash_is_no_way_to_a_file_of_another_bucket() {
+fn a_bucket_id_with_a_slash_does_not_reach_a_file_of_another_bucket() {
     let town = with_files();
     let mut session = town.superuser();
     let (tenant, rest) = (TENANT, path_of(TENANT).split_once('/').expect("a folder").1.to_owned());
     for bucket in ["gbv-evidence", "evidence"] {
-        // Storage refuses such a bucket; the table does not.
+        // Storage rejects this bucket; the table does not.
         session.run(&format!(
             "INSERT INTO storage.buckets (id, name) VALUES ('{bucket}/{tenant}', '{bucket}/{tenant}');
              INSERT INTO storage.objects (bucket_id, name) VALUES ('{bucket}/{tenant}', '{rest}')"

@@ -1,4 +1,4 @@
-//! civic.request_upload(): where a person's upload goes, and what is refused.
+//! civic.request_upload(): the destination of a user's upload, and refusals.
 
 use serde_json::Value;
 
@@ -18,7 +18,8 @@ fn photo(purpose: &str) -> String {
     request("photo.jpg", "image/jpeg", 1000, purpose)
 }
 
-/// The supabase-js client's upload, as the API does it in SQL: as the caller, without RETURNING.
+/// The upload of the supabase-js client, as the API does it in SQL: as the caller, without
+/// RETURNING.
 fn upload(session: &mut Session, answer: &Value) {
     session.run(&format!(
         "INSERT INTO storage.objects (bucket_id, name) VALUES ({}, {})",
@@ -28,7 +29,7 @@ fn upload(session: &mut Session, answer: &Value) {
 }
 
 #[test]
-fn what_is_requested_can_be_uploaded() {
+fn a_requested_path_can_be_uploaded_to() {
     let database = Database::guarded();
     for (role, purpose, bucket) in [
         ("citizen", "evidence", "evidence"),
@@ -48,7 +49,7 @@ fn what_is_requested_can_be_uploaded() {
 }
 
 #[test]
-fn each_request_has_a_file_id_of_its_own() {
+fn each_request_has_its_own_file_id() {
     let mut session = Database::guarded().person(TENANT, "citizen");
     let ids = session.column(
         "SELECT civic.request_upload('a.jpg', 'image/jpeg', 1, 'evidence') ->> 'file_id'
@@ -62,7 +63,7 @@ fn each_request_has_a_file_id_of_its_own() {
 }
 
 #[test]
-fn who_may_not_upload_is_refused() {
+fn a_caller_who_may_not_upload_is_refused() {
     let database = Database::guarded();
     for role in ["citizen", "field_worker", "ward_councillor", ""] {
         let mut session = database.person(TENANT, role);
@@ -77,7 +78,7 @@ fn who_may_not_upload_is_refused() {
 }
 
 #[test]
-fn images_and_pdfs_up_to_their_limits_are_taken() {
+fn images_and_pdfs_up_to_their_limits_are_accepted() {
     let mut session = Database::guarded().person(TENANT, "citizen");
     let mebibyte = 1024 * 1024;
     for (content_type, limit) in [
@@ -122,7 +123,7 @@ fn the_limits_are_settings() {
 }
 
 #[test]
-fn an_unknown_purpose_is_refused_and_told_what_there_is() {
+fn an_unknown_purpose_is_refused_with_a_list_of_purposes() {
     let mut session = Database::guarded().person(TENANT, "admin");
     for purpose in ["", "gbv", "Evidence", "evidence ", "avatars"] {
         let error = session.error(&photo(purpose));
@@ -153,7 +154,7 @@ fn a_hostile_filename_stays_in_its_folder() {
 }
 
 #[test]
-fn nothing_given_is_an_error_and_not_silence() {
+fn a_null_argument_is_an_error() {
     let mut session = Database::guarded().person(TENANT, "citizen");
     for arguments in [
         "NULL, 'image/png', 1, 'evidence'",

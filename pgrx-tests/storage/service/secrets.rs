@@ -1,4 +1,4 @@
-//! Secrets: nobody is shown one, and where anybody could be the service is shut.
+//! Secrets: no role can see one, and where any role could, the service is disabled.
 
 use super::downloads::download;
 use super::uploads::SERVER_SIDE;
@@ -6,7 +6,7 @@ use super::{PHOTO, Town, wait_until};
 use crate::pg_tests::support::cluster::Cluster;
 use crate::pg_tests::support::{APPLICATION, SUPABASE, Session, TENANT, claims};
 
-/// What a secret holds that stands nowhere else.
+/// A mark that is part of every secret and of nothing else.
 const MARK: &str = "hunter2";
 
 const SECRETS: [&str; 3] = ["civic.service_key", "civic.jwt_secret", "civic.twilio_auth_token"];
@@ -15,7 +15,7 @@ fn secret(setting: &str) -> String {
     format!("{MARK}-{}-with-at-least-32-characters", setting.replace('.', "-"))
 }
 
-/// A town whose every secret has the mark.
+/// A town whose secrets all have the mark.
 fn marked() -> Town {
     let town = Town::apart(&[]);
     for setting in SECRETS {
@@ -24,7 +24,7 @@ fn marked() -> Town {
     town
 }
 
-/// Everything that a session is told of settings.
+/// Everything that a session can read about settings.
 fn shown(session: &mut Session) -> Vec<String> {
     let mut shown = session.column("SELECT s::text FROM pg_settings s");
     let all = session.rows("SHOW ALL");
@@ -35,7 +35,7 @@ fn shown(session: &mut Session) -> Vec<String> {
 }
 
 #[test]
-fn no_role_is_shown_a_secret() {
+fn no_role_can_see_a_secret() {
     let town = marked();
     let mut superuser = town.superuser();
     superuser.run("CREATE ROLE monitor; GRANT pg_monitor TO monitor; CREATE ROLE plain");
@@ -57,7 +57,7 @@ fn no_role_is_shown_a_secret() {
         let files = session.client().simple_query("SELECT * FROM pg_file_settings");
         assert_eq!(files.expect_err("refused").code().expect("a state").code(), "42501", "{role}");
     }
-    // Not to a superuser either, who is told that there is one; what stands in the file he can read.
+    // A superuser sees only that there is one. They can read the file itself.
     assert!(!shown(&mut superuser).concat().contains(MARK));
     for setting in SECRETS {
         assert_eq!(superuser.text(&format!("SHOW {setting}")), "********");
@@ -67,7 +67,7 @@ fn no_role_is_shown_a_secret() {
 }
 
 #[test]
-fn a_secret_that_changes_is_not_in_the_servers_log() {
+fn a_changed_secret_is_not_in_the_servers_log() {
     let town = marked();
     town.configure(&[("civic.http_timeout", "12345")]);
     for setting in SECRETS {
@@ -78,7 +78,10 @@ fn a_secret_that_changes_is_not_in_the_servers_log() {
     town.cluster.stop("fast");
     town.cluster.start_again();
     let log = town.cluster.log();
-    assert!(log.contains("\"civic.http_timeout\" changed to \"12345\""), "the log tells of others");
+    assert!(
+        log.contains("\"civic.http_timeout\" changed to \"12345\""),
+        "the log shows other settings"
+    );
     assert!(!log.contains(MARK), "{log}");
     for setting in SECRETS {
         assert!(!log.contains(&format!("\"{setting}\" changed")), "{log}");
@@ -86,37 +89,37 @@ fn a_secret_that_changes_is_not_in_the_servers_log() {
 }
 
 #[test]
-fn no_error_and_no_log_line_has_a_secret() {
+fn no_error_and_no_log_line_contains_a_secret() {
     let town = marked();
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    let mut told = String::new();
+    let mut errors = String::new();
     let mut session = town.superuser();
     session.run("SET log_error_verbosity = verbose");
     session.acts_as("service_role", "");
     for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
-        told.push_str(&format!("{:?}", session.error(&sql)));
+        errors.push_str(&format!("{:?}", session.error(&sql)));
     }
-    // A secret that cannot be sent as it is.
+    // A secret that cannot be sent unchanged.
     for setting in ["civic.service_key", "civic.twilio_auth_token"] {
         town.configure(&[(setting, &format!("{MARK}\u{1}"))]);
         for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
-            told.push_str(&format!("{:?}", town.service_role().error(&sql)));
+            errors.push_str(&format!("{:?}", town.service_role().error(&sql)));
         }
         town.configure(&[(setting, &secret(setting))]);
     }
-    assert!(!told.contains(MARK), "{told}");
+    assert!(!errors.contains(MARK), "{errors}");
     assert!(!town.cluster.log().contains(MARK));
 }
 
 #[test]
-fn the_secrets_are_the_ones_in_use() {
+fn changed_secrets_take_effect() {
     let town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     town.service_role().text(&download(&url));
     let asked = &town.storage.server().requests()[0];
     let bearer = format!("Bearer {}", town.storage.service_key());
     assert_eq!(asked.header("authorization"), Some(bearer.as_str()));
-    // A session that is there takes a new one as well.
+    // An existing session uses the new one too.
     let mut session = town.service_role();
     session.text("SELECT civic.bucket_for_media(true)");
     town.configure(&[("civic.service_key", "another")]);
@@ -125,7 +128,7 @@ fn the_secrets_are_the_ones_in_use() {
 }
 
 #[test]
-fn nobody_sends_the_keys_elsewhere() {
+fn the_keys_cannot_be_sent_elsewhere() {
     let town = Town::new();
     let thief = civic_fake_services::FakeServer::start(|_| civic_fake_services::Answer::new(200));
     let mut superuser = town.superuser();
@@ -157,7 +160,7 @@ fn nobody_sends_the_keys_elsewhere() {
                 assert!(["42501", "55P02"].contains(&state.as_str()), "{sql}: {state}");
             }
         }
-        // A superuser cannot either, but for the whole server.
+        // A superuser cannot either, except for the whole server.
         for sql in [
             format!("SET {setting} = '{value}'"),
             format!("ALTER DATABASE {database} SET {setting} = '{value}'"),
@@ -170,7 +173,7 @@ fn nobody_sends_the_keys_elsewhere() {
     assert_eq!(thief.connections(), 0);
 }
 
-/// A server in which nobody has the library loaded from the start.
+/// A server that does not preload the library.
 fn not_preloaded() -> Cluster {
     let cluster = Cluster::start(&[]);
     let mut session = cluster.superuser();
@@ -189,11 +192,11 @@ fn not_preloaded() -> Cluster {
 }
 
 #[test]
-fn without_preloading_every_role_can_show_the_secrets_so_the_service_is_shut() {
+fn without_preloading_the_service_is_disabled_because_every_role_can_show_the_secrets() {
     let cluster = not_preloaded();
     let mut plain = cluster.superuser();
     plain.run("CREATE ROLE plain; SET ROLE plain");
-    // This is what the rule is for.
+    // The reason for the rule.
     assert_eq!(plain.text("SHOW civic.service_key"), secret("civic.service_key"));
 
     let mut session = cluster.superuser();
@@ -214,10 +217,10 @@ fn without_preloading_every_role_can_show_the_secrets_so_the_service_is_shut() {
     );
     assert!(!format!("{wrong:?}").contains(MARK));
 
-    // Once the library is loaded in it, a session shows nothing any more.
+    // Once the library is loaded, a session shows nothing any more.
     assert_eq!(session.text("SHOW civic.service_key"), "********");
 
-    // The fix is the fix.
+    // The reported fix works.
     let fix = wrong[0][1].as_deref().expect("a fix");
     fix.split_inclusive("; ").for_each(|statement| session.run(statement));
     cluster.stop("fast");
@@ -229,7 +232,7 @@ fn without_preloading_every_role_can_show_the_secrets_so_the_service_is_shut() {
 }
 
 #[test]
-fn what_a_person_set_before_the_library_was_loaded_is_not_taken() {
+fn a_value_set_by_a_user_before_the_library_was_loaded_is_not_used() {
     let cluster = not_preloaded();
     let mut session = cluster.superuser();
     session.run("SET civic.storage_url = 'http://thief.example'; SET civic.jwt_secret = 'mine'");
@@ -266,7 +269,7 @@ fn a_secret_on_a_database_or_a_role_is_found() {
 /// Freed memory of a backend comes back in the next allocation. Bytes that are no text must not show
 /// what stood there, and what stood there must not be a secret any more.
 #[test]
-fn the_memory_that_a_link_frees_shows_no_secret_to_the_next_call() {
+fn memory_freed_by_a_link_shows_no_secret_in_the_next_call() {
     use std::os::unix::ffi::OsStrExt;
     let town = marked();
     let mut session = town.superuser();
@@ -285,15 +288,15 @@ fn the_memory_that_a_link_frees_shows_no_secret_to_the_next_call() {
             .env("PGOPTIONS", std::ffi::OsStr::from_bytes(b"-c foo.bar=\xf0"))
             .output()
             .expect("psql can be run");
-        let told = String::from_utf8_lossy(&output.stderr);
+        let output = String::from_utf8_lossy(&output.stderr);
         assert!(
-            told.starts_with("ERROR:  invalid byte sequence for encoding \"UTF8\": 0xf0"),
-            "{length}: {told}"
+            output.starts_with("ERROR:  invalid byte sequence for encoding \"UTF8\": 0xf0"),
+            "{length}: {output}"
         );
     }
 }
 
-/// How often a process has each of these in memory that it can write to.
+/// How often each of these occurs in a process's writable memory.
 fn copies(process: &str, needles: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<usize>> {
     use std::io::{Read, Seek, SeekFrom};
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps"))?;
@@ -326,16 +329,16 @@ fn copies(process: &str, needles: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<usi
     Ok(found)
 }
 
-/// The server's own copies, of when it read its configuration file, stay. Nothing is added to them.
+/// The server's own copies, from reading its configuration file, remain. No copy is added.
 #[test]
-fn a_session_that_has_used_the_secrets_has_no_more_copies_of_them() {
+fn a_session_that_has_used_the_secrets_holds_no_additional_copies() {
     use base64::Engine;
     let town = marked();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     super::add_object(&mut town.superuser(), "evidence", &format!("{TENANT}/f/a.jpg"), "x");
     let mut session = town.superuser();
     let process = session.text("SELECT pg_backend_pid()");
-    // The ends: what is freed loses its first bytes to the allocator.
+    // The allocator overwrites the first bytes of freed memory, so search for the ends.
     let end = |name: &str| format!("{name}-with-at-least-32-char").into_bytes();
     let [key, secret_end, token] = ["key", "secret", "token"].map(end);
     let pair = format!("{}:{}", super::ACCOUNT, secret("civic.twilio_auth_token"));
@@ -360,7 +363,7 @@ fn a_session_that_has_used_the_secrets_has_no_more_copies_of_them() {
     session.text(&format!("SELECT civic.get_signed_url('evidence', '{TENANT}/f/a.jpg')"));
     session.acts_as("service_role", "");
     for sql in [download(&url), SERVER_SIDE[0].to_owned()] {
-        // The keys of this test open nothing: they were sent, and refused.
+        // The keys of this test are invalid: they were sent, and refused.
         assert_eq!(session.sqlstate(&sql), "28000", "{sql}");
     }
     let after = count().expect("it could be read before");

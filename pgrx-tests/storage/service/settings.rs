@@ -1,4 +1,4 @@
-//! What is not configured says so, and what is shows it without its values.
+//! A missing setting is reported, and a present one is reported without its value.
 
 use super::uploads::SERVER_SIDE;
 use super::{SUB, Town, add_object};
@@ -17,7 +17,7 @@ fn not_configured(session: &mut Session, sql: &str) -> String {
 }
 
 #[test]
-fn what_is_not_configured_says_what_to_set_and_the_rest_works_on() {
+fn a_missing_setting_is_named_and_the_rest_works() {
     let database = Database::guarded();
     let mut session = database.superuser();
     for sql in SERVER_SIDE.into_iter().chain([link().as_str()]) {
@@ -35,7 +35,7 @@ fn what_is_not_configured_says_what_to_set_and_the_rest_works_on() {
 }
 
 #[test]
-fn each_function_names_what_it_lacks_itself() {
+fn each_function_names_the_settings_that_it_lacks() {
     let town = Town::new();
     add_object(&mut town.superuser(), "evidence", &format!("{TENANT}/f/a.jpg"), SUB);
     let [upload, download] = SERVER_SIDE;
@@ -64,7 +64,7 @@ fn each_function_names_what_it_lacks_itself() {
 }
 
 #[test]
-fn the_storage_api_is_under_the_projects_url_or_where_it_stands_by_itself() {
+fn the_storage_api_is_under_the_projects_url_or_at_its_own() {
     let town = Town::new();
     town.configure(&[
         ("civic.storage_url", ""),
@@ -75,7 +75,7 @@ fn the_storage_api_is_under_the_projects_url_or_where_it_stands_by_itself() {
 }
 
 #[test]
-fn a_url_that_is_none_is_told() {
+fn an_invalid_url_is_reported() {
     let town = Town::new();
     for url in ["not a url", "ftp://x", "https://user:secret-word@x/"] {
         town.configure(&[("civic.storage_url", url)]);
@@ -94,7 +94,7 @@ fn checked(town: &Town) -> Vec<String> {
 }
 
 #[test]
-fn check_shows_what_is_set_and_never_its_value() {
+fn check_shows_that_a_setting_is_set_and_never_its_value() {
     let town = Town::new();
     assert_eq!(
         checked(&town),
@@ -119,7 +119,7 @@ fn check_shows_what_is_set_and_never_its_value() {
 }
 
 #[test]
-fn a_grant_that_was_lost_and_a_table_without_a_key_are_found_and_mended() {
+fn a_missing_grant_and_a_table_without_a_key_are_found_and_repaired() {
     let database = Database::guarded();
     let mut session = database.superuser();
     for (tampered, component) in [

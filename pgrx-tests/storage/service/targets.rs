@@ -1,4 +1,4 @@
-//! Where a ticket's media goes, whatever the caller says.
+//! The destination of a ticket's media, whatever the caller says.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ fn download(town: &Town, ticket: &str, rest: &str) -> String {
     )
 }
 
-/// The bucket that a ticket's media lands in.
+/// The bucket of a ticket's media.
 #[track_caller]
 fn bucket(town: &Town, ticket: &str, rest: &str) -> String {
     let answer = answer(&mut town.service_role(), &download(town, ticket, rest));
     let (bucket, path) = (answer["bucket"].as_str().unwrap(), answer["path"].as_str().unwrap());
-    assert!(town.storage.object(bucket, path).is_some(), "it is where the answer says");
+    assert!(town.storage.object(bucket, path).is_some(), "it is at the returned path");
     bucket.to_owned()
 }
 
@@ -42,14 +42,14 @@ fn a_sensitive_tickets_media_goes_behind_the_firewall_whatever_the_argument_says
     for rest in ["", ", false", ", true", ", NULL"] {
         assert_eq!(bucket(&town, TICKET, rest), "gbv-evidence", "{rest}");
     }
-    // However its id is written.
+    // In any spelling of its id.
     for spelling in [TICKET.to_uppercase(), format!("{{{TICKET}}}"), TICKET.replace('-', "")] {
         assert_eq!(bucket(&town, &spelling, ""), "gbv-evidence", "{spelling}");
     }
 }
 
 #[test]
-fn an_ordinary_tickets_media_goes_where_the_caller_says() {
+fn an_ordinary_tickets_media_goes_to_the_callers_bucket() {
     let town = Town::new();
     add_ticket(&mut town.superuser(), TENANT, false);
     assert_eq!(bucket(&town, TICKET, ""), "evidence");
@@ -61,7 +61,7 @@ fn an_ordinary_tickets_media_goes_where_the_caller_says() {
     assert_eq!(bucket(&town, "no-uuid", ""), "evidence");
 }
 
-/// Starts the download for an ordinary ticket; what comes of it.
+/// Starts the download for an ordinary ticket; returns its result.
 fn begin(town: &Town, sql: String) -> std::thread::JoinHandle<Result<String, String>> {
     let mut session = town.service_role();
     std::thread::spawn(move || match session.client().query_one(&format!("{sql}::text"), &[]) {
@@ -71,7 +71,7 @@ fn begin(town: &Town, sql: String) -> std::thread::JoinHandle<Result<String, Str
 }
 
 #[test]
-fn a_ticket_that_becomes_sensitive_while_its_media_comes_goes_behind_the_firewall() {
+fn a_ticket_that_becomes_sensitive_during_the_download_goes_behind_the_firewall() {
     let town = Town::new();
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
@@ -86,7 +86,7 @@ fn a_ticket_that_becomes_sensitive_while_its_media_comes_goes_behind_the_firewal
 }
 
 #[test]
-fn a_ticket_that_becomes_sensitive_while_its_media_is_stored_leaves_nothing_in_the_open() {
+fn a_ticket_that_becomes_sensitive_during_the_upload_leaves_no_public_file() {
     let town = Town::with(Options { latency: Duration::from_millis(700), ..Options::default() });
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
@@ -99,12 +99,12 @@ fn a_ticket_that_becomes_sensitive_while_its_media_is_stored_leaves_nothing_in_t
 }
 
 #[test]
-fn a_transaction_with_an_old_snapshot_opens_no_firewall() {
+fn a_transaction_with_an_old_snapshot_does_not_bypass_the_firewall() {
     let town = Town::new();
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
-        // One that has written reads otherwise than one that has not.
+        // A transaction that has written reads differently from one that has not.
         for first in ["SELECT 1", "SELECT pg_current_xact_id()"] {
             session.run("UPDATE public.tickets SET is_sensitive = false");
             let mut caller = town.service_role();
@@ -119,16 +119,20 @@ fn a_transaction_with_an_old_snapshot_opens_no_firewall() {
 }
 
 #[test]
-fn without_a_table_of_tickets_no_media_is_believed_to_be_ordinary() {
+fn without_a_table_of_tickets_all_media_counts_as_sensitive() {
     let town = Town::new();
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, true);
     session.run("ALTER TABLE public.tickets DISABLE TRIGGER ALL");
-    assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence", "a trigger that is disabled still tells");
+    assert_eq!(
+        bucket(&town, TICKET, ""),
+        "gbv-evidence",
+        "a disabled trigger still marks its table"
+    );
     for loss in [
         "DROP TRIGGER ticket_update_notify ON public.tickets",
         "SELECT count(*) FROM civic.setup()",
-        // Of a table without ids nobody knows what is in it.
+        // A table without ids cannot be searched.
         "CREATE TABLE public.nameless (tenant_id text);
          CREATE TRIGGER t AFTER INSERT ON public.nameless
              FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
@@ -169,7 +173,7 @@ fn a_ticket_that_the_caller_cannot_see_still_counts() {
 }
 
 #[test]
-fn a_table_that_cannot_be_read_whole_stops_the_media() {
+fn a_table_that_cannot_be_read_completely_stops_the_media() {
     let town = Town::new();
     let mut session = town.superuser();
     session.run(
@@ -193,7 +197,7 @@ fn a_table_that_cannot_be_read_whole_stops_the_media() {
 }
 
 #[test]
-fn every_table_whose_tickets_are_heard_is_asked() {
+fn every_table_with_the_trigger_is_searched() {
     let town = Town::new();
     let mut session = town.superuser();
     for (table, columns, id, spelling) in [
@@ -223,7 +227,7 @@ fn every_table_whose_tickets_are_heard_is_asked() {
 }
 
 #[test]
-fn a_table_without_the_column_knows_no_sensitive_tickets() {
+fn a_table_without_the_column_has_no_sensitive_tickets() {
     let town = Town::new();
     town.superuser().run(&format!(
         "CREATE TABLE public.repairs (id int, tenant_id text);
@@ -234,7 +238,7 @@ fn a_table_without_the_column_knows_no_sensitive_tickets() {
 }
 
 #[test]
-fn the_path_is_of_tenant_ticket_and_a_new_file() {
+fn the_path_contains_tenant_ticket_and_a_new_file() {
     let town = Town::new();
     let answer = answer(&mut town.service_role(), &download(&town, TICKET, ""));
     let file_id = answer["file_id"].as_str().expect("a file id");
@@ -251,7 +255,7 @@ fn the_path_is_of_tenant_ticket_and_a_new_file() {
 }
 
 #[test]
-fn a_tenant_or_a_ticket_that_is_no_folder_is_refused() {
+fn a_tenant_or_ticket_that_cannot_be_a_folder_is_refused() {
     let town = Town::new();
     let mut session = town.service_role();
     for ticket in ["", "..", "a/b", "é", &"x".repeat(300)] {
@@ -288,7 +292,7 @@ fn a_cast_of_the_tickets_owner_is_not_executed_and_its_ticket_is_sensitive() {
 }
 
 #[test]
-fn a_domain_is_read_as_the_type_that_it_is_made_of() {
+fn a_domain_is_read_as_its_base_type() {
     let town = Town::new();
     let mut session = town.superuser();
     session.run(&format!(
@@ -305,7 +309,7 @@ fn a_domain_is_read_as_the_type_that_it_is_made_of() {
 }
 
 #[test]
-fn an_id_or_a_tenant_of_another_type_stops_the_media_and_is_named() {
+fn an_id_or_tenant_of_an_unsupported_type_stops_the_media_and_is_named() {
     let town = Town::new();
     let mut session = town.superuser();
     session.run("CREATE TYPE public.odd AS ENUM ('1')");

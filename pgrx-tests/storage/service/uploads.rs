@@ -1,4 +1,4 @@
-//! civic.upload_file(): what the server's side stores.
+//! civic.upload_file(): files that the server stores.
 
 use civic_fake_services::{Errors, Options};
 
@@ -13,7 +13,7 @@ fn upload(path: &str) -> String {
 }
 
 #[test]
-fn a_file_is_stored_as_it_is() {
+fn a_file_is_stored_unchanged() {
     let town = Town::new();
     let path = format!("{TENANT}/f/it's a photo (1) & $2+@=;:,.jpg");
     let answer = json(&mut town.service_role(), &upload(&path));
@@ -48,7 +48,7 @@ fn an_empty_file_and_one_of_fifty_megabytes_are_stored() {
 }
 
 #[test]
-fn a_file_that_is_there_is_not_overwritten() {
+fn an_existing_file_is_not_overwritten() {
     for errors in [Errors::InBody, Errors::AsStatus] {
         let town = Town::with(Options { errors, ..Options::default() });
         let path = format!("{TENANT}/f/a.jpg");
@@ -61,7 +61,7 @@ fn a_file_that_is_there_is_not_overwritten() {
 }
 
 #[test]
-fn only_the_three_buckets_and_proper_paths_are_written() {
+fn only_the_three_buckets_and_valid_paths_are_accepted() {
     let town = Town::new();
     let mut session = town.service_role();
     let call = |bucket: &str, path: &str, content_type: &str| {
@@ -100,7 +100,7 @@ fn only_the_three_buckets_and_proper_paths_are_written() {
 }
 
 #[test]
-fn nothing_given_is_an_error_and_not_silence() {
+fn a_null_argument_is_an_error() {
     let town = Town::new();
     let mut session = town.service_role();
     for arguments in [
@@ -114,21 +114,21 @@ fn nothing_given_is_an_error_and_not_silence() {
     }
 }
 
-/// Every function that works with a key of the server's side.
+/// Every function that uses a key of the server.
 pub(super) const SERVER_SIDE: [&str; 2] = [
     "SELECT civic.upload_file('evidence', 't/f/a', 'x'::bytea, 'image/png')",
     "SELECT civic.download_and_upload_media('https://api.twilio.com/x', 'image/png', 'k', 't')",
 ];
 
 #[test]
-fn nobody_but_the_servers_side_uses_its_keys() {
+fn only_the_server_role_can_use_its_keys() {
     let town = Town::new();
     let refused = |session: &mut Session, sql: &str| session.sqlstate(sql) == "42501";
     for sql in SERVER_SIDE {
         for role in ["citizen", "manager", "saps_liaison", "admin"] {
             assert!(refused(&mut town.person(role), sql), "{role}: {sql}");
         }
-        // The claim is only a word: what counts is the role that the gateway has become.
+        // A claim alone is not enough: the database role that the gateway has set counts.
         let forged = r#"{"role": "service_role"}"#;
         assert!(refused(&mut town.acting_as("authenticated", forged), sql), "{sql}");
         assert!(refused(&mut town.acting_as("anon", &claims(TENANT, "admin")), sql), "{sql}");
@@ -140,7 +140,7 @@ fn nobody_but_the_servers_side_uses_its_keys() {
 }
 
 #[test]
-fn an_upload_outlives_the_transaction_that_is_rolled_back() {
+fn an_upload_outlives_a_rolled_back_transaction() {
     let town = Town::new();
     let path = format!("{TENANT}/f/a.jpg");
     let mut session = town.service_role();

@@ -1,4 +1,4 @@
-//! The log, by example and against a model.
+//! Tests of the log, by example and against a model.
 
 use super::*;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn texts(buffer: &Buffer) -> Vec<String> {
 }
 
 #[test]
-fn records_come_out_as_they_went_in() {
+fn records_are_read_as_they_were_written() {
     let mut buffer = Buffer::default();
     push(&mut buffer, 1, "a");
     buffer.push_sensitive(1, 9, b"municipality", b"\"7\"");
@@ -32,7 +32,7 @@ fn records_come_out_as_they_went_in() {
 }
 
 #[test]
-fn a_text_with_a_nul_is_no_event_and_hides_none() {
+fn a_text_with_a_nul_is_not_an_event_and_hides_no_other() {
     let mut buffer = Buffer::default();
     push(&mut buffer, 1, "a\0b");
     push(&mut buffer, 1, "c");
@@ -41,7 +41,7 @@ fn a_text_with_a_nul_is_no_event_and_hides_none() {
 }
 
 #[test]
-fn what_is_withheld_goes_nowhere() {
+fn a_withheld_event_has_no_destination() {
     let mut buffer = Buffer::default();
     push(&mut buffer, 1, "a");
     buffer.push(1, Flags::NOTIFY.with(Flags::ORDINARY), 7, b"channel", b"b").unwrap();
@@ -51,7 +51,7 @@ fn what_is_withheld_goes_nowhere() {
 }
 
 #[test]
-fn another_log_comes_behind_the_own_one() {
+fn another_log_is_appended() {
     let (mut one, mut other) = (Buffer::default(), Buffer::default());
     push(&mut other, 1, "b");
     other.push_sensitive(1, 7, b"t", b"\"7\"");
@@ -62,10 +62,10 @@ fn another_log_comes_behind_the_own_one() {
 }
 
 proptest! {
-    /// Against a model: a stack of lists, one for each level. A text that begins with `s` is a
+    /// Compares with a model: a stack of lists, one per level. A text that begins with `s` is a
     /// sensitive version.
     #[test]
-    fn it_behaves_as_a_stack_of_levels(steps in prop::collection::vec((0u8..5, "[as][a-c]{0,2}"), 0..60)) {
+    fn the_log_behaves_like_a_stack_of_levels(steps in prop::collection::vec((0u8..5, "[as][a-c]{0,2}"), 0..60)) {
         let mut buffer = Buffer::default();
         let mut model: Vec<Vec<String>> = vec![vec![]];
         for (what, text) in steps {
@@ -99,7 +99,7 @@ proptest! {
 }
 
 #[test]
-fn texts_longer_than_a_record_holds_count_as_unknown() {
+fn texts_too_long_for_a_record_count_as_unknown() {
     let mut buffer = Buffer::default();
     let long = vec![b'x'; 70_000];
     buffer.push_sensitive(1, 7, &long, &long);

@@ -1,12 +1,12 @@
-//! What the shared channel receives of an event about a sensitive ticket, and which ticket that is.
+//! Redacts events of sensitive tickets for the shared channel, and finds the ticket of an event.
 
 use serde_json::{Map, Value};
 
 use super::{IDENTIFYING, KEYS, PAYLOAD_LIMIT, write_string};
 
-/// An event of the application's own, as the shared channel may receive it when it is sensitive: the
-/// keys that only identify keep their value, unless something is nested in it; the others are null, or
-/// left out where the nulls are too long for NOTIFY.
+/// A sensitive event of the application as the shared channel may receive it. Identifying keys keep
+/// their value unless it is nested. The other keys are null, or omitted if the nulls are too long
+/// for NOTIFY.
 pub fn redacted(event: &Map<String, Value>) -> Vec<u8> {
     let is_kept = |key: &str, value: &Value| {
         IDENTIFYING.contains(&key) && !value.is_object() && !value.is_array()
@@ -23,8 +23,9 @@ pub fn redacted(event: &Map<String, Value>) -> Vec<u8> {
     text(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
-/// The redacted form of an event that [`super::write()`] made of an ordinary version, once its ticket is known
-/// to be sensitive: which ticket, and that it is sensitive. `None` for another text.
+/// The redacted form of an event that [`super::write()`] made of an ordinary version whose ticket
+/// turned out to be sensitive: it names the ticket and says that it is sensitive. `None` for other
+/// text.
 pub fn redact_written(event: &[u8]) -> Option<Vec<u8>> {
     let Ok(Value::Object(event)) = serde_json::from_slice(event) else { return None };
     let mut out = vec![b'{'];
@@ -39,7 +40,7 @@ pub fn redact_written(event: &[u8]) -> Option<Vec<u8>> {
             _ => add(key, &Value::Null),
         }
     }
-    // Only an event that lacks an identifying value is truncated in its redacted form.
+    // The redacted form is truncated only if the event lacks an identifying value.
     if event.contains_key("truncated") && event.get("ticket_id")?.is_null() {
         add("truncated", &Value::Bool(true));
     }
@@ -47,8 +48,7 @@ pub fn redact_written(event: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The same for an event of the application's own. Where it says whether the ticket is sensitive, it
-/// says yes.
+/// The same for an event of the application. If it has `is_sensitive`, that becomes true.
 pub fn redact_published(event: &[u8]) -> Option<Vec<u8>> {
     let Ok(Value::Object(mut event)) = serde_json::from_slice(event) else { return None };
     if let Some(is_sensitive) = event.get_mut("is_sensitive") {
@@ -57,7 +57,7 @@ pub fn redact_published(event: &[u8]) -> Option<Vec<u8>> {
     Some(redacted(&event))
 }
 
-/// The ticket's id in an event that [`super::write()`] made, as JSON.
+/// The ticket's id, as JSON, in an event that [`super::write()`] made.
 pub fn written_ticket_id(event: &[u8]) -> Option<&[u8]> {
     const TYPE: &[u8] = b"{\"type\":\"";
     const ID: &[u8] = b"\",\"ticket_id\":";
@@ -76,8 +76,8 @@ pub fn written_ticket_id(event: &[u8]) -> Option<&[u8]> {
     id.get(..end + 2)
 }
 
-/// The ticket's id in an event of the application's own, as [`super::write()`] has it; `None` for an event that
-/// names no ticket.
+/// The ticket's id in an event of the application, in the form of [`super::write()`]; `None` if the
+/// event names no ticket.
 pub fn published_ticket_id(event: &[u8]) -> Option<Vec<u8>> {
     let Ok(Value::Object(mut event)) = serde_json::from_slice(event) else { return None };
     let text = match event.remove("ticket_id")? {
@@ -90,10 +90,10 @@ pub fn published_ticket_id(event: &[u8]) -> Option<Vec<u8>> {
     Some(id)
 }
 
-/// An id that is a UUID as the server writes it, where it is written otherwise. Both are JSON.
+/// The id in the server's form of a UUID, if it is a UUID in another form. Both are JSON.
 pub fn canonical_uuid(id: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(id.strip_prefix(b"\"")?.strip_suffix(b"\"")?).ok()?;
-    // PostgreSQL takes a hyphen behind any four digits, and braces around all.
+    // PostgreSQL accepts a hyphen after any four digits, and braces around the whole.
     let digits: String = text.trim().chars().filter(|c| !"-{}".contains(*c)).collect();
     let uuid = uuid::Uuid::try_parse(&digits).ok()?.to_string();
     (uuid != text).then(|| format!("\"{uuid}\"").into_bytes())

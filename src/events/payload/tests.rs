@@ -1,4 +1,4 @@
-//! What an event says, by example and by property.
+//! Tests of the event's JSON, by example and by property.
 
 use super::*;
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn a_whole_event_has_its_keys_in_order() {
 }
 
 #[test]
-fn a_redacted_event_tells_which_ticket_and_nothing_of_it() {
+fn a_redacted_event_only_identifies_the_ticket() {
     assert_eq!(
         written(example(), Detail::Identifying),
         r#"{"type":"INSERT","ticket_id":"a","tracking_number":null,"status":null,"category":null,"municipality_id":"t","ward_id":null,"is_sensitive":true,"updated_at":1770000000.123456}"#
@@ -43,12 +43,12 @@ fn a_redacted_event_tells_which_ticket_and_nothing_of_it() {
 }
 
 #[test]
-fn a_truncated_event_says_so() {
+fn a_truncated_event_is_marked() {
     assert!(written(example(), Detail::Truncated).ends_with(r#","truncated":true}"#));
 }
 
 #[test]
-fn a_missing_column_is_null_and_a_number_stays_one() {
+fn a_missing_column_is_null_and_a_number_stays_a_number() {
     let event: Value =
         serde_json::from_str(&written(json!({"id": 7, "status": 1.5}), Detail::Whole)).unwrap();
     assert_eq!(event["ticket_id"], json!("7"));
@@ -65,7 +65,7 @@ fn a_time_before_1970_keeps_its_sign() {
 }
 
 #[test]
-fn what_is_not_plainly_no_is_sensitive() {
+fn every_value_that_is_not_plainly_no_is_sensitive() {
     for (value, sensitive) in [
         (json!(true), true),
         (json!("t"), true),
@@ -83,7 +83,7 @@ fn what_is_not_plainly_no_is_sensitive() {
 }
 
 #[test]
-fn the_shared_channel_hears_nothing_of_a_sensitive_ticket_but_that_it_changed() {
+fn the_shared_channel_receives_only_that_a_sensitive_ticket_changed() {
     use {Audience::*, Detail::*, SensitiveEvents::*};
     assert_eq!(deliveries(true, Redacted), [(Shared, Identifying), (Sensitive, Whole)]);
     assert_eq!(deliveries(true, Restricted), [(Sensitive, Whole)]);
@@ -94,7 +94,7 @@ fn the_shared_channel_hears_nothing_of_a_sensitive_ticket_but_that_it_changed() 
 }
 
 #[test]
-fn a_redacted_event_hides_what_is_nested_in_an_identifying_key() {
+fn a_redacted_event_hides_nested_values_of_identifying_keys() {
     let event = json!({"type": "sla_breach", "ticket_id": {"name": "Jane"}, "data": {"a": 1},
                        "ward_id": 5, "municipality_id": "t"});
     let redacted: Value = serde_json::from_slice(&redacted(event.as_object().unwrap())).unwrap();
@@ -106,7 +106,7 @@ fn a_redacted_event_hides_what_is_nested_in_an_identifying_key() {
 }
 
 #[test]
-fn the_ends_of_time_are_numbers() {
+fn the_extremes_of_time_are_numbers() {
     for (micros, text) in [
         (0, "0.000000"),
         (7, "0.000007"),
@@ -136,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn every_event_is_json_and_says_what_the_ticket_says(status in "\\PC*|[\\x00-\\x20\"\\\\]*") {
+    fn every_event_is_json_with_the_values_of_the_ticket(status in "\\PC*|[\\x00-\\x20\"\\\\]*") {
         let event: Value =
             serde_json::from_str(&written(json!({"status": status}), Detail::Whole)).unwrap();
         prop_assert_eq!(event["status"].as_str(), Some(status.as_str()));
@@ -144,7 +144,7 @@ proptest! {
 }
 
 #[test]
-fn an_event_is_redacted_as_if_it_had_been_written_so() {
+fn a_redacted_event_equals_one_written_as_redacted() {
     for id in [json!("a"), json!(7), json!("\"\\,é\u{1}"), Value::Null] {
         for detail in [Detail::Whole, Detail::Truncated] {
             let mut event = example();
@@ -168,9 +168,9 @@ fn an_event_of_an_ordinary_version_is_redacted_as_one_of_a_sensitive_ticket() {
 }
 
 proptest! {
-    /// The trigger and an application's own event name a ticket in the same way.
+    /// The trigger and an event of the application name a ticket in the same way.
     #[test]
-    fn the_id_of_an_event_is_found_whatever_it_holds(id in "[a\"\\\\,:é\\x01]{0,8}") {
+    fn the_id_of_an_event_is_found_with_any_characters(id in "[a\"\\\\,:é\\x01]{0,8}") {
         let whole = written(json!({"id": id, "status": "\",\"ticket_id\":\"x\""}), Detail::Whole);
         let expected = Some(serde_json::to_vec(&json!(id)).unwrap());
         prop_assert_eq!(written_ticket_id(whole.as_bytes()).map(<[u8]>::to_vec), expected.clone());

@@ -1,4 +1,4 @@
-//! Settling, by example and against a simple model.
+//! Tests of settling, by example and against a simple model.
 
 use super::*;
 use crate::events::payload::{self, ChangedAt, Column, Detail, Operation, Ticket};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const TABLE: u32 = 7;
 
-/// The event of an UPDATE as the trigger writes it.
+/// The event of an UPDATE in the trigger's form.
 fn written(id: &Value, status: &str) -> Vec<u8> {
     let mut ticket = Ticket::default();
     ticket.set_json(Column::Id, id, Value::to_string);
@@ -37,7 +37,7 @@ fn settled(buffer: &mut Buffer, mode: SensitiveEvents) -> Unpublished {
     settle(buffer, 0, mode, &itself)
 }
 
-/// Channel, status and whether the event is said to be of a sensitive ticket.
+/// Channel, status and `is_sensitive` of each event.
 fn published(buffer: &Buffer) -> Vec<(String, Value, Value)> {
     buffer
         .events_from(0, Flags::NOTIFY)
@@ -58,7 +58,7 @@ fn sensitive(status: &str) -> (String, Value, Value) {
 }
 
 #[test]
-fn each_mode_settles_as_it_publishes_sensitive_tickets() {
+fn each_mode_settles_events_as_it_publishes_sensitive_tickets() {
     for (mode, expected) in [
         (SensitiveEvents::Redacted, vec![shared(Value::Null, true), sensitive("open")]),
         (SensitiveEvents::Restricted, vec![sensitive("open")]),
@@ -71,7 +71,7 @@ fn each_mode_settles_as_it_publishes_sensitive_tickets() {
         assert_eq!(settled(&mut buffer, mode), Unpublished::default());
         let expected = [expected, vec![shared(json!("closed"), false)]].concat();
         assert_eq!(published(&buffer), expected);
-        // Once more, and from behind the end, nothing changes.
+        // Settling again, or from the end, changes nothing.
         let end = buffer.len();
         settled(&mut buffer, mode);
         settle(&mut buffer, end, mode, &itself);
@@ -80,7 +80,7 @@ fn each_mode_settles_as_it_publishes_sensitive_tickets() {
 }
 
 #[test]
-fn the_room_that_was_taken_belongs_to_the_shared_form() {
+fn the_reserved_room_belongs_to_the_shared_form() {
     let mut buffer = Buffer::default();
     ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
     buffer.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
@@ -93,7 +93,7 @@ fn the_room_that_was_taken_belongs_to_the_shared_form() {
 }
 
 #[test]
-fn partitions_of_one_table_are_one_table() {
+fn partitions_count_as_one_table() {
     let mut buffer = Buffer::default();
     ordinary(&mut buffer, 1, "a", &json!(1), "open");
     ordinary(&mut buffer, 3, "a", &json!(1), "other");
@@ -104,7 +104,7 @@ fn partitions_of_one_table_are_one_table() {
 }
 
 #[test]
-fn a_chain_of_changed_ids_is_one_ticket_however_long() {
+fn a_chain_of_changed_ids_of_any_length_is_one_ticket() {
     let mut buffer = Buffer::default();
     for id in 1..=50_000 {
         buffer.push_renamed(1, TABLE, &token(&json!(id)), &token(&json!(id + 1)));
@@ -127,7 +127,7 @@ fn a_ticket_that_gets_its_id_in_another_municipality_is_redacted_in_the_old_one(
 }
 
 #[test]
-fn a_published_uuid_is_the_same_however_it_is_written() {
+fn a_published_uuid_matches_in_any_spelling() {
     let id = "8f14e45f-ceea-467f-a83c-6d8b04dd5d30";
     let spellings = [id.to_owned(), id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}")];
     for (spelling, is_same) in
@@ -145,7 +145,7 @@ fn a_published_uuid_is_the_same_however_it_is_written() {
 }
 
 #[test]
-fn a_version_without_an_id_may_be_of_any_ticket_there() {
+fn a_version_without_an_id_may_be_of_any_ticket_of_the_municipality() {
     for (municipality, others) in [("a", false), ("", true)] {
         let mut buffer = Buffer::default();
         ordinary(&mut buffer, TABLE, "a", &json!(1), "own");
@@ -160,7 +160,7 @@ fn a_version_without_an_id_may_be_of_any_ticket_there() {
 }
 
 #[test]
-fn an_event_without_an_id_may_be_of_any_sensitive_ticket_there() {
+fn an_event_without_an_id_may_be_of_any_sensitive_ticket_of_the_municipality() {
     let mut buffer = Buffer::default();
     for municipality in ["a", "b"] {
         ordinary(&mut buffer, TABLE, municipality, &Value::Null, "x");
@@ -172,7 +172,7 @@ fn an_event_without_an_id_may_be_of_any_sensitive_ticket_there() {
 }
 
 #[test]
-fn without_memory_to_settle_nothing_ordinary_is_published() {
+fn without_memory_to_settle_no_ordinary_event_is_published() {
     let mut buffer = Buffer::default();
     ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
     buffer.push(1, Flags::NOTIFY, TABLE, b"ticket_updates:a:sensitive", b"{}").unwrap();
@@ -181,7 +181,7 @@ fn without_memory_to_settle_nothing_ordinary_is_published() {
 }
 
 #[test]
-fn a_channel_that_becomes_too_long_costs_the_whole_event_alone() {
+fn a_channel_that_becomes_too_long_loses_only_the_whole_event() {
     let mut buffer = Buffer::default();
     ordinary(&mut buffer, TABLE, &"x".repeat(40), &json!(1), "open");
     buffer.push_sensitive(1, TABLE, b"", &token(&json!(1)));
@@ -193,7 +193,7 @@ fn a_channel_that_becomes_too_long_costs_the_whole_event_alone() {
 }
 
 #[test]
-fn a_late_sensitive_version_of_a_sent_ticket_is_noticed() {
+fn a_late_sensitive_version_of_a_sent_ticket_is_detected() {
     for (id, mode, expected) in [
         (1, SensitiveEvents::Redacted, true),
         (2, SensitiveEvents::Redacted, false),
@@ -203,7 +203,7 @@ fn a_late_sensitive_version_of_a_sent_ticket_is_noticed() {
         ordinary(&mut sent, TABLE, "a", &json!(1), "open");
         late.push_sensitive(3, TABLE, b"a", &token(&json!(id)));
         assert_eq!(would_change(&sent, &late, mode, &itself), expected);
-        // What is settled already is not sent whole.
+        // A redacted event is not sent whole.
         sent.push_sensitive(1, TABLE, b"a", &token(&json!(1)));
         settled(&mut sent, mode);
         assert!(!would_change(&sent, &late, mode, &itself));
@@ -231,15 +231,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whether the ticket has a sensitive version, by the simplest rule: follow each change of the id
-/// both ways until nothing is added.
+/// Whether the ticket has a sensitive version, by the simplest rule: follow renames in both
+/// directions until nothing is added.
 fn is_sensitive(steps: &[Step], table: u8, id: u8) -> bool {
-    // Two partitions and a table that has none.
+    // Two partitions and a table without any.
     let root = |table: u8| table / 2;
     let mut same = vec![id];
     for _ in 0..steps.len() {
         for step in steps {
-            // The model's changes of ids are all in the first partition.
+            // In the model all renames are in the first partition.
             if let Step::Renamed(old, new) = step
                 && root(table) == 0
             {
@@ -258,7 +258,7 @@ fn is_sensitive(steps: &[Step], table: u8, id: u8) -> bool {
 
 proptest! {
     #[test]
-    fn exactly_the_events_of_tickets_with_a_sensitive_version_are_settled(
+    fn only_events_of_tickets_with_a_sensitive_version_are_redacted(
         steps in prop::collection::vec(step(), 0..40)
     ) {
         let mut buffer = Buffer::default();

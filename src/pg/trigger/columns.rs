@@ -1,7 +1,7 @@
-//! Where a table has the columns that a trigger reads, and how they become text.
+//! Finds the columns that a trigger reads in a table, and how their values become text.
 //!
-//! A ticket is mostly written by a statement of its own, so what is found out is kept beyond the
-//! statement, until the server tells that a table has changed.
+//! Most statements write one ticket, so the result is cached across statements, until the server
+//! reports that a table has changed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ pub(super) enum Reader {
     Uuid,
     DateTime,
     Json,
-    /// Through the type's output function, whose text may be a number.
+    /// Through the type's output function; the text may be a number.
     Number,
     Output,
-    /// The same, of a type that somebody made: the function may raise an error.
+    /// Like `Output`, for a user-defined type: the function may raise an error.
     ForeignOutput,
 }
 
@@ -36,26 +36,27 @@ pub(super) struct Source {
     pub(super) output: pg_sys::Oid,
     /// Longest value that is unpacked, in bytes; `None` for a type of fixed length.
     pub(super) limit: Option<usize>,
-    /// Bytes of a value; -1 for a varlena. And whether the datum is the value itself.
+    /// Bytes of a value; -1 for a varlena.
     pub(super) length: i16,
+    /// Whether the datum is the value itself.
     pub(super) is_by_value: bool,
-    /// A generated column whose value the row does not hold yet, or never.
+    /// A generated column whose value is not in the row yet, or never is.
     pub(super) is_uncomputed: bool,
 }
 
-/// Where a table has the columns that were asked for.
+/// Where a table has the requested columns.
 pub struct Columns<const N: usize> {
     pub(super) sources: [Option<Source>; N],
     pub(super) last: i32,
 }
 
-/// A text longer than this is not read: it could not be sent.
+/// A longer text is not read: it could not be sent.
 const TEXT_LIMIT: usize = 7996;
-/// The same for types whose text may be much shorter than the value: of the zeros in an array or a
-/// document each takes 12 bytes or more, and two in the text.
+/// The same for types whose text may be much shorter than the value: each zero in an array or a
+/// document takes 12 bytes or more, and two in the text.
 const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
 
-/// What pg_attribute.attgenerated is for a stored column.
+/// The value of pg_attribute.attgenerated for a stored column.
 const STORED: u8 = b's';
 
 impl<const N: usize> Columns<N> {
@@ -71,8 +72,8 @@ impl<const N: usize> Columns<N> {
             if let Some(wanted) = names.iter().position(|name| name.as_bytes() == column) {
                 let is_uncomputed = match attribute.attgenerated as u8 {
                     0 => false,
-                    // A stored one is computed after the BEFORE triggers; until then the row holds
-                    // what it was.
+                    // A stored column is computed after the BEFORE triggers; before that the row
+                    // holds the old value.
                     STORED => is_before,
                     _ => true,
                 };
@@ -88,7 +89,7 @@ impl<const N: usize> Columns<N> {
         self.sources[column].is_some()
     }
 
-    /// Whether the column is a `char(n)`, whose trailing blanks mean nothing.
+    /// Whether the column is a `char(n)`, whose trailing blanks are not significant.
     pub fn is_padded(&self, column: usize) -> bool {
         self.sources[column].is_some_and(|source| source.type_oid == pg_sys::BPCHAROID)
     }
@@ -96,7 +97,7 @@ impl<const N: usize> Columns<N> {
 
 impl Source {
     fn of(index: usize, attribute: &pg_sys::FormData_pg_attribute) -> Source {
-        // SAFETY: catalog look-ups of a type that a column of an open table has.
+        // SAFETY: catalog lookups of the type of a column in an open table.
         let type_oid = unsafe { pg_sys::getBaseType(attribute.atttypid) };
         let mut output = pg_sys::InvalidOid;
         let mut is_varlena = false;
@@ -133,8 +134,8 @@ impl Source {
         Source { index, type_oid, reader, output, limit, length, is_by_value, is_uncomputed }
     }
 
-    /// Whether two values are the same, as far as their bytes in the rows say: one that is compressed or
-    /// stored elsewhere may be the same as another that is not.
+    /// Whether two values are the same bytes. A value that is compressed or stored out of line may
+    /// equal one that is not; that counts as different.
     ///
     /// # Safety
     ///
@@ -143,8 +144,8 @@ impl Source {
         if self.is_by_value {
             return one == other;
         }
-        // SAFETY: the caller's promise: a pointer to as many bytes as the type has, or to a varlena,
-        // whose header says how many.
+        // SAFETY: the caller's promise. The datum points to as many bytes as the type has, or to a
+        // varlena, whose header holds the length.
         unsafe {
             let bytes = |datum: pg_sys::Datum| {
                 let length = match self.length {
@@ -159,7 +160,7 @@ impl Source {
 }
 
 thread_local! {
-    /// Grows whenever a table may have changed.
+    /// Incremented whenever a table may have changed.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -168,11 +169,11 @@ unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_s
     GENERATION.set(GENERATION.get() + 1);
 }
 
-/// What this session knows of the tables that have a trigger.
+/// A session's cache of the tables that have a trigger.
 pub struct Tables<const N: usize> {
     names: [&'static str; N],
     generation: Cell<u64>,
-    /// By table, and by whether the trigger fires before the row is written.
+    /// By table, and by whether the trigger is a BEFORE trigger.
     known: RefCell<BTreeMap<(u32, bool), Rc<Columns<N>>>>,
 }
 
@@ -194,7 +195,7 @@ impl<const N: usize> Tables<N> {
         if let Some(columns) = self.known.borrow().get(&key) {
             return Rc::clone(columns);
         }
-        // To look up types may be to hear that a table has changed: then the next row looks again.
+        // A type lookup may process an invalidation; the next row then looks the columns up again.
         // SAFETY: the relation, and with it the descriptor, is open during the call.
         let descriptor = unsafe { PgTupleDesc::from_pg_unchecked(table.rd_att) };
         let columns = Rc::new(Columns::of(&descriptor, &self.names, is_before));

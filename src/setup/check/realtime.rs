@@ -7,8 +7,8 @@ use super::exposure;
 use super::server::default_of;
 use crate::catalog;
 use crate::error::Error;
-use crate::events::realtime::{Rehearsal as Probe, explain, rehearse as probe};
-use crate::pg::realtime::{Obstacle as SendError, sender};
+use crate::events::realtime::{Probe, explain, probe};
+use crate::pg::realtime::{SendError, sender};
 use crate::pg::role;
 use crate::settings::{self, EventTransport};
 

@@ -1,4 +1,4 @@
-//! One claim a row: `civic.tenant_id()` against `auth.jwt() -> … ->> …`.
+//! Reading one claim per row: `civic.tenant_id()` against `auth.jwt() -> … ->> …`.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ use crate::report::{Comparison, Figure, Ratio};
 use crate::server::{self, Server, fill};
 
 const ROUNDS: usize = 11;
-/// Ours takes a fraction of a microsecond, so it takes many calls to tell it from the noise.
+/// Ours takes a fraction of a microsecond, so many calls are needed to measure it above the noise.
 const CALLS: usize = 2_000_000;
 const PLAIN_CALLS: usize = 50_000;
 

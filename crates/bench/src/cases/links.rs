@@ -1,5 +1,5 @@
-//! Signed links: made in the database, against links requested from a fake Storage API. The
-//! fake queries no database, so the real API takes longer.
+//! Signed links: made in the database, against links requested from a fake Storage API. The fake
+//! queries no database, so the real API takes longer.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::server::{self, Server, fill};
 const DATABASE: &str = "links";
 const ROUNDS: usize = 7;
 const LINKS: usize = 20_000;
-/// Those over HTTP take longer.
+/// Requests over HTTP take longer.
 const ASKED: usize = 500;
 
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
@@ -68,12 +68,12 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
         ratio: Ratio::Faster { at_least },
     };
     Ok(vec![
-        against("get_signed_url(), a link", "asked of the API", &through_us, Some(50.0)),
-        against("    against a connection kept open", "asked of the API", &kept_open, None),
+        against("get_signed_url(), a link", "requested from the API", &through_us, Some(50.0)),
+        against("    against a connection kept open", "requested from the API", &kept_open, None),
     ])
 }
 
-/// Asks the API for a link as an application server does.
+/// Requests a link from the API as an application server does.
 fn ask(http: &mut Http, storage: &Storage, path: &str) -> Result<(), Error> {
     let url = format!("{}/object/sign/evidence/{path}", storage.url());
     let authorization = format!("Bearer {}", storage.service_key());
@@ -88,12 +88,12 @@ fn ask(http: &mut Http, storage: &Storage, path: &str) -> Result<(), Error> {
     }
 }
 
-/// Has the server sign with a secret, or ask the API where it is empty.
+/// Makes the server sign with a secret, or request links from the API if it is empty.
 fn sign_with(session: &mut Client, secret: &str) -> Result<(), Error> {
     configure(session, &[("civic.jwt_secret", secret)])
 }
 
-/// Sets what only the server's configuration may say, and waits until sessions know it.
+/// Sets settings that only the configuration file can set, and waits until sessions use them.
 pub fn configure(session: &mut Client, settings: &[(&str, &str)]) -> Result<(), Error> {
     for (setting, value) in settings {
         let literal = value.replace('\'', "''");
@@ -105,7 +105,7 @@ pub fn configure(session: &mut Client, settings: &[(&str, &str)]) -> Result<(), 
     let deadline = Instant::now() + Duration::from_secs(10);
     while session.query_one(loaded, &[])?.get::<_, String>(0) == before {
         if Instant::now() > deadline {
-            return Err("the server does not read its configuration".into());
+            return Err("the server did not reload its configuration".into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

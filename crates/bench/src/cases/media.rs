@@ -1,5 +1,5 @@
-//! Media jobs: what the worker makes of servers that take their time. With so many at once, the
-//! shortest time is the servers' own.
+//! Media jobs: the worker's throughput with slow servers. With this many jobs at once, the lower
+//! bound is the latency of the servers.
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ const JOBS: usize = 1000;
 const CONCURRENCY: usize = 16;
 const BYTES: usize = 200_000;
 const LATENCY: Duration = Duration::from_millis(50);
-/// A job asks three servers in turn: Twilio's API, the host that it sends on to, the Storage API.
+/// A job calls three servers in turn: Twilio's API, the host it redirects to, the Storage API.
 const SERVERS: u32 = 3;
-const PATIENCE: Duration = Duration::from_secs(300);
+const JOBS_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     server.create_served(&[server::SUPABASE, server::APPLICATION, server::CIVIC])?;
@@ -56,7 +56,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
             stored => Err(Error::from(format!("{stored} files of {jobs} jobs"))),
         }
     };
-    // The worker has taken its settings when it has done a job.
+    // After one job the worker uses the new settings.
     run(1)?;
     let sides: [Side<'_>; 1] = [&mut || run(JOBS)];
     let [rounds] = in_turn(progress, ROUNDS, sides)?;
@@ -73,7 +73,7 @@ fn wait_for_end(session: &mut Client) -> Result<(), Error> {
     let query = "SELECT count(*) FILTER (WHERE state IN ('queued', 'running')),
                         count(*) FILTER (WHERE state IN ('failed', 'cancelled')), max(last_error)
                  FROM civic.media_jobs";
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + JOBS_TIMEOUT;
     loop {
         let row = session.query_one(query, &[])?;
         let (waiting, failed): (i64, i64) = (row.get(0), row.get(1));

@@ -1,6 +1,7 @@
-//! Reads of one tenant's folder: what the policies make of a query that says nothing of tenants.
+//! Reads of one tenant's folder: the effect of the policies on a query that does not mention
+//! tenants.
 //!
-//! Every database has 1000 objects a tenant; the tenant who reads is in the middle.
+//! Every database has 1000 objects per tenant; the reading tenant is in the middle.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const OBJECTS_OF_A_TENANT: usize = 1000;
 const MANY: usize = 1000;
 const FEW: usize = 100;
 
-/// A read of ours takes a fraction of a millisecond: so many make a round.
+/// A read of ours takes a fraction of a millisecond, so a round has this many.
 const READS: usize = 50;
 const ROUNDS: usize = 75;
 /// The migrations' policies take seconds.
@@ -53,11 +54,11 @@ fn load(
     tenants: usize,
 ) -> Result<(), Error> {
     let objects = tenants * OBJECTS_OF_A_TENANT;
-    progress.tell(&format!("    loading {objects} objects of {tenants} tenants"));
+    progress.report(&format!("    loading {objects} objects of {tenants} tenants"));
     server.create(database, &[server::SUPABASE, server::APPLICATION])?;
     let mut session = server.session(database)?;
-    // The buckets are made afterwards, by either side's own migration or set-up: until then no
-    // foreign key is looked at.
+    // Each side's own migration or setup makes the buckets later; until then foreign keys are not
+    // checked.
     session.batch_execute("SET session_replication_role = replica")?;
     const AT_ONCE: usize = 50;
     for first in (1..=tenants).step_by(AT_ONCE) {
@@ -90,7 +91,7 @@ impl Reader {
         Ok(Reader { session, clock, sql, statement })
     }
 
-    /// The answer as text, to hold one side's against the other's.
+    /// The result as text, to compare the sides.
     fn answer(&mut self) -> Result<Vec<String>, Error> {
         let messages = self.session.simple_query(&self.sql)?;
         Ok(messages
@@ -121,7 +122,8 @@ impl Reader {
     }
 }
 
-/// Both sides must see the same, or their times compare nothing. Warms them, too.
+/// Both sides must return the same rows, otherwise their times are not comparable. Also warms them
+/// up.
 fn agree(query: &Query, readers: &mut [&mut Reader]) -> Result<(), Error> {
     let answers =
         readers.iter_mut().map(|reader| reader.answer()).collect::<Result<Vec<_>, _>>()?;
@@ -131,12 +133,12 @@ fn agree(query: &Query, readers: &mut [&mut Reader]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The query with which Storage lists a folder (`storage.list_objects_with_delimiter`). It is dynamic, so
-/// the server plans it each time; one call runs so many.
+/// The query with which Storage lists a folder (`storage.list_objects_with_delimiter`). It is
+/// dynamic, so the server plans it each time; one call runs it this often.
 const SEARCHES: usize = 100;
 
 fn search(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
-    progress.tell("    the query that lists a folder");
+    progress.report("    the query that lists a folder");
     let sql = fill(
         include_str!("../../sql/search.sql"),
         &[("tenant", &server::tenant(MANY / 2)), ("searches", &SEARCHES.to_string())],
@@ -165,7 +167,7 @@ fn search(server: &Server, progress: &mut Progress) -> Result<Comparison, Error>
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     load(server, progress, "reads_civic", MANY)?;
     load(server, progress, "reads_few", FEW)?;
-    progress.tell("    setting up the policies of each side");
+    progress.report("    setting up the policies of each side");
     server.copy("reads_civic", "reads_plain", &[server::MIGRATIONS])?;
     for database in ["reads_civic", "reads_few"] {
         server.session(database)?.batch_execute(server::CIVIC)?;
@@ -184,7 +186,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
         let mut by_hand = Reader::new(unguarded, query.by_hand, MANY)?;
         few.prepared(READS)?;
 
-        progress.tell(&format!("    {}: the migrations' policies", query.name));
+        progress.report(&format!("    {}: the migrations' policies", query.name));
         agree(query, &mut [&mut civic, &mut plain, &mut by_hand])?;
         let [ours, peer] = in_turn(
             progress,
@@ -198,7 +200,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
             ratio: Ratio::Faster { at_least: Some(query.faster_than_plain) },
         });
 
-        progress.tell(&format!("    {}: by hand, and among fewer tenants", query.name));
+        progress.report(&format!("    {}: by hand, and among fewer tenants", query.name));
         let [ours, hand, ours_few] = in_turn(
             progress,
             ROUNDS,

@@ -1,4 +1,4 @@
-//! What it costs to tell browsers, through Supabase Realtime.
+//! The cost of publishing events to browsers through Supabase Realtime.
 
 use std::cell::RefCell;
 
@@ -34,7 +34,7 @@ fn clear(session: &mut Client) -> Result<(), Error> {
     CLEAR.split(';').try_for_each(|statement| Ok(session.batch_execute(statement)?))
 }
 
-/// Single tickets of one client, each in a transaction of its own.
+/// Single tickets of one client, each in its own transaction.
 fn cost(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     let mut session = server.session(SERVED)?;
     let clock = &Clock::of(&mut session)?;
@@ -76,7 +76,7 @@ fn cost(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Err
     ])
 }
 
-/// Single tickets of many clients. With the relay, which needs no lock for its half.
+/// Single tickets of many clients. With the relay, NOTIFY needs no lock.
 fn throughput(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     let session = RefCell::new(server.session(SERVED)?);
     let side = |table: &'static str, transport: &'static str| {

@@ -1,4 +1,4 @@
-//! What NOTIFY costs writers, with the relay and without.
+//! The cost of NOTIFY for writers, with and without the relay.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
     Ok(comparisons)
 }
 
-/// Single tickets from many clients: the time that one takes, all clients together.
+/// Single tickets of many clients: the time per ticket over all clients.
 fn throughput(
     server: &Server,
     progress: &mut Progress,
@@ -67,7 +67,7 @@ fn throughput(
         &mut side("public.tickets_silent", "auto"),
         &mut side("public.tickets_civic", "auto"),
         &mut side("public.tickets_plain", "auto"),
-        // What a trigger costs by itself, before anybody is told.
+        // The cost of the trigger itself, without publishing.
         &mut side("public.tickets_civic", "none"),
     ];
     let [silent, civic, plain, mute] = in_turn(progress, ROUNDS, sides)?;
@@ -80,11 +80,11 @@ fn throughput(
     Ok(vec![
         against("no trigger", silent, Some(of_none)),
         against("the migrations' trigger", plain, Some(of_plain)),
-        against("the same trigger, telling nobody", mute, None),
+        against("the same trigger, publishing nothing", mute, None),
     ])
 }
 
-/// Runs pgbench for a while and gives the time a ticket.
+/// Runs pgbench for some seconds and returns the time per ticket.
 pub fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
     let script = std::env::temp_dir().join(format!("pg_civic_bench_{}.sql", std::process::id()));
     std::fs::write(&script, fill(TICKET, &[("table", table)]))?;
@@ -104,14 +104,14 @@ pub fn pgbench(server: &Server, table: &str) -> Result<Duration, Error> {
     }
 }
 
-/// Where the server's programs are.
+/// The directory of the server's programs.
 fn bin_directory() -> Result<PathBuf, Error> {
     let pg_config = std::env::var("PG_CONFIG")?;
     let output = Command::new(pg_config).arg("--bindir").output()?;
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-/// From the commit's being sent to the event's being heard, one client, nothing else going on.
+/// The time from sending the commit to receiving the event, with one client on an idle server.
 fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     let mut writer = server.session(SERVED)?;
     let mut listener = server.session(SERVED)?;
@@ -119,7 +119,7 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
     let insert = writer.prepare(&fill(TICKET, &[("table", "public.tickets_civic")]))?;
     let (mut relayed, mut plain) = (vec![], vec![]);
     for round in 0..2 * LATENCIES {
-        // In turn, a hundred each.
+        // Alternates every hundred rounds.
         let is_relayed = round / 100 % 2 == 0;
         if round % 100 == 0 {
             let relay = if is_relayed { "on" } else { "off" };
@@ -128,9 +128,9 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
         }
         let start = Instant::now();
         writer.execute(&insert, &[])?;
-        let patience = Duration::from_secs(5);
-        let heard = listener.notifications().timeout_iter(patience).next()?;
-        heard.ok_or("an event was not heard")?;
+        let timeout = Duration::from_secs(5);
+        let received = listener.notifications().timeout_iter(timeout).next()?;
+        received.ok_or("an event was not received")?;
         let seconds = start.elapsed().as_secs_f64();
         if is_relayed { &mut relayed } else { &mut plain }.push(seconds);
     }
@@ -141,7 +141,7 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
             vec![sorted[((sorted.len() - 1) as f64 * share) as usize]]
         };
         Comparison {
-            case: format!("commit to heard, one client, {name}"),
+            case: format!("commit to received, one client, {name}"),
             ours: Figure::new("relay", of(&relayed)),
             peer: Figure::new("plain NOTIFY", of(&plain)),
             ratio: Ratio::More { at_most: 0.001 },
@@ -150,7 +150,7 @@ fn latency(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, 
     Ok(vec![percentile("p50", 0.5), percentile("p99", 0.99)])
 }
 
-/// One transaction of many tickets, more than the queue holds.
+/// One transaction with more tickets than the queue holds.
 fn large_transaction(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
     let mut session = server.session(SERVED)?;
     let clock = Clock::of(&mut session)?;

@@ -1,5 +1,5 @@
-//! What a trigger costs an INSERT of many tickets, over the same INSERT without one. At COMMIT the
-//! server writes the events to its queue of notifications, which costs both sides the same.
+//! The cost of a trigger on an INSERT of many tickets, over the same INSERT without one. At COMMIT
+//! the server writes the events to its notification queue, which costs both sides the same.
 
 use std::cell::RefCell;
 
@@ -25,7 +25,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
     let mut session = server.session("tickets")?;
     let clock = &Clock::of(&mut session)?;
     let session = &RefCell::new(session);
-    // Each side's INSERT statements, without the COMMITs.
+    // Time of each side's INSERT statements, without the COMMITs.
     let statements = &RefCell::new([const { Vec::new() }; 3]);
     let side = |index: usize, table: &str| {
         let variables = [("tickets", &*TICKETS.to_string()), ("table", table)];

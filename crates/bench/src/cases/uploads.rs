@@ -1,5 +1,5 @@
-//! What the policies cost an INSERT of many objects, over the same INSERT as a role that no policy
-//! concerns, each in a database of its own.
+//! The cost of the policies on an INSERT of many objects, over the same INSERT by a role that
+//! bypasses row security. Each side has its own database.
 
 use postgres::Client;
 
@@ -14,7 +14,7 @@ const OBJECTS: usize = 10_000;
 #[derive(Clone, Copy)]
 enum Way {
     OneStatement,
-    /// As the Storage API does, but in one transaction, so that commits do not drown the rest.
+    /// As the Storage API does, but in one transaction, so that commits do not dominate.
     StatementEach,
 }
 
@@ -27,7 +27,7 @@ impl Way {
     }
 }
 
-/// Writes all objects and undoes it.
+/// Writes all objects and rolls back.
 fn upload(session: &mut Client, way: Way) -> Result<(), Error> {
     let tenant_id = server::tenant(1);
     let mut transaction = session.transaction()?;
@@ -74,7 +74,7 @@ fn compare(server: &Server, progress: &mut Progress, way: Way) -> Result<[Figure
 
 pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
     let fixtures = [server::SUPABASE, server::APPLICATION];
-    // Not logged, so that the cost of the rows themselves does not drown that of the policies.
+    // Unlogged, so that the cost of the rows does not dominate that of the policies.
     let unlogged = "ALTER TABLE storage.objects SET UNLOGGED";
     server.create("uploads_civic", &[&fixtures[..], &[unlogged, server::CIVIC]].concat())?;
     server.create("uploads_plain", &[&fixtures[..], &[unlogged, server::MIGRATIONS]].concat())?;

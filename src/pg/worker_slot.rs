@@ -1,33 +1,33 @@
-//! A background worker as the other processes see it, in shared memory.
+//! A background worker as other processes see it, in shared memory.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
-    /// Wakes the owner of a latch (storage/latch.h). It raises no error, so it needs no frame to
-    /// catch one.
+    /// Wakes the owner of a latch (storage/latch.h). It raises no error, so it needs no error
+    /// frame.
     fn SetLatch(latch: *mut pg_sys::Latch);
 }
 
 /// All zeros is the state before the worker's first start.
 #[derive(Default)]
 #[repr(C)]
-pub struct Presence {
-    /// The worker's process, or 0 while there is none.
+pub struct WorkerSlot {
+    /// The worker's process id, or 0 while there is none.
     pid: AtomicU32,
-    /// The database that it serves, or served last.
+    /// The database that it serves or last served.
     database: AtomicU32,
     /// The address of its latch.
     latch: AtomicUsize,
 }
 
-impl Presence {
+impl WorkerSlot {
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
     }
 
-    /// Whether the worker serves this backend's database; `None` while it has served none.
+    /// Whether the worker serves this backend's database; `None` before its first start.
     pub fn is_this_database(&self) -> Option<bool> {
         // SAFETY: reads a variable of this backend.
         let own = unsafe { pg_sys::MyDatabaseId };
@@ -39,13 +39,13 @@ impl Presence {
     pub fn wake(&self) {
         let latch = self.latch.load(Ordering::Acquire) as *mut pg_sys::Latch;
         if !latch.is_null() {
-            // SAFETY: the latch of a slot for a process, which lives as long as the server. To set
-            // one that has meanwhile another owner wakes that one for nothing.
+            // SAFETY: latches of process slots live as long as the server. If the latch has another
+            // owner by now, that process wakes up without need.
             unsafe { SetLatch(latch) };
         }
     }
 
-    /// This process is the worker from now on.
+    /// Registers this process as the worker.
     pub(super) fn begin(&self) {
         // SAFETY: reads variables of this process.
         unsafe {

@@ -1,4 +1,4 @@
-//! Reading what others have committed by now, whatever snapshot the transaction has.
+//! Reads what others have committed so far, whatever snapshot the transaction uses.
 
 use std::ffi::{CStr, CString};
 
@@ -12,18 +12,18 @@ use super::jit::without_jit;
 /// Longest value that is read, in bytes.
 const VALUE_LIMIT: usize = 8 * 1024;
 
-/// The value, unless it is longer or no text: then it equals nothing that is looked for.
+/// The value; `None` if it is too long or not valid text, because it then equals no searched value.
 fn value(text: &CStr) -> Option<String> {
     let text = Some(text.to_bytes()).filter(|text| text.len() <= VALUE_LIMIT)?;
     encoding::text(text).ok().map(str::to_owned)
 }
 
-/// Every row of a query, its values as text, `None` for what is no text, under a snapshot that is
-/// taken now: at any isolation level, and whatever the transaction has done before. What it has
-/// written itself is seen too.
+/// Every row of a query with its values as text (`None` for invalid text), under a snapshot taken
+/// now: at any isolation level, and whatever the transaction did before. It includes the
+/// transaction's own writes.
 ///
-/// pgrx lets a query read the older snapshot of the caller where nothing is written yet, and where
-/// something is, that of the transaction, which above READ COMMITTED is as old as itself.
+/// By default pgrx uses the caller's older snapshot if nothing was written yet, and otherwise the
+/// transaction's, which above READ COMMITTED is as old as the transaction.
 pub fn rows(
     sql: &str,
     arguments: &[DatumWithOid<'_>],
@@ -38,12 +38,12 @@ pub fn rows(
         })
         .unzip();
     Spi::connect(|_| {
-        // SAFETY: the statement ends in NUL, and there are as many types, values and marks of NULL as
-        // are said. Where an error unwinds, the end of its (sub)transaction takes the snapshot away.
+        // SAFETY: the statement ends in NUL, and the counts of types, values and NULL flags match.
+        // If an error unwinds, the end of the (sub)transaction pops the snapshot.
         let status = unsafe {
             pg_sys::CommandCounterIncrement();
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            // Read-only, so that it takes the snapshot that was pushed.
+            // Read-only, so that it uses the pushed snapshot.
             let status = without_jit(|| {
                 pg_sys::SPI_execute_with_args(
                     sql.as_ptr(),
@@ -59,8 +59,8 @@ pub fn rows(
             status
         };
         Spi::check_status(status)?;
-        // SAFETY: the rows of the query above, which live until SPI is left; their columns are counted
-        // from 1, and a value's text ends in NUL.
+        // SAFETY: the rows of the query above live until SPI ends. Columns are counted from 1, and
+        // the text of a value ends in NUL.
         unsafe {
             let Some(table) = pg_sys::SPI_tuptable.as_ref() else { return Ok(vec![]) };
             let text = |tuple, column| {
