@@ -5,6 +5,7 @@ pub mod channel;
 mod error;
 mod firewall;
 pub mod payload;
+mod pending;
 pub mod publish;
 pub mod realtime;
 mod settle;

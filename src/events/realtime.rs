@@ -13,7 +13,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::{Buffer, Flags, Record};
-use super::transaction;
+use super::pending;
 use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::pg::lock_budget::LockBudget;
@@ -186,9 +186,9 @@ impl Broadcast {
                 })
                 .map_err(Failure::Refused)?;
             for event in events {
-                let before = transaction::sensitive_versions();
+                let before = pending::sensitive_versions();
                 tally.count(send(&sender, &self.locks, &event));
-                if transaction::sensitive_versions() != before && transaction::is_overtaken(all) {
+                if pending::sensitive_versions() != before && pending::is_overtaken(all) {
                     return Err(Failure::Overtaken);
                 }
                 if tally.is_hopeless(&self.locks) {

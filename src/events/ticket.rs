@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::channel::channel;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
+use super::pending;
 use super::publish::{self, Subject};
-use super::transaction;
 use crate::error::Error;
 use crate::events::EventError;
 use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
@@ -59,9 +59,9 @@ pub fn notify(call: &TriggerCall<'_>) {
             ticket.write_id(buffer);
             if operation == Operation::Update && (!is_id_known || buffer == payload::NO_ID) {
                 // Before the change it may have been any ticket of any municipality.
-                transaction::note_sensitive(table, "", payload::NO_ID);
+                pending::note_sensitive(table, "", payload::NO_ID);
             }
-            transaction::note_sensitive(table, municipality_id.unwrap_or_default(), buffer);
+            pending::note_sensitive(table, municipality_id.unwrap_or_default(), buffer);
         }
         let Some(municipality_id) = municipality_id.filter(|id| !id.is_empty()) else {
             let hint = "Give every ticket its municipality in the column tenant_id.";
@@ -100,7 +100,7 @@ fn note_changed_id(
     old.write_id(&mut before);
     ticket.write_id(&mut now);
     if before != now {
-        transaction::note_renamed(call.table(), &before, &now);
+        pending::note_renamed(call.table(), &before, &now);
     }
     before != payload::NO_ID
 }

@@ -5,13 +5,14 @@
 //! and handed to the relay or to NOTIFY. They follow notifications that the application itself has
 //! issued.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::{Buffer, Flags};
+use super::pending;
 use super::realtime::Broadcast;
 use super::settle::{self, Unpublished};
 use crate::error::{Error, Report};
@@ -25,7 +26,6 @@ use crate::{pg, settings};
 const ROUNDS: usize = 4;
 
 thread_local! {
-    static EVENTS: RefCell<Buffer> = RefCell::default();
     /// The transaction's events have left, because it is about to end.
     static IS_HANDED_OVER: Cell<bool> = const { Cell::new(false) };
 }
@@ -39,7 +39,7 @@ thread_local! {
 pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut result = Ok(());
     if flags.has(Flags::NOTIFY) {
-        let kept = EVENTS.with_borrow(Buffer::len);
+        let kept = pending::len();
         if IS_HANDED_OVER.get() || !relay::takes(kept) {
             if pg::notify::take_room(channel.len() + payload.len()) {
                 flags = flags.with(Flags::HAS_ROOM);
@@ -53,10 +53,7 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
         notify_late(flags, table, channel, payload)?;
         return result;
     }
-    let level = pg::transaction::level();
-    EVENTS
-        .with_borrow_mut(|events| events.push(level, flags, table, channel, payload))
-        .map_err(|_| EventError::NoMemory)?;
+    pending::push(flags, table, channel, payload)?;
     result
 }
 
@@ -69,47 +66,10 @@ fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Resu
     relay::notify(&events).map_or(Ok(()), |(_, error)| Err(error.into()))
 }
 
-/// Records that a ticket has a sensitive version in this transaction. The id is JSON; an empty
-/// municipality means any.
-pub fn note_sensitive(table: u32, municipality_id: &str, id: &[u8]) {
-    let level = pg::transaction::level();
-    EVENTS.with_borrow_mut(|events| {
-        events.push_sensitive(level, table, municipality_id.as_bytes(), id);
-    });
-}
-
-/// Records that a ticket's id was changed in this transaction. Both ids are JSON.
-pub fn note_renamed(table: u32, old: &[u8], new: &[u8]) {
-    let level = pg::transaction::level();
-    EVENTS.with_borrow_mut(|events| events.push_renamed(level, table, old, new));
-}
-
-/// How many sensitive versions were recorded since the events were taken; `None` if unknown.
-pub fn sensitive_versions() -> Option<usize> {
-    EVENTS.with_borrow(Buffer::sensitive_versions)
-}
-
-/// Whether code that ran since the events were taken made a ticket sensitive that has an ordinary
-/// event among them.
-pub fn is_overtaken(taken: &Buffer) -> bool {
-    // Reads the catalog, so the buffer must not stay borrowed.
-    let late = Late(EVENTS.take());
-    settle::would_change(taken, &late.0, settings::sensitive_events(), &pg::table::root)
-}
-
-/// Puts the events back on drop, also while an error unwinds.
-struct Late(Buffer);
-
-impl Drop for Late {
-    fn drop(&mut self) {
-        EVENTS.set(std::mem::take(&mut self.0));
-    }
-}
-
 /// Takes the transaction's events in their publishable form and sends those for Realtime. It calls
 /// code that may raise an error or belong to other roles, so no borrow is held.
 fn take_settled() -> Buffer {
-    let mut events = EVENTS.take();
+    let mut events = pending::take();
     if events.is_empty() {
         return events;
     }
@@ -119,7 +79,7 @@ fn take_settled() -> Buffer {
     for _ in 0..ROUNDS {
         broadcast.send(&events, sent);
         sent = events.len();
-        let late = EVENTS.take();
+        let late = pending::take();
         if late.is_empty() {
             break;
         }
@@ -162,7 +122,7 @@ fn warn_of_lost(lost: usize, error: &EventError) {
 }
 
 fn end() {
-    EVENTS.with_borrow_mut(Buffer::clear);
+    pending::clear();
     IS_HANDED_OVER.set(false);
 }
 
@@ -176,7 +136,7 @@ impl Observer for Settled {
         }
         IS_HANDED_OVER.set(true);
         // Keep the allocation for the next transaction.
-        EVENTS.set(events);
+        pending::put_back(events);
     }
 
     /// NOTIFY itself refuses a prepared transaction, with its own message.
@@ -197,11 +157,11 @@ impl Observer for Settled {
     }
 
     fn subtransaction_committed(level: i32) {
-        EVENTS.with_borrow_mut(|events| events.release(level));
+        pending::release(level);
     }
 
     fn subtransaction_aborted(level: i32) {
         super::realtime::subtransaction_aborted(level);
-        EVENTS.with_borrow_mut(|events| events.roll_back(level));
+        pending::roll_back(level);
     }
 }
