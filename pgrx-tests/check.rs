@@ -101,7 +101,7 @@ fn check_changes_nothing() {
 fn before_setup_every_component_is_missing() {
     let mut session = Database::supabase().superuser();
     let wrong = session.wrong();
-    assert_eq!(wrong.len(), 3 + 2 + 8 + 1 + 1, "{wrong:?}");
+    assert_eq!(wrong.len(), 3 + 3 + 8 + 1 + 1, "{wrong:?}");
     session.run("SELECT civic.setup()");
     let (component, _, fix) = only_wrong(&mut session, "setup() without a table");
     assert_eq!(component, "trigger");

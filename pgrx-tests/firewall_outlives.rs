@@ -240,7 +240,7 @@ fn the_function_in_pl_pgsql_is_refused_where_another_role_owns_it() {
         |role: &str| format!("ALTER FUNCTION storage.civic_firewall_exists() OWNER TO {role}");
     session.run("GRANT CREATE ON SCHEMA storage TO anon");
     session.run(&owner("anon"));
-    assert_eq!(session.sqlstate(SETUP), "42723");
+    assert_eq!(session.sqlstate(SETUP), "42710");
     session.run(&owner("supabase_storage_admin"));
     session.run(SETUP);
 }
