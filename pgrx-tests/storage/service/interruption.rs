@@ -18,9 +18,9 @@ fn patient(town: Town) -> Town {
     town
 }
 
-/// An answer that takes a day. A server that is silent would be given up after ten seconds.
+/// An answer that takes an hour. A server that is silent would be given up after ten seconds.
 fn drip() -> Answer {
-    Answer::file("image/jpeg", vec![b' '; 86_400]).dripping(1, Duration::from_secs(1))
+    Answer::file("image/jpeg", vec![b' '; 3600]).dripping(1, Duration::from_secs(1))
 }
 
 /// Each function that waits, with a server whose answer does not end.
