@@ -105,8 +105,8 @@ fn realtime_that_came_later_is_found_and_mended() {
     let found = components(&mut session);
     assert_eq!(
         found.len(),
-        8,
-        "two functions, three policies, rights, the sending that waits for them, the publication"
+        9,
+        "three functions, three policies, rights, the sending that waits for them, the publication: {found:?}"
     );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
