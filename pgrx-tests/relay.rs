@@ -89,12 +89,17 @@ fn wait_for_absent_standby(cluster: &Cluster) {
     let mut session = cluster.superuser();
     session.run("ALTER SYSTEM SET synchronous_standby_names = 'absent'");
     session.run("SELECT pg_reload_conf()");
-    session.run("SET statement_timeout = '100ms'");
-    wait_until("commits wait", || {
-        let commit = "SELECT pg_logical_emit_message(true, 'probe', '')";
-        let _ = session.client().batch_execute(commit);
-        session.warnings().iter().any(|it| it.message().contains("synchronous replication"))
+    let mut probe = cluster.superuser();
+    let process = pid(&mut probe);
+    let waiting = std::thread::spawn(move || {
+        // The warning of a commit that has waited, and was cancelled.
+        while !probe.warnings().iter().any(|it| it.message().contains("synchronous replication")) {
+            probe.run("SELECT pg_logical_emit_message(true, 'probe', '')");
+        }
     });
+    wait_for_event(&mut session, &process, "SyncRep");
+    session.run(&format!("SELECT pg_cancel_backend({process})"));
+    waiting.join().expect("a commit that is cancelled succeeds");
 }
 
 fn pid(session: &mut Session) -> String {

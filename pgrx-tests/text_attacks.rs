@@ -243,9 +243,14 @@ fn no_function_ends_the_cluster_with_a_value_too_large_for_memory() {
     let functions = functions(&mut cluster.superuser());
     let before = started(&cluster);
     let mut wrong = vec![];
+    let mut number = 0;
     for function in functions.iter().filter(|function| !function.is_opaque()) {
         for (place, argument) in function.arguments.iter().enumerate() {
             let Some(value) = huge_value(&argument.type_name) else { continue };
+            number += 1;
+            if number % extent(3, 1) != 0 {
+                continue;
+            }
             let sql = function.call(place, value);
             let errors = errors(&psql(&cluster, &function.caller, b"", &sql));
             let expected = ["ERROR:  54000: argument ", "ERROR:  53200: out of memory"];

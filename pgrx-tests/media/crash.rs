@@ -111,7 +111,7 @@ impl Town {
         url: &str,
         holder: &mut crate::pg_tests::support::Session,
     ) -> String {
-        self.twilio.takes(Duration::from_millis(300));
+        self.twilio.takes(Duration::from_secs(3));
         let id = self.enqueue(url);
         self.wait_for_state(&id, "running");
         holder.run("BEGIN; LOCK TABLE civic.media_jobs IN SHARE MODE");

@@ -18,9 +18,9 @@ fn with_long_timeout(town: Town) -> Town {
     town
 }
 
-/// An answer that takes a day. A silent server would time out after ten seconds.
+/// An answer that takes an hour. A silent server would time out after ten seconds.
 fn drip() -> Answer {
-    Answer::file("image/jpeg", vec![b' '; 86_400]).dripping(1, Duration::from_secs(1))
+    Answer::file("image/jpeg", vec![b' '; 3600]).dripping(1, Duration::from_secs(1))
 }
 
 /// Each function that waits, with a server whose answer does not end.
