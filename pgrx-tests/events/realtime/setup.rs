@@ -32,7 +32,7 @@ fn components(session: &mut Session) -> Vec<String> {
 
 /// Makes a fault, which `check()` reports, and repairs it with the reported fix.
 #[track_caller]
-fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
+fn is_found_and_repaired(session: &mut Session, tampered: &str, component: &str) {
     session.run(tampered);
     let found = wrong(session);
     let (_, _, fix) = found
@@ -124,7 +124,7 @@ fn a_dropped_or_changed_policy_is_found_and_repaired() {
             format!("ALTER POLICY \"{name}\" ON realtime.messages USING (true)"),
             format!("ALTER POLICY \"{name}\" ON realtime.messages TO service_role"),
         ] {
-            is_found_and_mended(&mut session, &tampered, &component);
+            is_found_and_repaired(&mut session, &tampered, &component);
         }
     }
 }
@@ -168,7 +168,7 @@ fn whatever_prevents_messages_from_being_stored_or_guarded_is_found_and_repaired
         ("SET civic.event_transport = none", "civic.event_transport"),
         ("SET civic.event_listeners = ''", "civic.event_listeners"),
     ] {
-        is_found_and_mended(&mut session, tampered, component);
+        is_found_and_repaired(&mut session, tampered, component);
     }
 }
 
@@ -177,7 +177,7 @@ fn a_role_that_bypasses_the_policies_on_messages_is_found_and_repaired() {
     let mut session = session();
     // Rolled back, because roles belong to the whole server.
     session.run("BEGIN");
-    is_found_and_mended(
+    is_found_and_repaired(
         &mut session,
         "GRANT supabase_realtime_admin TO authenticated",
         "row security of realtime.messages",
