@@ -2,6 +2,7 @@
 //! undeclared fails a test.
 
 use super::support::{Database, Session};
+use crate::setup::privileges::{self, Grantee};
 
 /// Schema of test builds, with the functions that start the server.
 const OF_TESTS: &str = "tests";
@@ -10,65 +11,33 @@ const OF_TESTS: &str = "tests";
 /// STRICT, LEAKPROOF, and its cost.
 type Call = (char, char, bool, bool, u32);
 
-#[derive(Clone, Copy)]
-enum Callers {
-    AnyRole,
-    /// The role of the application's server side.
-    ServiceRole,
-    /// Users who are logged in.
-    Authenticated,
-    /// Both of these.
-    AuthenticatedAndService,
-    /// Superusers, and roles to which a superuser grants it.
-    NoRole,
-}
-
-use Callers::*;
-
-/// Functions without their own search_path look nothing up by name. None is SECURITY DEFINER.
-const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
-    ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1), AnyRole),
-    ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1), AnyRole),
-    ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5), AnyRole),
+/// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
+/// `privileges::FUNCTIONS`.
+const FUNCTIONS: [(&str, &str, Call); 32] = [
+    ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
+    ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
+    ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
     // Inlined into the query, so neither STRICT nor with a setting.
-    (
-        "can_read_object(bucket_id text, name text)",
-        "boolean",
-        ('s', 's', false, false, 10),
-        AnyRole,
-    ),
-    (
-        "can_upload_object(bucket_id text, name text)",
-        "boolean",
-        ('s', 's', true, false, 5),
-        AnyRole,
-    ),
-    ("cancel_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
+    ("can_read_object(bucket_id text, name text)", "boolean", ('s', 's', false, false, 10)),
+    ("can_upload_object(bucket_id text, name text)", "boolean", ('s', 's', true, false, 5)),
+    ("cancel_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100)),
     (
         "check()",
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
-        AnyRole,
     ),
-    (
-        "confirm_upload(file_id uuid, purpose text)",
-        "jsonb",
-        ('v', 'u', false, false, 1000),
-        Authenticated,
-    ),
-    // Each answer has its own id. Without a ward it covers all of them, so it is not STRICT.
+    ("confirm_upload(file_id uuid, purpose text)", "jsonb", ('v', 'u', false, false, 1000)),
+    // Each answer has an id of its own. Without a ward it is for all of them, so not STRICT.
     (
         "dashboard_events(ward_id text DEFAULT NULL::text)",
         "civic.\"text/event-stream\"",
         ('v', 's', false, false, 50),
-        AnyRole,
     ),
     (
         "download_and_upload_media(media_url text, media_content_type text, ticket_id text, \
          tenant_id text, is_sensitive boolean DEFAULT false)",
         "jsonb",
         ('v', 'u', false, false, 100000),
-        ServiceRole,
     ),
     // A NULL is an error, so not STRICT.
     (
@@ -76,79 +45,65 @@ const FUNCTIONS: [(&str, &str, Call, Callers); 32] = [
          is_sensitive boolean DEFAULT false)",
         "uuid",
         ('v', 'u', false, false, 1000),
-        ServiceRole,
     ),
-    ("file_extension(content_type text)", "text", ('i', 's', true, false, 1), AnyRole),
+    ("file_extension(content_type text)", "text", ('i', 's', true, false, 1)),
     (
         "generate_upload_url(purpose text, tenant_id text, file_id text, filename text, content_type text)",
         "jsonb",
         ('i', 's', true, false, 10),
-        AnyRole,
     ),
     // Only in the leader: parallel workers have no secrets.
     (
         "get_signed_url(bucket text, path text, expiry integer DEFAULT 3600)",
         "text",
         ('v', 'r', false, false, 1000),
-        AuthenticatedAndService,
     ),
-    ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1), AnyRole),
-    ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1), NoRole),
-    (
-        "object_path(tenant_id text, folder text, filename text)",
-        "text",
-        ('i', 's', true, false, 5),
-        AnyRole,
-    ),
-    // A NULL is an error, so not STRICT. Like NOTIFY, not in a parallel worker.
+    ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1)),
+    ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
+    ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
+    // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
     (
         "publish(municipality_id text, event jsonb, sensitive boolean DEFAULT false)",
         "void",
         ('v', 'r', false, false, 50),
-        ServiceRole,
     ),
-    ("readable_buckets()", "text[]", ('s', 's', true, true, 1), AnyRole),
+    ("readable_buckets()", "text[]", ('s', 's', true, true, 1)),
     (
         "relay_stats()",
         "TABLE(running boolean, pid integer, queued bigint, delivered bigint, batches bigint, \
          fell_back jsonb, queue_bytes_used bigint, queue_bytes_highest bigint, queue_bytes bigint, \
          oldest_waiting_ms bigint)",
         ('v', 's', true, false, 10),
-        AnyRole,
     ),
     (
         "request_upload(filename text, content_type text, file_size bigint, purpose text)",
         "jsonb",
         ('v', 's', false, false, 20),
-        AnyRole,
     ),
-    ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100), ServiceRole),
+    ("retry_media_job(job_id uuid)", "void", ('v', 'u', true, false, 100)),
     (
         "setup(tickets regclass DEFAULT NULL::regclass)",
         "TABLE(component text, action text, detail text)",
         ('v', 'u', false, false, 10000),
-        AnyRole,
     ),
     (
         "teardown()",
         "TABLE(component text, action text, detail text)",
         ('v', 'u', true, false, 10000),
-        AnyRole,
     ),
-    ("tenant_folder_end()", "text", ('s', 's', true, true, 1), AnyRole),
-    ("tenant_folder_start()", "text", ('s', 's', true, true, 1), AnyRole),
-    ("tenant_id()", "text", ('s', 's', true, false, 1), AnyRole),
-    ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1), AnyRole),
-    // The transaction's time replaces a missing time of a ticket.
-    ("ticket_payload(operation text, ticket jsonb)", "jsonb", ('s', 's', true, false, 50), AnyRole),
+    ("tenant_folder_end()", "text", ('s', 's', true, true, 1)),
+    ("tenant_folder_start()", "text", ('s', 's', true, true, 1)),
+    ("tenant_id()", "text", ('s', 's', true, false, 1)),
+    ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1)),
+    // The transaction's time stands in for a ticket's own.
+    ("ticket_payload(operation text, ticket jsonb)", "jsonb", ('s', 's', true, false, 50)),
     (
         "upload_file(bucket text, path text, content bytea, content_type text)",
         "jsonb",
         ('v', 'u', false, false, 100000),
-        ServiceRole,
     ),
-    ("user_id()", "text", ('s', 's', true, false, 1), AnyRole),
-    ("user_role()", "text", ('s', 's', true, false, 1), AnyRole),
+    ("user_id()", "text", ('s', 's', true, false, 1)),
+    ("user_role()", "text", ('s', 's', true, false, 1)),
 ];
 
 const WITH_A_SEARCH_PATH: [&str; 9] = [
@@ -218,7 +173,7 @@ fn every_function_is_defined_as_listed() {
          FROM pg_proc WHERE pronamespace = 'civic'::regnamespace ORDER BY proname, oid",
     );
     let letter = |yes: bool| if yes { 't' } else { 'f' };
-    let listed = FUNCTIONS.map(|(signature, result, call, _)| {
+    let listed = FUNCTIONS.map(|(signature, result, call)| {
         let (volatility, parallel, is_strict, is_leakproof, cost) = call;
         let (is_strict, is_leakproof) = (letter(is_strict), letter(is_leakproof));
         format!("{signature} -> {result} {volatility} {parallel} {is_strict} {is_leakproof} {cost}")
@@ -227,12 +182,12 @@ fn every_function_is_defined_as_listed() {
 }
 
 #[test]
-fn every_function_is_granted_as_listed() {
+fn functions_are_granted_as_the_table_of_privileges_says() {
     let database = Database::supabase();
     let mut session = database.superuser();
     let plain = database.role("plain", "");
     let found = session.column(&format!(
-        "SELECT concat_ws(' ', proname,
+        "SELECT concat_ws(' ', proname || '(' || oidvectortypes(proargtypes) || ')',
                           CASE WHEN has_function_privilege('{plain}', oid, 'EXECUTE')
                                     OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)
                                THEN 'PUBLIC' END,
@@ -241,15 +196,10 @@ fn every_function_is_granted_as_listed() {
                            FROM aclexplode(proacl) WHERE grantee NOT IN (0, proowner)))
          FROM pg_proc WHERE pronamespace = 'civic'::regnamespace ORDER BY proname, oid"
     ));
-    let listed = FUNCTIONS.map(|(signature, _, _, callers)| {
-        let name = signature.split('(').next().unwrap();
-        match callers {
-            AnyRole => format!("{name} PUBLIC"),
-            ServiceRole => format!("{name} service_role"),
-            Authenticated => format!("{name} authenticated"),
-            AuthenticatedAndService => format!("{name} authenticated service_role"),
-            NoRole => name.to_owned(),
-        }
+    let listed = privileges::FUNCTIONS.map(|(function, grantees)| {
+        let by_script = grantees.iter().filter(|grantee| **grantee != Grantee::TicketsOwner);
+        let grantees = by_script.map(|grantee| format!(" {}", grantee.role())).collect::<String>();
+        format!("{function}{grantees}")
     });
     assert_eq!(found, listed);
     let grants =
@@ -258,14 +208,14 @@ fn every_function_is_granted_as_listed() {
     assert_eq!(
         session.column(grants),
         ["- USAGE"],
-        "PUBLIC uses the schema and makes nothing in it"
+        "PUBLIC uses the schema and creates nothing in it"
     );
 }
 
 #[test]
-fn users_read_media_jobs_without_the_address_and_the_server_role_reads_all() {
+fn media_jobs_are_granted_as_the_table_of_privileges_says() {
     let mut session = Database::plain().superuser();
-    let given = session.column(
+    let granted = session.column(
         "SELECT concat_ws(' ', 'table', grantee::regrole, privilege_type)
          FROM pg_class, aclexplode(relacl)
          WHERE oid = 'civic.media_jobs'::regclass AND grantee <> relowner
@@ -280,11 +230,16 @@ fn users_read_media_jobs_without_the_address_and_the_server_role_reads_all() {
         "columns authenticated SELECT",
         "policy {authenticated} SELECT",
     ];
-    assert_eq!(given, expected);
-    let hidden = "SELECT attname FROM pg_attribute
-                  WHERE attrelid = 'civic.media_jobs'::regclass AND attnum > 0
-                    AND NOT has_column_privilege('authenticated', attrelid, attnum, 'SELECT')";
-    assert_eq!(session.column(hidden), ["media_url"]);
+    assert_eq!(granted, expected);
+    for (grantee, hidden) in privileges::MEDIA_JOBS {
+        let not_granted = format!(
+            "SELECT attname FROM pg_attribute
+             WHERE attrelid = 'civic.media_jobs'::regclass AND attnum > 0
+               AND NOT has_column_privilege('{}', attrelid, attnum, 'SELECT')",
+            grantee.role()
+        );
+        assert_eq!(session.column(&not_granted), hidden, "{}", grantee.role());
+    }
 }
 
 #[test]
@@ -409,7 +364,6 @@ fn a_value_set_by_a_user_before_the_library_was_loaded_is_not_used() {
     }
 }
 
-#[cfg(not(feature = "pg14"))]
 #[test]
 fn an_unknown_setting_is_refused_once_the_library_is_loaded() {
     let mut session = loaded(&Database::plain());

@@ -204,9 +204,9 @@ pub fn transaction_start() -> i64 {
 pub fn transaction_number() -> pg_sys::LocalTransactionId {
     // SAFETY: reads this backend's own entry, which exists as long as the backend.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
         let number = (*pg_sys::MyProc).lxid;
-        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         let number = (*pg_sys::MyProc).vxid.lxid;
         number
     }

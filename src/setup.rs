@@ -1,18 +1,19 @@
-//! What pg_civic does to other schemas: only when asked, all of it or nothing, and told row by row.
+//! What pg_civic does to other schemas: only on request, all of it or nothing, reported row by row.
 //!
-//! The caller's own rights decide. What he lacks is told before anything is touched.
+//! The caller's own rights decide. What the caller lacks is reported before anything is changed.
 
-mod buckets;
 mod check;
 mod error;
-mod files;
 mod firewall;
-mod grants;
 mod ledger;
+mod plan;
 mod policy;
+pub mod privileges;
 mod publication;
 mod realtime;
+mod relation;
 mod rights;
+mod storage;
 mod tickets;
 
 pub use error::SetupError;
@@ -27,19 +28,7 @@ use pgrx::prelude::*;
 use crate::catalog::CatalogError;
 use crate::error::Error;
 use crate::{catalog, pg};
-
-/// One step of `setup` or `teardown`: what it was about, what was done, and why.
-type Step = (String, &'static str, String);
-
-const DONE: &str = "done";
-const ALREADY: &str = "already there";
-const SKIPPED: &str = "skipped";
-const REMOVED: &str = "removed";
-const KEPT: &str = "kept";
-
-fn step(component: impl Into<String>, action: &'static str, detail: impl Into<String>) -> Step {
-    (component.into(), action, detail.into())
-}
+use plan::{Step, unneeded, walk};
 
 fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> {
     let mut seen = HashSet::new();
@@ -53,42 +42,44 @@ fn require(action: &'static str, mut missing: Vec<String>) -> Result<(), Error> 
 fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
     catalog::begin()?;
     let table = tickets.map(tickets::Table::find).transpose()?;
-    let mut missing = files::missing_privileges(files::Purpose::SetUp)?;
+    let mut missing = storage::missing_privileges(|needed| needed.setup)?;
     missing.extend(realtime::missing_privileges()?);
-    missing.extend(
-        table
-            .iter()
-            .map(tickets::Table::missing_privileges)
-            .collect::<Result<Vec<_>, _>>()?
-            .concat(),
-    );
-    require("set up pg_civic", missing)?;
-    firewall::refuse_others()?;
-
-    let mut steps = files::set_up()?;
-    // Before the trigger that sends: nothing is said on a channel that is not guarded.
-    steps.extend(realtime::set_up()?);
-    match table {
-        Some(table) => {
-            steps.extend(table.set_up()?);
-            steps.extend(publication::set_up(&table)?);
-        }
-        None => steps.push(step("trigger", SKIPPED, "no table of tickets was given")),
+    if let Some(table) = &table {
+        missing.extend(table.missing_privileges()?);
     }
-    Ok(steps)
+    require("set up pg_civic", missing)?;
+    storage::refuse_traps()?;
+
+    let mut components = storage::components()?;
+    // Before the trigger that sends: no event is sent on a channel that is not guarded.
+    components.extend(realtime::components(true)?);
+    match table {
+        Some(table) => components.extend(table.components()?),
+        None => components.push(unneeded("trigger", "no table of tickets was given")),
+    }
+    walk(components, plan::set_up)
 }
 
 fn tear_down() -> Result<Vec<Step>, Error> {
     catalog::begin()?;
-    let mut missing = files::missing_privileges(files::Purpose::TearDown)?;
+    let mut missing = storage::missing_privileges(|needed| needed.teardown)?;
     missing.extend(realtime::missing_privileges()?);
-    missing.extend(tickets::missing_privileges_to_remove()?);
+    missing.extend(tickets::missing_to_tear_down()?);
     require("tear down pg_civic", missing)?;
 
-    let mut steps = publication::tear_down()?;
-    steps.extend(tickets::tear_down()?);
-    steps.extend(realtime::tear_down()?);
-    steps.extend(files::tear_down()?);
+    let mut components = storage::components()?;
+    if realtime::messages()?.is_some() {
+        components.extend(realtime::components(false)?);
+    }
+    let tickets = tickets::components()?;
+    if tickets.is_empty() {
+        components.push(unneeded("trigger", "no table has it"));
+    }
+    components.extend(tickets);
+    // A function is dropped after the policies that call it.
+    components.reverse();
+    let mut steps = walk(components, plan::tear_down)?;
+    steps.extend(tickets::revoke_grants()?);
     Ok(steps)
 }
 
@@ -96,9 +87,9 @@ fn tear_down() -> Result<Vec<Step>, Error> {
 mod civic {
     use super::*;
 
-    /// Guards the buckets and makes the tickets of a table heard.
+    /// Guards the buckets, and publishes the changes of the tickets of a table.
     ///
-    /// Errors: 42P01 for an OID of nothing, 42809 for what is no table, 42703 for a table without
+    /// Errors: 42P01 for an OID of nothing, 42809 for what is not a table, 42703 for a table without
     /// `tenant_id`, 42501 for a role that lacks a right that some step needs. Nothing is half done.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
@@ -114,7 +105,7 @@ mod civic {
         Ok(TableIterator::new(set_up(tickets.map(|table| table.0))?))
     }
 
-    /// Undoes `setup`: triggers, policies, and those buckets that hold nothing.
+    /// Undoes `setup`: triggers, policies, and the buckets that are empty.
     #[pg_extern(volatile, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
     fn teardown() -> Result<
@@ -127,10 +118,10 @@ mod civic {
         Ok(TableIterator::new(tear_down()?))
     }
 
-    /// What is right, what is not, and the statement that mends it.
+    /// What is right, what is not, and the statement that repairs it.
     #[pg_extern(stable, parallel_unsafe, cost = 10000)]
     #[search_path(pg_catalog, pg_temp)]
-    // pgrx reads the columns' names from the type as it stands here.
+    // pgrx reads the names of the columns from the type written here.
     #[allow(clippy::type_complexity)]
     fn check() -> Result<
         TableIterator<

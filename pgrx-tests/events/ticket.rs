@@ -183,7 +183,6 @@ fn on_conflict_publishes_the_operation_that_was_performed() {
     assert!(session.heard().is_empty());
 }
 
-#[cfg(not(feature = "pg14"))]
 #[test]
 fn merge_publishes_the_operation_performed_on_each_row() {
     let mut session = Database::plain().superuser();

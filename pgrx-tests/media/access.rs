@@ -86,7 +86,7 @@ fn roles_made_after_the_extension_see_no_jobs_until_the_fix_has_run() {
                          WHERE attrelid = 'civic.media_jobs'::regclass AND attacl IS NOT NULL)";
     assert_eq!(session.text(given), "0");
     let fixes = "SELECT fix FROM civic.check()
-                 WHERE component LIKE 'storage service for %' AND NOT ok";
+                 WHERE component LIKE 'privileges of %' AND NOT ok";
     let found = session.column(fixes);
     assert_eq!(found.len(), 2, "{found:?}");
     for fix in found {

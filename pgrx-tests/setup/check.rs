@@ -1,4 +1,4 @@
-//! civic.check(): each thing that can be wrong is found, and its fix mends it.
+//! civic.check() finds each fault, and its fix repairs it.
 
 use crate::pg_tests::support::installation::{SETUP, Wrong};
 use crate::pg_tests::support::{Database, Session};
@@ -9,7 +9,7 @@ const MIGRATED_TRIGGER: &str = "
     CREATE TRIGGER notify_of_old AFTER INSERT ON tickets
         FOR EACH ROW EXECUTE FUNCTION public.notify_ticket_update()";
 
-/// The one thing that is wrong.
+/// The only fault.
 #[track_caller]
 fn only_wrong(session: &mut Session, case: &str) -> Wrong {
     let mut wrong = session.wrong();
@@ -17,9 +17,9 @@ fn only_wrong(session: &mut Session, case: &str) -> Wrong {
     wrong.remove(0)
 }
 
-/// Finds what was tampered with, mends it by the fix, and once more by `setup()`.
+/// Finds the fault and repairs it by the fix, then once more by `setup()`.
 #[track_caller]
-fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
+fn is_found_and_repaired(session: &mut Session, tampered: &str, component: &str) {
     for by_setup in [false, true] {
         session.run(tampered);
         let (found, _, fix) = only_wrong(session, tampered);
@@ -27,12 +27,12 @@ fn is_found_and_mended(session: &mut Session, tampered: &str, component: &str) {
         let fix = fix.expect("a fix");
         assert!(fix.ends_with(';'), "{fix}");
         session.run(if by_setup { SETUP } else { &fix });
-        assert_eq!(session.wrong(), [], "{tampered}; mended by setup: {by_setup}");
+        assert_eq!(session.wrong(), [], "{tampered}; repaired by setup: {by_setup}");
     }
 }
 
 #[test]
-fn a_row_for_each_thing_that_setup_makes() {
+fn check_has_a_row_for_each_component() {
     let mut session = Database::guarded().superuser();
     let found = session.rows("SELECT component, ok, detail, fix FROM civic.check()");
     let components: Vec<_> = found.iter().map(|row| row[0].as_deref().unwrap()).collect();
@@ -45,8 +45,6 @@ fn a_row_for_each_thing_that_setup_makes() {
             "bucket gbv-evidence",
             "row security of storage.buckets",
             "row security of storage.objects",
-            "role anon",
-            "role authenticated",
             "function storage.civic_firewall(text, text)",
             "function storage.civic_firewall_upload(text, text)",
             "function storage.civic_firewall_exists()",
@@ -60,25 +58,26 @@ fn a_row_for_each_thing_that_setup_makes() {
             "policy \"civic no delete\" on storage.buckets",
             "index on (bucket_id, name COLLATE \"C\")",
             "rights on the tables of storage",
+            "role anon",
+            "role authenticated",
             "trigger ticket_update_notify on public.tickets",
             "civic.event_transport",
             "realtime",
             "relay",
             "media worker",
-            "civic.publish() for service_role",
             "storage service",
             "WhatsApp media",
             "secrets of the storage service",
             "civic.media_table",
-            "storage service for service_role",
-            "storage service for authenticated",
+            "privileges of service_role",
+            "privileges of authenticated",
             "civic.sensitive_events",
             "civic.sensitive_readers",
             "civic.event_listeners",
         ]
     );
     for row in found {
-        // Without the relay all is right but slow, so its row has the line to add all the same.
+        // Without the relay everything is right but slow, so its row has a fix and is ok.
         let fix = row[3].as_deref().unwrap_or_default();
         let is_relay = row[0].as_deref() == Some("relay");
         assert_eq!(row[1].as_deref(), Some("t"), "{row:?}");
@@ -99,7 +98,7 @@ fn check_changes_nothing() {
 }
 
 #[test]
-fn before_setup_everything_is_missing() {
+fn before_setup_every_component_is_missing() {
     let mut session = Database::supabase().superuser();
     let wrong = session.wrong();
     assert_eq!(wrong.len(), 3 + 3 + 8 + 1 + 1, "{wrong:?}");
@@ -111,7 +110,7 @@ fn before_setup_everything_is_missing() {
 }
 
 #[test]
-fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
+fn a_dropped_or_changed_policy_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     for (table, name, permissive, command, role, clauses) in [
         ("objects", "civic read", "PERMISSIVE", "SELECT", "authenticated", "USING (true)"),
@@ -147,15 +146,15 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
             if tampered.contains("TO public, service_role") {
                 continue;
             }
-            is_found_and_mended(&mut session, &tampered, &component);
+            is_found_and_repaired(&mut session, &tampered, &component);
         }
     }
-    is_found_and_mended(
+    is_found_and_repaired(
         &mut session,
         "ALTER POLICY \"civic firewall\" ON storage.objects WITH CHECK (true)",
         "policy \"civic firewall\" on storage.objects",
     );
-    is_found_and_mended(
+    is_found_and_repaired(
         &mut session,
         "CREATE POLICY \"SAPS liaisons read GBV evidence\" ON storage.objects USING (true)",
         "policy \"SAPS liaisons read GBV evidence\" on storage.objects",
@@ -163,7 +162,7 @@ fn a_policy_that_was_dropped_or_changed_is_found_and_mended() {
 }
 
 #[test]
-fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() {
+fn a_dropped_or_changed_firewall_function_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     for (function, policy) in [
         ("storage.civic_firewall(text, text)", "civic firewall"),
@@ -175,10 +174,10 @@ fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() 
             ["VOLATILE", "CALLED ON NULL INPUT", "SECURITY DEFINER", "SET search_path = public"]
         {
             let tampered = format!("ALTER FUNCTION {function} {change}");
-            is_found_and_mended(&mut session, &tampered, &component);
+            is_found_and_repaired(&mut session, &tampered, &component);
         }
         let tampered = format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC");
-        is_found_and_mended(&mut session, &tampered, &component);
+        is_found_and_repaired(&mut session, &tampered, &component);
         session.run(&format!("DROP FUNCTION {function} CASCADE"));
         let policy = format!("policy \"{policy}\" on storage.objects");
         assert_eq!(session.wrong_components(), [component, policy]);
@@ -188,27 +187,27 @@ fn a_function_of_the_firewall_that_was_changed_or_dropped_is_found_and_mended() 
 }
 
 #[test]
-fn a_public_or_missing_bucket_and_disabled_row_security_are_found_and_mended() {
+fn a_public_or_missing_bucket_and_disabled_row_security_are_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     for id in ["evidence", "documents", "gbv-evidence"] {
         let component = format!("bucket {id}");
         let public = format!("UPDATE storage.buckets SET public = true WHERE id = '{id}'");
-        is_found_and_mended(&mut session, &public, &component);
+        is_found_and_repaired(&mut session, &public, &component);
         let delete = format!(
             "SET storage.allow_delete_query = 'true';
              DELETE FROM storage.buckets WHERE id = '{id}';
              RESET storage.allow_delete_query"
         );
-        is_found_and_mended(&mut session, &delete, &component);
+        is_found_and_repaired(&mut session, &delete, &component);
     }
     for table in ["storage.buckets", "storage.objects"] {
         let disabled = format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY");
-        is_found_and_mended(&mut session, &disabled, &format!("row security of {table}"));
+        is_found_and_repaired(&mut session, &disabled, &format!("row security of {table}"));
     }
 }
 
 #[test]
-fn an_index_that_makes_no_range_is_found_and_mended() {
+fn an_index_without_a_range_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     let component = "index on (bucket_id, name COLLATE \"C\")";
     let create = |rest: &str| format!("CREATE INDEX storage_made_it ON storage.objects {rest}");
@@ -231,14 +230,14 @@ fn an_index_that_makes_no_range_is_found_and_mended() {
         create("(bucket_id, lower(name) COLLATE \"C\")"),
         create("(bucket_id) INCLUDE (name)"),
         create("(bucket_id, name COLLATE \"C\")") + ";" + &invalid("storage_made_it"),
-        // What CREATE INDEX CONCURRENTLY leaves where it fails, and somebody's own of the name.
+        // What CREATE INDEX CONCURRENTLY leaves when it fails, and another index of the name.
         create("(bucket_id, name COLLATE \"C\")")
             .replace("storage_made_it", "civic_objects_bucket_id_name")
             + ";"
             + &invalid("civic_objects_bucket_id_name"),
         create("(name)").replace("storage_made_it", "civic_objects_bucket_id_name"),
     ] {
-        is_found_and_mended(&mut session, &format!("{reset}; {made}"), component);
+        is_found_and_repaired(&mut session, &format!("{reset}; {made}"), component);
     }
     for made in [
         create("(bucket_id, name COLLATE \"C\")"),
@@ -252,7 +251,7 @@ fn an_index_that_makes_no_range_is_found_and_mended() {
 }
 
 #[test]
-fn a_trigger_that_is_not_heard_is_found_and_mended() {
+fn a_disabled_changed_or_missing_trigger_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     let component = "trigger ticket_update_notify on public.tickets";
     for tampered in [
@@ -265,18 +264,18 @@ fn a_trigger_that_is_not_heard_is_found_and_mended() {
          CREATE TRIGGER ticket_update_notify AFTER INSERT OR UPDATE ON tickets
          FOR EACH ROW WHEN (NEW.category <> 'gbv') EXECUTE FUNCTION civic.notify_ticket_update()",
     ] {
-        is_found_and_mended(&mut session, tampered, component);
+        is_found_and_repaired(&mut session, tampered, component);
     }
-    is_found_and_mended(&mut session, "DROP TRIGGER ticket_update_notify ON tickets", "trigger");
+    is_found_and_repaired(&mut session, "DROP TRIGGER ticket_update_notify ON tickets", "trigger");
     session.run(
         "CREATE TRIGGER of_deletion AFTER DELETE ON tickets
          FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
     );
-    assert_eq!(session.wrong(), [], "one that somebody made beside ours");
+    assert_eq!(session.wrong(), [], "a second trigger of another name");
 }
 
 #[test]
-fn a_partition_that_is_not_heard_is_found_and_mended() {
+fn a_disabled_trigger_of_a_partition_is_found_and_repaired() {
     let mut session = Database::plain().superuser();
     session.run(
         "CREATE TABLE tickets (tenant_id text) PARTITION BY LIST (tenant_id);
@@ -285,7 +284,7 @@ fn a_partition_that_is_not_heard_is_found_and_mended() {
     );
     session.run(SETUP);
     assert_eq!(session.wrong(), []);
-    is_found_and_mended(
+    is_found_and_repaired(
         &mut session,
         "ALTER TABLE leaf DISABLE TRIGGER ticket_update_notify",
         "trigger ticket_update_notify on public.leaf",
@@ -293,7 +292,7 @@ fn a_partition_that_is_not_heard_is_found_and_mended() {
 }
 
 #[test]
-fn a_trigger_of_the_migrations_under_another_name_is_found_and_mended() {
+fn a_trigger_of_the_migrations_under_another_name_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     session.run(MIGRATED_TRIGGER);
     let (component, _, fix) = only_wrong(&mut session, "the migrations' trigger");
@@ -303,7 +302,7 @@ fn a_trigger_of_the_migrations_under_another_name_is_found_and_mended() {
 }
 
 #[test]
-fn a_role_that_passes_row_security_is_found_and_mended() {
+fn a_role_that_passes_row_security_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     for (role, tampered) in [
         ("anon", "ALTER ROLE anon BYPASSRLS"),
@@ -328,7 +327,7 @@ fn a_role_that_passes_row_security_is_found_and_mended() {
 }
 
 #[test]
-fn a_setting_that_tells_too_much_or_shuts_everybody_out_is_found_and_mended() {
+fn a_setting_that_publishes_too_much_or_excludes_all_roles_is_found_and_repaired() {
     let database = Database::guarded();
     let role = database.role("boss", "SUPERUSER");
     let name = database.name();
@@ -347,7 +346,7 @@ fn a_setting_that_tells_too_much_or_shuts_everybody_out_is_found_and_mended() {
         ] {
             let mut session = database.session_of(&role);
             session.run(&tampered);
-            // What stands on a database or a role counts for sessions that begin after it.
+            // Settings of a database or a role apply to sessions that begin later.
             let mut session = if tampered == set { session } else { database.session_of(&role) };
             let (found, _, fix) = only_wrong(&mut session, &tampered);
             assert_eq!(found, component, "{tampered}");
@@ -377,7 +376,7 @@ fn sql_objects_of_another_version_than_the_library_are_found() {
 }
 
 #[test]
-fn a_service_role_that_came_after_the_extension_is_told_of_and_mended() {
+fn a_missing_grant_to_service_role_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     session.run("REVOKE EXECUTE ON FUNCTION civic.publish(text, jsonb, boolean) FROM service_role");
     let fixes = session.column("SELECT fix FROM civic.check() WHERE NOT ok");

@@ -14,9 +14,9 @@ fn wrong(session: &mut Session) -> Vec<Wrong> {
     wrong
 }
 
-/// Finds one thing and mends it as `check()` says.
+/// Finds one fault and repairs it as `check()` says.
 #[track_caller]
-fn is_found_and_mended(session: &mut Session, made: &str, component: &str) -> String {
+fn is_found_and_repaired(session: &mut Session, made: &str, component: &str) -> String {
     session.run(made);
     let mut found = wrong(session);
     assert_eq!(found.len(), 1, "{made}: {found:?}");
@@ -28,7 +28,7 @@ fn is_found_and_mended(session: &mut Session, made: &str, component: &str) -> St
 }
 
 #[test]
-fn a_view_of_a_role_that_bypasses_row_security_is_found_and_mended() {
+fn a_view_of_a_role_that_bypasses_row_security_is_found_and_repaired() {
     let database = Database::realtime();
     let mut session = database.superuser();
     let bypass = database.role("bypass", "BYPASSRLS");
@@ -50,7 +50,7 @@ fn a_view_of_a_role_that_bypasses_row_security_is_found_and_mended() {
              ALTER VIEW leak OWNER TO {owner};
              GRANT SELECT ON leak TO {people}"
         );
-        let detail = is_found_and_mended(&mut session, &made, "view public.leak");
+        let detail = is_found_and_repaired(&mut session, &made, "view public.leak");
         assert!(detail.contains(table), "{detail}");
         session.run("SET ROLE anon");
         if people != "authenticated" && table == "storage.objects" {
@@ -61,7 +61,7 @@ fn a_view_of_a_role_that_bypasses_row_security_is_found_and_mended() {
 }
 
 #[test]
-fn a_view_through_other_views_or_of_one_column_is_found_and_mended() {
+fn a_view_through_other_views_or_of_one_column_is_found_and_repaired() {
     let database = Database::realtime();
     let mut session = database.superuser();
     for (made, component) in [
@@ -86,26 +86,26 @@ fn a_view_through_other_views_or_of_one_column_is_found_and_mended() {
             "view public.outer_view",
         ),
     ] {
-        is_found_and_mended(&mut session, made, component);
+        is_found_and_repaired(&mut session, made, component);
         session.run("DROP VIEW outer_view; DROP VIEW IF EXISTS inner_view");
     }
 }
 
 #[test]
-fn a_copy_of_the_rows_is_found_and_mended() {
+fn a_copy_of_the_rows_is_found_and_repaired() {
     let mut session = Database::realtime().superuser();
     for made in [
         "CREATE MATERIALIZED VIEW copy AS SELECT * FROM storage.objects; GRANT SELECT ON copy TO anon",
         "CREATE VIEW inner_view WITH (security_invoker = true) AS SELECT * FROM storage.objects;
          CREATE MATERIALIZED VIEW copy AS SELECT * FROM inner_view; GRANT SELECT ON copy TO PUBLIC",
     ] {
-        is_found_and_mended(&mut session, made, "view public.copy");
+        is_found_and_repaired(&mut session, made, "view public.copy");
         session.run("DROP MATERIALIZED VIEW copy");
     }
 }
 
 #[test]
-fn a_function_with_its_owners_rights_is_found_and_mended() {
+fn a_function_with_its_owners_rights_is_found_and_repaired() {
     let mut session = Database::realtime().superuser();
     for (body, says) in [
         ("LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM storage.objects; END", "reads"),
@@ -117,14 +117,14 @@ fn a_function_with_its_owners_rights_is_found_and_mended() {
         ("LANGUAGE plpgsql AS 'BEGIN DELETE FROM Realtime.Messages; RETURN 1; END'", "may read"),
     ] {
         let made = format!("CREATE FUNCTION leak() RETURNS bigint SECURITY DEFINER {body}");
-        let detail = is_found_and_mended(&mut session, &made, "function public.leak()");
+        let detail = is_found_and_repaired(&mut session, &made, "function public.leak()");
         assert!(detail.starts_with(says), "{detail}");
         session.run("DROP FUNCTION leak()");
     }
 }
 
 #[test]
-fn what_opens_nothing_is_not_held_against_anybody() {
+fn harmless_views_and_functions_are_not_reported() {
     let database = Database::realtime();
     let mut session = database.superuser();
     let plain = database.role("plain", "");
@@ -151,7 +151,7 @@ fn what_opens_nothing_is_not_held_against_anybody() {
 }
 
 #[test]
-fn a_trigger_of_others_on_a_guarded_table_is_found_and_mended() {
+fn a_trigger_of_others_on_a_guarded_table_is_found_and_repaired() {
     let database = Database::realtime();
     let mut session = database.superuser();
     let mallory = database.role("mallory", "");
@@ -168,7 +168,7 @@ fn a_trigger_of_others_on_a_guarded_table_is_found_and_mended() {
             "CREATE TRIGGER \"a bite\" BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION bite()"
         );
         let component = format!("trigger a bite on {table}");
-        let detail = is_found_and_mended(&mut session, &made, &component);
+        let detail = is_found_and_repaired(&mut session, &made, &component);
         assert!(detail.contains(&mallory), "{detail}");
     }
     let today = session.text("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM_DD')");
@@ -177,20 +177,20 @@ fn a_trigger_of_others_on_a_guarded_table_is_found_and_mended() {
              FOR EACH ROW EXECUTE FUNCTION bite()"
     );
     let component = format!("trigger a bite on realtime.messages_{today}");
-    is_found_and_mended(&mut session, &made, &component);
+    is_found_and_repaired(&mut session, &made, &component);
 }
 
 #[test]
-fn a_superuser_who_owns_a_guarded_table_is_found_and_mended() {
+fn a_superuser_who_owns_a_guarded_table_is_found_and_repaired() {
     let mut session = Database::realtime().superuser();
     for table in ["storage.buckets", "storage.objects", "realtime.messages"] {
         let made = format!("ALTER TABLE {table} OWNER TO CURRENT_USER");
-        is_found_and_mended(&mut session, &made, &format!("owner of {table}"));
+        is_found_and_repaired(&mut session, &made, &format!("owner of {table}"));
     }
 }
 
 #[test]
-fn default_privileges_on_the_partitions_of_tomorrow_are_found_and_mended() {
+fn default_privileges_on_the_partitions_of_tomorrow_are_found_and_repaired() {
     let mut session = Database::realtime().superuser();
     for made in [
         "ALTER DEFAULT PRIVILEGES IN SCHEMA realtime GRANT ALL ON TABLES TO anon",
@@ -198,12 +198,12 @@ fn default_privileges_on_the_partitions_of_tomorrow_are_found_and_mended() {
              GRANT SELECT ON TABLES TO PUBLIC",
         "ALTER DEFAULT PRIVILEGES FOR ROLE supabase_realtime_admin GRANT TRIGGER ON TABLES TO authenticated",
     ] {
-        is_found_and_mended(&mut session, made, "default privileges in schema realtime");
+        is_found_and_repaired(&mut session, made, "default privileges in schema realtime");
     }
 }
 
 #[test]
-fn a_role_that_a_person_can_become_and_that_passes_row_security_is_found_and_mended() {
+fn a_role_that_a_user_can_become_and_that_passes_row_security_is_found_and_repaired() {
     let database = Database::guarded();
     let mut session = database.superuser();
     let (boss, reader) = (database.role("boss", "SUPERUSER"), database.role("reader", "BYPASSRLS"));
@@ -224,7 +224,7 @@ fn a_role_that_a_person_can_become_and_that_passes_row_security_is_found_and_men
 }
 
 #[test]
-fn a_right_on_every_table_by_membership_is_found_and_mended() {
+fn a_right_on_every_table_by_membership_is_found_and_repaired() {
     let database = Database::realtime();
     let mut session = database.superuser();
     for (role, count) in [("pg_maintain", 2), ("pg_write_all_data", 1)] {
@@ -243,7 +243,7 @@ fn a_right_on_every_table_by_membership_is_found_and_mended() {
 }
 
 #[test]
-fn what_a_person_reaches_through_another_role_is_found_and_mended() {
+fn what_a_user_reaches_through_another_role_is_found_and_repaired() {
     let database = Database::realtime();
     let mut session = database.superuser();
     let group = database.role("group", "");

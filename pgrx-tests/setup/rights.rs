@@ -1,8 +1,9 @@
-//! Who may run civic.setup() and civic.teardown(): what somebody lacks is told at once, and then
+//! Who may run civic.setup() and civic.teardown(): every missing privilege is reported at once, and then
 //! nothing is done.
 
 use crate::pg_tests::support::installation::{SETUP, TEARDOWN, actions};
 use crate::pg_tests::support::{Database, Session};
+use crate::setup::privileges;
 
 const STORAGE_OWNER: [&str; 2] = [
     "ownership of table storage.buckets (its owner is supabase_storage_admin)",
@@ -22,7 +23,7 @@ fn lacks(session: &mut Session, role: &str, sql: &str) -> Vec<String> {
 }
 
 #[test]
-fn everything_that_a_role_lacks_for_setup_is_told_at_once() {
+fn setup_reports_every_missing_privilege_at_once() {
     let tickets = "ownership of table public.tickets (its owner is {owner})";
     let own_storage = "GRANT supabase_storage_admin TO {role}";
     let own_tickets = "ALTER TABLE tickets OWNER TO {role}";
@@ -87,7 +88,7 @@ fn everything_that_a_role_lacks_for_setup_is_told_at_once() {
 }
 
 #[test]
-fn everything_that_a_role_lacks_for_teardown_is_told_at_once() {
+fn teardown_reports_every_missing_privilege_at_once() {
     let tickets = "ownership of table public.tickets (its owner is {owner})";
     let own_storage = "GRANT supabase_storage_admin TO {role}";
     for (case, given, expected) in [
@@ -129,8 +130,47 @@ fn everything_that_a_role_lacks_for_teardown_is_told_at_once() {
     }
 }
 
+/// The table of privileges lists nothing that is not needed, and the two functions need nothing else.
 #[test]
-fn an_owner_who_is_no_superuser_can_do_it_all() {
+fn each_privilege_of_the_table_is_needed() {
+    let database = Database::guarded();
+    let mut session = database.superuser();
+    let role = database.role("caller", "");
+    session.run(&format!(
+        "GRANT supabase_storage_admin TO {role}; ALTER TABLE tickets OWNER TO {role};
+         GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role}"
+    ));
+    for needed in privileges::NEEDED {
+        let (table, owner) = match needed.schema {
+            "storage" => (needed.table_name(), "supabase_storage_admin"),
+            "" => ("public.tickets".to_owned(), role.as_str()),
+            _ => continue,
+        };
+        for (sql, listed) in [(SETUP, needed.setup), (TEARDOWN, needed.teardown)] {
+            for privilege in listed {
+                session.run("BEGIN");
+                let lacking = if *privilege == privileges::CREATE_ON_SCHEMA {
+                    session.run(&format!(
+                        "DROP INDEX storage.idx_objects_bucket_id_name;
+                         ALTER SCHEMA storage OWNER TO CURRENT_USER;
+                         REVOKE ALL ON SCHEMA storage FROM {owner};
+                         GRANT USAGE ON SCHEMA storage TO {owner}"
+                    ));
+                    "CREATE on schema storage".to_owned()
+                } else {
+                    session.run(&format!("REVOKE {privilege} ON {table} FROM {owner}"));
+                    format!("{privilege} on table {table}")
+                };
+                session.run(&format!("SET ROLE {role}"));
+                assert_eq!(lacks(&mut session, &role, sql), [lacking], "{sql}");
+                session.run("ROLLBACK");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_owner_who_is_not_a_superuser_can_set_up_and_tear_down() {
     let database = Database::supabase();
     let mut session = database.superuser();
     let role = database.role("owner", "");
@@ -151,7 +191,7 @@ fn an_owner_who_is_no_superuser_can_do_it_all() {
 }
 
 #[test]
-fn a_partition_of_somebody_elses_is_told_before_anything_is_done() {
+fn a_partition_of_another_owner_is_reported_before_anything_is_done() {
     let database = Database::plain();
     let mut session = database.superuser();
     let (role, other) = (database.role("owner", ""), database.role("other", ""));
@@ -176,7 +216,7 @@ fn a_partition_of_somebody_elses_is_told_before_anything_is_done() {
 }
 
 #[test]
-fn a_role_without_any_right_is_told_what_check_can_see() {
+fn check_reports_what_a_role_without_privileges_can_see() {
     let database = Database::guarded();
     let mut session = database.superuser();
     session.run("REVOKE ALL ON SCHEMA public FROM PUBLIC");
@@ -186,7 +226,7 @@ fn a_role_without_any_right_is_told_what_check_can_see() {
     let components: Vec<_> = wrong.iter().map(|(component, ..)| component.as_str()).collect();
     assert_eq!(components, ["bucket evidence", "bucket documents", "bucket gbv-evidence"]);
     for (_, detail, fix) in wrong {
-        assert_eq!(detail, "hidden from this role: ask as the owner of storage.buckets");
+        assert_eq!(detail, "hidden from this role: call check() as the owner of storage.buckets");
         assert_eq!(fix, None);
     }
     session.run("RESET ROLE; SET ROLE authenticated");

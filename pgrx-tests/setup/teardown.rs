@@ -1,10 +1,10 @@
-//! civic.teardown(): setup's work undone, and nothing that is anybody else's.
+//! civic.teardown() undoes setup() and changes nothing else.
 
 use crate::pg_tests::support::installation::{SETUP, TEARDOWN, action_of, actions};
 use crate::pg_tests::support::{Database, TENANT};
 
 #[test]
-fn after_setup_and_teardown_all_is_as_it_was() {
+fn teardown_restores_the_state_before_setup() {
     for (case, prepared) in [
         ("as Storage makes it", ""),
         ("without the byte-order index", "DROP INDEX storage.idx_objects_bucket_id_name"),
@@ -40,7 +40,7 @@ fn after_setup_and_teardown_all_is_as_it_was() {
 }
 
 #[test]
-fn a_bucket_that_holds_objects_is_kept_and_told() {
+fn a_bucket_with_objects_is_kept_and_reported() {
     let database = Database::guarded();
     let mut session = database.superuser();
     session.run(&format!(
@@ -51,7 +51,7 @@ fn a_bucket_that_holds_objects_is_kept_and_told() {
     assert_eq!(action_of(&steps, "bucket evidence"), "removed");
     assert_eq!(action_of(&steps, "bucket documents"), "removed");
     let kept = steps.iter().find(|(component, ..)| component == "bucket gbv-evidence").unwrap();
-    assert_eq!((kept.1.as_str(), kept.2.as_str()), ("kept", "it holds objects: 2"));
+    assert_eq!((kept.1.as_str(), kept.2.as_str()), ("kept", "contains 2 objects"));
     assert_eq!(
         session.column("SELECT id || ' ' || public FROM storage.buckets"),
         ["gbv-evidence false"]
@@ -67,7 +67,7 @@ fn a_bucket_that_holds_objects_is_kept_and_told() {
 }
 
 #[test]
-fn the_protection_against_deletion_is_as_before_afterwards() {
+fn teardown_restores_the_setting_that_protects_from_deletion() {
     const SETTING: &str =
         "SELECT coalesce(current_setting('storage.allow_delete_query', true), '')";
     let database = Database::guarded();
@@ -94,7 +94,7 @@ fn the_protection_against_deletion_is_as_before_afterwards() {
 }
 
 #[test]
-fn every_table_that_is_heard_falls_silent() {
+fn teardown_removes_the_trigger_from_every_table() {
     let mut session = Database::guarded().superuser();
     session.run(
         "CREATE SCHEMA \"Other\";
@@ -121,7 +121,7 @@ fn every_table_that_is_heard_falls_silent() {
 }
 
 #[test]
-fn without_storage_only_the_triggers_go() {
+fn teardown_without_storage_removes_the_triggers() {
     let mut session = Database::plain().superuser();
     session.run("CREATE TABLE tickets (tenant_id text)");
     let before = session.traces();
@@ -134,7 +134,7 @@ fn without_storage_only_the_triggers_go() {
 }
 
 #[test]
-fn a_policy_that_somebody_changed_goes_too() {
+fn a_changed_policy_is_removed_too() {
     let mut session = Database::supabase().superuser();
     let before = session.traces();
     session.run(SETUP);

@@ -125,7 +125,7 @@ fn what_the_services_need_stays_granted() {
 }
 
 #[test]
-fn teardown_gives_back_exactly_what_was_there() {
+fn teardown_grants_again_exactly_what_setup_revoked() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -182,7 +182,7 @@ fn a_table_in_the_place_of_a_partition_gets_no_rights_and_stops_no_teardown() {
 }
 
 #[test]
-fn a_right_that_is_granted_again_is_found_and_mended() {
+fn a_right_that_is_granted_again_is_found_and_repaired() {
     let mut session = Database::realtime().superuser();
     for (tampered, component) in [
         ("GRANT TRUNCATE ON storage.objects TO anon", "rights on the tables of storage"),
@@ -211,7 +211,7 @@ fn a_right_that_is_granted_again_is_found_and_mended() {
 }
 
 #[test]
-fn a_right_by_membership_is_found_and_mended() {
+fn a_right_by_membership_is_found_and_repaired() {
     let database = Database::guarded();
     let mut session = database.superuser();
     let group = database.role("group", "");
@@ -227,7 +227,7 @@ fn a_right_by_membership_is_found_and_mended() {
 }
 
 #[test]
-fn a_right_of_another_grantor_is_reported_to_whoever_cannot_revoke_it() {
+fn a_right_that_the_caller_cannot_revoke_is_reported() {
     let database = Database::supabase();
     let mut session = database.superuser();
     let (role, boss) = (database.role("owner", ""), database.role("boss", ""));
@@ -260,7 +260,7 @@ fn what_was_revoked_survives_dump_and_restore() {
     session.run(TEARDOWN);
     let truncate = "SELECT has_table_privilege('anon', 'storage.objects', 'TRUNCATE')
                        AND has_table_privilege('anon', 'realtime.messages', 'UPDATE')";
-    assert_eq!(session.text(truncate), "t", "given back");
+    assert_eq!(session.text(truncate), "t", "granted again");
 }
 
 #[test]

@@ -100,10 +100,7 @@ pub(super) fn set_for_now(name: &CStr, value: &CStr) {
 pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: `prefix` ends in NUL.
     unsafe {
-        #[cfg(not(feature = "pg14"))]
         pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
     }
 }
 

@@ -12,8 +12,8 @@ unsafe extern "C-unwind" {
     fn get_timeout_start_time(timer: i32) -> pg_sys::TimestampTz;
 }
 
-/// The timer that the server starts at each lock wait, and only then (storage/lmgr/proc.c).
-/// DEADLOCK_TIMEOUT has the same number in PostgreSQL 14 to 18.
+/// The timer that the server starts at each wait for a lock, and not before (storage/lmgr/proc.c):
+/// DEADLOCK_TIMEOUT, the same number in PostgreSQL 15 to 18.
 const DEADLOCK_TIMER: i32 = 1;
 
 /// When this process last began to wait for a lock.

@@ -118,9 +118,9 @@ fn owner_of_function(function: Oid) -> Option<Oid> {
 fn may_act_as(role: Oid, other: Oid) -> bool {
     // SAFETY: lookups of memberships.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         let can_become = pg_sys::is_member_of_role(role, other);
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         let can_become = pg_sys::member_can_set_role(role, other);
         can_become || pg_sys::has_privs_of_role(role, other)
     }

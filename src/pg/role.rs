@@ -22,9 +22,8 @@ pub fn is_current_superuser() -> bool {
     is_superuser(unsafe { pg_sys::GetUserId() })
 }
 
-/// Whether the server can disable event triggers for one statement (`event_triggers`).
-pub const CAN_DISABLE_EVENT_TRIGGERS: bool =
-    cfg!(not(any(feature = "pg14", feature = "pg15", feature = "pg16")));
+/// Whether the server can leave event triggers out for one statement (`event_triggers`).
+pub const CAN_DISABLE_EVENT_TRIGGERS: bool = cfg!(not(any(feature = "pg15", feature = "pg16")));
 
 /// Like [`acting_as`], for statements that change the catalog. While it acts as a superuser, no
 /// event trigger fires: any role may own the trigger's function, which would run with the

@@ -143,9 +143,9 @@ unsafe extern "C-unwind" fn show_secret<const PLACE: usize>() -> *const c_char {
 unsafe fn allocate(size: usize) -> *mut c_void {
     // SAFETY: allocates; with this error level it raises no error.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         return libc::malloc(size);
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         return pg_sys::guc_malloc(pg_sys::LOG as i32, size);
     }
 }

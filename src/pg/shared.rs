@@ -146,13 +146,8 @@ pub fn request(queue_bytes: usize) {
     // SAFETY: each library that sets a hook keeps and calls the previous one; there is no other
     // thread.
     unsafe {
-        #[cfg(not(feature = "pg14"))]
-        {
-            PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
-            pg_sys::shmem_request_hook = Some(request_memory);
-        }
-        #[cfg(feature = "pg14")]
-        pg_sys::RequestAddinShmemSpace(size());
+        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request_memory);
         PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
         pg_sys::shmem_startup_hook = Some(make_memory);
     }
@@ -162,11 +157,9 @@ fn size() -> usize {
     size_of::<Shared>() + WORDS.load(Ordering::Relaxed) * size_of::<u64>()
 }
 
-#[cfg(not(feature = "pg14"))]
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
-#[cfg(not(feature = "pg14"))]
 #[pg_guard]
 unsafe extern "C-unwind" fn request_memory() {
     // SAFETY: the server calls this once, when memory may be requested.
@@ -198,6 +191,6 @@ unsafe extern "C-unwind" fn make_memory() {
     }
 }
 
-/// AddinShmemInitLock's index among the server's locks (storage/lwlocknames.h), the same in
-/// PostgreSQL 14 to 18.
+/// AddinShmemInitLock's place among the server's locks (storage/lwlocknames.h), the same in
+/// PostgreSQL 15 to 18.
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;

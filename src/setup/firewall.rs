@@ -1,46 +1,47 @@
-//! The functions behind the restrictive policies. They are not the extension's.
+//! The functions behind the restrictive policies. They do not belong to the extension.
 //!
-//! A policy that calls a function of an extension goes with the extension at DROP EXTENSION … CASCADE,
-//! and one careless permissive policy is then the only one. So these functions stand in the schema of
-//! the table that they guard, over the same library: after a CASCADE they go on deciding, in every
-//! session, and without the library's file every query on the table is an error.
+//! DROP EXTENSION … CASCADE drops each policy that calls a function of the extension, and one careless
+//! permissive policy is then the only one. So these functions are created in the schema of the table that
+//! they guard, over the same library: after a CASCADE they go on deciding, in every session, and without
+//! the library's file every query on the table is an error.
 //!
-//! Only a superuser may create a function in C. `setup()` creates these, of constant text, with the
-//! bootstrap superuser's rights, once it is known that the caller owns the tables.
+//! Only a superuser may create a function in C. `setup()` creates these, whose text is constant, with the
+//! rights of the bootstrap superuser, once it is known that the caller owns the tables.
 //!
 //! One function beside them needs nothing but PostgreSQL, see [`Body::PlPgSql`].
 
-use super::policy::{as_owner_of, drop_policy};
-use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
+use super::plan::{AS_MADE, Component, State, Step};
+use crate::catalog;
 use crate::error::Error;
-use crate::setup::SetupError;
 
+#[derive(Clone, Copy)]
 pub struct Function {
     schema: &'static str,
     name: &'static str,
     /// The names of its arguments, all of type text.
     arguments: &'static [&'static str],
     body: Body,
-    /// Whether the planner may ask it before the conditions of a query: it raises no error that
-    /// depends on its arguments.
+    /// Whether the planner may call it before the conditions of a query: it raises no error that depends
+    /// on its arguments.
     is_leakproof: bool,
     comment: &'static str,
 }
 
+#[derive(Clone, Copy)]
 enum Body {
     /// The library's function of this name. Its name and meaning are frozen (`pg/firewall.rs`).
     C(&'static str),
-    /// For a restore to a server without the library, or by a role that is no superuser. Such a restore
-    /// makes every policy but the firewall, and goes on. A policy that calls this function passes no row
-    /// then. It is IMMUTABLE so that the planner asks it, once a query: the server evaluates a condition
+    /// For a restore to a server without the library, or by a role that is not a superuser. That restore
+    /// creates every policy but the firewall, and continues. A policy that calls this function then passes
+    /// no row. It is IMMUTABLE so that the planner calls it, once a query: the server evaluates a condition
     /// of a policy for each row, and the condition as a subquery costs more than this. Neither answer
-    /// outlives what it depends on: the policy "civic firewall" comes and goes with its function, and each
-    /// change of a policy discards the plans over its table.
+    /// outlives what it depends on: the policy "civic firewall" is created and dropped with its function,
+    /// and each change of a policy discards the plans over its table.
     PlPgSql(&'static str),
 }
 
-/// The function's body, for the schema that is named. A role without USAGE on the schema cannot look for the
-/// function, and reads through a view alone.
+/// The function's body for a schema. A role without USAGE on the schema cannot look for the function, and
+/// reads only through a view.
 macro_rules! firewall_exists {
     ($schema:literal) => {
         Body::PlPgSql(concat!(
@@ -53,103 +54,86 @@ macro_rules! firewall_exists {
     };
 }
 
-pub const OBJECTS: [Function; 3] = [
-    Function {
-        schema: "storage",
-        name: "civic_firewall",
-        arguments: &["bucket_id", "name"],
-        body: Body::C("civic_firewall_object_read"),
-        is_leakproof: true,
-        comment: "of pg_civic: whether an object is of another bucket, or one that the caller may read",
-    },
-    Function {
-        schema: "storage",
-        name: "civic_firewall_upload",
-        arguments: &["bucket_id", "name"],
-        body: Body::C("civic_firewall_object_upload"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether an object is of another bucket, or one that the caller may add",
-    },
-    Function {
-        schema: "storage",
-        name: "civic_firewall_exists",
-        arguments: &[],
-        body: firewall_exists!("storage"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether storage.civic_firewall was restored",
-    },
-];
-
-pub const MESSAGES: [Function; 3] = [
-    Function {
-        schema: "realtime",
-        name: "civic_firewall",
-        arguments: &["topic"],
-        body: Body::C("civic_firewall_topic_read"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether a topic is another, or a channel that the caller may join",
-    },
-    Function {
-        schema: "realtime",
-        name: "civic_firewall_send",
-        arguments: &["topic", "extension"],
-        body: Body::C("civic_firewall_topic_send"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether a topic is another, or a message is presence in a channel that \
-                  the caller may join",
-    },
-    Function {
-        schema: "realtime",
-        name: "civic_firewall_exists",
-        arguments: &[],
-        body: firewall_exists!("realtime"),
-        is_leakproof: false,
-        comment: "of pg_civic: whether realtime.civic_firewall was restored",
-    },
-];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Missing,
-    Installed,
-    /// Ours, but not as this version makes it.
-    Different,
-    /// Somebody else's function of this name.
-    Others,
+const fn in_c(
+    schema: &'static str,
+    name: &'static str,
+    arguments: &'static [&'static str],
+    symbol: &'static str,
+    comment: &'static str,
+) -> Function {
+    Function { schema, name, arguments, body: Body::C(symbol), is_leakproof: false, comment }
 }
+
+const fn exists(schema: &'static str, body: Body, comment: &'static str) -> Function {
+    let name = "civic_firewall_exists";
+    Function { schema, name, arguments: &[], body, is_leakproof: false, comment }
+}
+
+pub const OBJECT_FUNCTIONS: [Function; 3] = [
+    Function {
+        is_leakproof: true,
+        ..in_c(
+            "storage",
+            "civic_firewall",
+            &["bucket_id", "name"],
+            "civic_firewall_object_read",
+            "of pg_civic: whether an object is of another bucket, or one that the caller may read",
+        )
+    },
+    in_c(
+        "storage",
+        "civic_firewall_upload",
+        &["bucket_id", "name"],
+        "civic_firewall_object_upload",
+        "of pg_civic: whether an object is of another bucket, or one that the caller may add",
+    ),
+    exists(
+        "storage",
+        firewall_exists!("storage"),
+        "of pg_civic: whether storage.civic_firewall was restored",
+    ),
+];
+
+pub const MESSAGE_FUNCTIONS: [Function; 3] = [
+    in_c(
+        "realtime",
+        "civic_firewall",
+        &["topic"],
+        "civic_firewall_topic_read",
+        "of pg_civic: whether a topic is another, or a channel that the caller may join",
+    ),
+    in_c(
+        "realtime",
+        "civic_firewall_send",
+        &["topic", "extension"],
+        "civic_firewall_topic_send",
+        "of pg_civic: whether a topic is another, or a message is presence in a channel that the caller \
+         may join",
+    ),
+    exists(
+        "realtime",
+        firewall_exists!("realtime"),
+        "of pg_civic: whether realtime.civic_firewall was restored",
+    ),
+];
 
 /// The library as SQL names it, found where the server finds the extension's own.
 const LIBRARY: &str = "pg_civic";
 
 impl Body {
-    fn language(&self) -> &'static str {
+    /// Language, source, library and volatility, as `pg_proc` has them.
+    fn in_catalog(&self) -> (&'static str, &'static str, Option<&'static str>, &'static str) {
         match self {
-            Body::C(_) => "c",
-            Body::PlPgSql(_) => "plpgsql",
+            Body::C(symbol) => ("c", symbol, Some(LIBRARY), "STABLE"),
+            Body::PlPgSql(source) => ("plpgsql", source, None, "IMMUTABLE"),
         }
     }
 
-    fn source(&self) -> &'static str {
-        let (Body::C(source) | Body::PlPgSql(source)) = self;
-        source
-    }
-
-    fn library(&self) -> Option<&'static str> {
-        matches!(self, Body::C(_)).then_some(LIBRARY)
-    }
-
-    fn volatility(&self) -> &'static str {
-        match self {
-            Body::C(_) => "STABLE",
-            Body::PlPgSql(_) => "IMMUTABLE",
-        }
-    }
-
-    /// What stands behind AS.
+    /// What follows AS.
     fn definition(&self) -> String {
         match self {
             Body::C(symbol) => format!("'{LIBRARY}', '{symbol}'"),
-            Body::PlPgSql(body) => format!("$civic${body}$civic$"),
+            Body::PlPgSql(source) => format!("$civic${source}$civic$"),
         }
     }
 }
@@ -159,15 +143,18 @@ impl Function {
         let types = vec!["text"; self.arguments.len()].join(", ");
         format!("{}.{}({types})", self.schema, self.name)
     }
+}
 
-    pub fn component(&self) -> String {
+impl Component for Function {
+    fn name(&self) -> String {
         format!("function {}", self.signature())
     }
 
-    /// Whether it is there, and whether it is this one. Any function of this name counts, whatever its
-    /// arguments: one that fits a column's type better would be taken for the policy. Ours are those of
-    /// this source that a superuser owns or, as a restore may leave it, who owns the schema.
-    pub fn state(&self) -> Result<State, Error> {
+    /// Any function of this name counts, whatever its arguments: the policy would call one that fits a
+    /// column's type better. pg_civic's are those of this source that belong to a superuser or, as a
+    /// restore may leave it, to the owner of the schema.
+    fn state(&self) -> Result<State, Error> {
+        let (language, source, library, volatility) = self.body.in_catalog();
         let found = catalog::texts(
             "SELECT CASE
                  WHEN NOT (l.lanname = $3 AND p.prosrc = $4
@@ -191,41 +178,41 @@ impl Function {
             &[
                 self.schema.into(),
                 self.name.into(),
-                self.body.language().into(),
-                self.body.source().into(),
-                self.body.library().into(),
+                language.into(),
+                source.into(),
+                library.into(),
                 (self.arguments.len() as i16).into(),
-                self.body.volatility()[..1].to_lowercase().into(),
+                volatility[..1].to_lowercase().into(),
                 self.is_leakproof.into(),
             ],
         )?;
         Ok(match found.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            [] => State::Missing,
-            ["installed"] => State::Installed,
-            ["different"] => State::Different,
-            _ => State::Others,
+            [] => State::Missing("missing".to_owned()),
+            ["installed"] => State::Installed(AS_MADE.to_owned()),
+            ["different"] => State::Different(format!("not {AS_MADE}")),
+            _ => State::Foreign,
         })
     }
 
-    /// `create` is `CREATE`, or `CREATE OR REPLACE` where the function is ours already: to replace another
-    /// role's function would leave it to that role.
-    fn create(&self, create: &str) -> Result<(), Error> {
+    /// CREATE OR REPLACE only where the function is pg_civic's already: to replace another role's function
+    /// would leave it to that role.
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        let create = if was.is_missing() { "CREATE" } else { "CREATE OR REPLACE" };
+        let (language, _, _, volatility) = self.body.in_catalog();
         let arguments: Vec<_> =
             self.arguments.iter().map(|name| format!("{name} pg_catalog.text")).collect();
         let signature = self.signature();
         for statement in [
             format!(
                 "{create} FUNCTION {}.{}({}) RETURNS pg_catalog.bool
-                     LANGUAGE {} {} STRICT {} PARALLEL SAFE COST 1 AS {}",
+                     LANGUAGE {language} {volatility} STRICT {} PARALLEL SAFE COST 1 AS {}",
                 self.schema,
                 self.name,
                 arguments.join(", "),
-                self.body.language(),
-                self.body.volatility(),
                 if self.is_leakproof { "LEAKPROOF" } else { "NOT LEAKPROOF" },
                 self.body.definition(),
             ),
-            // What somebody has set by hand survives CREATE OR REPLACE.
+            // Settings and privileges survive CREATE OR REPLACE.
             format!("ALTER FUNCTION {signature} SECURITY INVOKER RESET ALL"),
             format!("REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"),
             format!("GRANT EXECUTE ON FUNCTION {signature} TO PUBLIC"),
@@ -233,84 +220,12 @@ impl Function {
         ] {
             catalog::execute_as_superuser(&statement)?;
         }
-        Ok(())
+        Ok(self.made(was))
     }
 
-    fn set_up(&self) -> Result<Step, Error> {
-        let state = self.state()?;
-        if state == State::Installed {
-            return Ok(step(self.component(), ALREADY, "as pg_civic makes it"));
-        }
-        self.refuse_others(state)?;
-        self.create(if state == State::Missing { "CREATE" } else { "CREATE OR REPLACE" })?;
-        Ok(match state {
-            State::Missing => step(self.component(), DONE, "created"),
-            _ => step(self.component(), DONE, "was another, created anew"),
-        })
+    /// To be called once the policies that use it are dropped.
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        catalog::execute_as_superuser(&format!("DROP FUNCTION {}", self.signature()))?;
+        Ok(self.dropped())
     }
-
-    fn tear_down(&self) -> Result<Step, Error> {
-        match self.state()? {
-            State::Missing => Ok(step(self.component(), SKIPPED, "there is none")),
-            State::Others => Ok(step(self.component(), SKIPPED, "not pg_civic's")),
-            State::Installed | State::Different => {
-                let drop = format!("DROP FUNCTION {}", self.signature());
-                catalog::execute_as_superuser(&drop)?;
-                Ok(step(self.component(), REMOVED, "dropped"))
-            }
-        }
-    }
-
-    fn refuse_others(&self, state: State) -> Result<(), Error> {
-        match state {
-            State::Others => Err(SetupError::NameTaken { object: self.component() }.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Errors: 42723 where a function of somebody else's has one of the names.
-pub fn refuse_others() -> Result<(), Error> {
-    OBJECTS
-        .iter()
-        .chain(&MESSAGES)
-        .try_for_each(|function| function.refuse_others(function.state()?))
-}
-
-pub fn set_up(functions: &[Function]) -> Result<Vec<Step>, Error> {
-    functions.iter().map(Function::set_up).collect()
-}
-
-/// To be called once the policies that use them are gone.
-pub fn tear_down(functions: &[Function]) -> Result<Vec<Step>, Error> {
-    functions.iter().map(Function::tear_down).collect()
-}
-
-/// Removes the policies, and their function, by which earlier versions shut the tables once the
-/// firewall was gone. To be called once the firewall stands.
-pub fn remove_former(schema: &'static str, table: &'static str) -> Result<Vec<Step>, Error> {
-    const POLICIES: [&str; 2] = ["civic deadbolt", "civic channels deadbolt"];
-    const FUNCTION: &str = "storage.civic_firewall_stands(regclass)";
-    let mut steps = vec![];
-    for name in POLICIES {
-        let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_policies
-                      WHERE schemaname = $1 AND tablename = $2 AND policyname = $3)";
-        if catalog::holds(exists, &[schema.into(), table.into(), name.into()])? {
-            drop_policy(schema, table, name)?;
-            let component = format!("policy \"{name}\" on {schema}.{table}");
-            steps.push(step(component, REMOVED, "of an earlier version, replaced"));
-        }
-    }
-    let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p
-                  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                  WHERE n.nspname = $1 AND p.oid = pg_catalog.to_regprocedure($2))";
-    if catalog::holds(exists, &[schema.into(), FUNCTION.into()])? {
-        as_owner_of(schema, table, &format!("DROP FUNCTION {FUNCTION}"))?;
-        steps.push(step(
-            format!("function {FUNCTION}"),
-            REMOVED,
-            "of an earlier version, replaced",
-        ));
-    }
-    Ok(steps)
 }

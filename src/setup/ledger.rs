@@ -1,9 +1,11 @@
-//! `civic.changed_privileges`: what `setup` has granted and revoked, for `teardown` to give back.
+//! `civic.changed_privileges`: what `setup()` has granted and revoked, so that `teardown()` undoes it.
 
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::quote_identifier;
 
-use super::catalog;
+use crate::catalog;
 use crate::error::Error;
+use crate::pg::Row;
 
 /// One privilege on one object, as one role has granted it to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,25 @@ pub struct Privilege {
 }
 
 impl Privilege {
+    /// Of columns in the order of the fields.
+    pub fn read(row: &Row<'_, '_>) -> Result<Privilege, pgrx::spi::Error> {
+        Ok(Privilege {
+            schema: row.get(1)?.unwrap_or_default(),
+            object: row.get(2)?.unwrap_or_default(),
+            column: row.get(3)?.unwrap_or_default(),
+            privilege: row.get(4)?.unwrap_or_default(),
+            grantee: row.get(5)?.unwrap_or_default(),
+            grantor: row.get(6)?.unwrap_or_default(),
+            is_grantable: row.get(7)?.unwrap_or_default(),
+        })
+    }
+
+    /// The key of the table.
+    fn key(&self) -> [DatumWithOid<'_>; 6] {
+        let Privilege { schema, object, column, privilege, grantee, grantor, .. } = self;
+        [schema, object, column, privilege, grantee, grantor].map(|text| text.as_str().into())
+    }
+
     /// The table, qualified and quoted.
     pub fn table(&self) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.object))
@@ -39,6 +60,11 @@ impl Privilege {
             "public" => "PUBLIC".to_owned(),
             role => quote_identifier(role),
         }
+    }
+
+    /// `TRUNCATE on storage.objects of anon`.
+    pub fn description(&self) -> String {
+        format!("{} on {} of {}", self.what(), self.table(), self.role())
     }
 
     pub fn revoke_statement(&self) -> String {
@@ -68,58 +94,34 @@ impl Change {
 
 const TABLE: &str = "changed_privileges";
 
-/// Keeps a change. One that is kept already stays as it was first.
+/// Records a change. The first record of a privilege stays.
 pub fn record(change: Change, privilege: &Privilege) -> Result<(), Error> {
-    let Privilege { schema, object, column, privilege, grantee, grantor, is_grantable } = privilege;
     let insert = "INSERT INTO civic.changed_privileges
-             (change, object_schema, object_name, column_name, privilege, grantee, grantor,
+             (object_schema, object_name, column_name, privilege, grantee, grantor, change,
               is_grantable)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT DO NOTHING";
-    let arguments = [
-        change.name().into(),
-        schema.as_str().into(),
-        object.as_str().into(),
-        column.as_str().into(),
-        privilege.as_str().into(),
-        grantee.as_str().into(),
-        grantor.as_str().into(),
-        (*is_grantable).into(),
-    ];
+    let mut arguments = Vec::from(privilege.key());
+    arguments.extend([change.name().into(), privilege.is_grantable.into()]);
     catalog::with_own_table(TABLE, || catalog::update(insert, &arguments)).map(|_| ())
 }
 
-/// What was recorded, in an order in which it can be given back: what the owner had granted first.
+/// What was recorded, in an order in which it can be granted again: what the owner had granted first.
 pub fn recorded(change: Change) -> Result<Vec<Privilege>, Error> {
     let select =
         "SELECT object_schema, object_name, column_name, privilege, grantee, grantor, is_grantable
          FROM civic.changed_privileges
          WHERE change OPERATOR(pg_catalog.=) $1
          ORDER BY object_schema, object_name, column_name, is_grantable DESC, grantee, privilege";
-    let privileges = catalog::with_own_table(TABLE, || {
-        catalog::rows(select, &[change.name().into()], |row| {
-            Ok(Privilege {
-                schema: row.get(1)?.unwrap_or_default(),
-                object: row.get(2)?.unwrap_or_default(),
-                column: row.get(3)?.unwrap_or_default(),
-                privilege: row.get(4)?.unwrap_or_default(),
-                grantee: row.get(5)?.unwrap_or_default(),
-                grantor: row.get(6)?.unwrap_or_default(),
-                is_grantable: row.get(7)?.unwrap_or_default(),
-            })
-        })
-    })?;
-    Ok(privileges.unwrap_or_default())
+    let read = || catalog::rows(select, &[change.name().into()], Privilege::read);
+    Ok(catalog::with_own_table(TABLE, read)?.unwrap_or_default())
 }
 
 /// Removes the record of a change that has been undone.
 pub fn forget(privilege: &Privilege) -> Result<(), Error> {
-    let Privilege { schema, object, column, privilege, grantee, grantor, .. } = privilege;
     let delete = "DELETE FROM civic.changed_privileges
          WHERE object_schema OPERATOR(pg_catalog.=) $1 AND object_name OPERATOR(pg_catalog.=) $2
            AND column_name OPERATOR(pg_catalog.=) $3 AND privilege OPERATOR(pg_catalog.=) $4
            AND grantee OPERATOR(pg_catalog.=) $5 AND grantor OPERATOR(pg_catalog.=) $6";
-    let arguments =
-        [schema, object, column, privilege, grantee, grantor].map(|text| text.as_str().into());
-    catalog::with_own_table(TABLE, || catalog::update(delete, &arguments)).map(|_| ())
+    catalog::with_own_table(TABLE, || catalog::update(delete, &privilege.key())).map(|_| ())
 }

@@ -1,15 +1,17 @@
 //! Policies, and those on Storage's tables.
 //!
-//! Each expression stands here as the server prints it (`pg_get_expr`), so that `check()` can hold
-//! what is in the catalog against it.
+//! Each expression is written as the server prints it (`pg_get_expr`), so that `check()` can compare it
+//! with the catalog.
 
 use pgrx::spi::quote_identifier;
 
-use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, step};
-use crate::catalog::Owner;
+use super::plan::{AS_MADE, Component, REMOVED, State, Step, step};
+use super::relation::Relation;
+use crate::catalog;
 use crate::error::Error;
 use crate::pg;
 
+#[derive(Clone, Copy)]
 pub struct Policy {
     pub schema: &'static str,
     pub table: &'static str,
@@ -22,11 +24,11 @@ pub struct Policy {
     pub check: Option<&'static str>,
 }
 
-/// Whoever logs in through the gateway.
+/// The database role of users who have logged in.
 pub const AUTHENTICATED: &str = "authenticated";
 pub const PUBLIC: &str = "public";
 
-/// The policy that shuts a table whose firewall was not restored.
+/// The policy that closes a table whose firewall was not restored.
 pub const CLOSED: &str = "civic closed";
 
 macro_rules! other_buckets {
@@ -39,128 +41,95 @@ macro_rules! other_buckets {
     };
 }
 
+/// A table, by schema and name.
+type Table = (&'static str, &'static str);
+
+pub const fn permissive(
+    (schema, table): Table,
+    name: &'static str,
+    command: &'static str,
+    using: Option<&'static str>,
+    check: Option<&'static str>,
+) -> Policy {
+    Policy { schema, table, name, is_permissive: true, command, role: AUTHENTICATED, using, check }
+}
+
+pub const fn restrictive(
+    (schema, table): Table,
+    name: &'static str,
+    command: &'static str,
+    using: Option<&'static str>,
+    check: Option<&'static str>,
+) -> Policy {
+    Policy { schema, table, name, is_permissive: false, command, role: PUBLIC, using, check }
+}
+
+const BUCKETS: Table = ("storage", "buckets");
+const OBJECTS: Table = ("storage", "objects");
+
 pub const POLICIES: [Policy; 8] = [
-    // As the range itself and not as a function over it: one that is inlined costs a parse at every
-    // plan, and Storage's search plans a hundred times a call.
-    Policy {
-        schema: "storage",
-        table: "objects",
-        name: "civic read",
-        is_permissive: true,
-        command: "SELECT",
-        role: AUTHENTICATED,
-        using: Some(
+    // The range itself, not a function over it: an inlined function costs a parse at every plan, and
+    // Storage's search plans a hundred times a call.
+    permissive(
+        OBJECTS,
+        "civic read",
+        "SELECT",
+        Some(
             "((bucket_id = ANY (civic.readable_buckets())) \
              AND ((name COLLATE \"C\") >= civic.tenant_folder_start()) \
              AND ((name COLLATE \"C\") < civic.tenant_folder_end()))",
         ),
-        check: None,
-    },
-    Policy {
-        schema: "storage",
-        table: "objects",
-        name: "civic upload",
-        is_permissive: true,
-        command: "INSERT",
-        role: AUTHENTICATED,
-        using: None,
-        check: Some("civic.can_upload_object(bucket_id, name)"),
-    },
+        None,
+    ),
+    permissive(
+        OBJECTS,
+        "civic upload",
+        "INSERT",
+        None,
+        Some("civic.can_upload_object(bucket_id, name)"),
+    ),
     // Permissive policies are OR-ed, so one careless USING (true) would open every bucket. This one
-    // is AND-ed. Its functions are not the extension's: it outlives DROP EXTENSION … CASCADE, and
+    // is AND-ed. Its functions do not belong to the extension: it outlives DROP EXTENSION … CASCADE, and
     // goes on deciding.
-    Policy {
-        schema: "storage",
-        table: "objects",
-        name: "civic firewall",
-        is_permissive: false,
-        command: "ALL",
-        role: PUBLIC,
-        using: Some("storage.civic_firewall(bucket_id, name)"),
-        check: Some("storage.civic_firewall_upload(bucket_id, name)"),
-    },
-    // For a restore that could not make the firewall's functions: without them no row passes.
-    Policy {
-        schema: "storage",
-        table: "objects",
-        name: CLOSED,
-        is_permissive: false,
-        command: "ALL",
-        role: PUBLIC,
-        using: Some("storage.civic_firewall_exists()"),
-        check: None,
-    },
-    // Evidence is neither changed nor removed by a person, whatever a permissive policy says.
-    Policy {
-        schema: "storage",
-        table: "objects",
-        name: "civic no update",
-        is_permissive: false,
-        command: "UPDATE",
-        role: PUBLIC,
-        using: Some(other_buckets!("bucket_id")),
-        check: Some(other_buckets!("bucket_id")),
-    },
-    Policy {
-        schema: "storage",
-        table: "objects",
-        name: "civic no delete",
-        is_permissive: false,
-        command: "DELETE",
-        role: PUBLIC,
-        using: Some(other_buckets!("bucket_id")),
-        check: None,
-    },
-    // A public bucket is served without asking any policy.
-    Policy {
-        schema: "storage",
-        table: "buckets",
-        name: "civic no update",
-        is_permissive: false,
-        command: "UPDATE",
-        role: PUBLIC,
-        using: Some(other_buckets!("id")),
-        check: Some(other_buckets!("id")),
-    },
-    Policy {
-        schema: "storage",
-        table: "buckets",
-        name: "civic no delete",
-        is_permissive: false,
-        command: "DELETE",
-        role: PUBLIC,
-        using: Some(other_buckets!("id")),
-        check: None,
-    },
+    restrictive(
+        OBJECTS,
+        "civic firewall",
+        "ALL",
+        Some("storage.civic_firewall(bucket_id, name)"),
+        Some("storage.civic_firewall_upload(bucket_id, name)"),
+    ),
+    // For a restore that could not create the firewall's functions: without them no row passes.
+    restrictive(OBJECTS, CLOSED, "ALL", Some("storage.civic_firewall_exists()"), None),
+    // No user changes or removes evidence, whatever a permissive policy says.
+    restrictive(
+        OBJECTS,
+        "civic no update",
+        "UPDATE",
+        Some(other_buckets!("bucket_id")),
+        Some(other_buckets!("bucket_id")),
+    ),
+    restrictive(OBJECTS, "civic no delete", "DELETE", Some(other_buckets!("bucket_id")), None),
+    // A public bucket is served without checking any policy.
+    restrictive(
+        BUCKETS,
+        "civic no update",
+        "UPDATE",
+        Some(other_buckets!("id")),
+        Some(other_buckets!("id")),
+    ),
+    restrictive(BUCKETS, "civic no delete", "DELETE", Some(other_buckets!("id")), None),
 ];
 
-/// The extension's script makes it, where the role is there. `check()` tells where it is not.
-pub const OF_MEDIA_JOBS: Policy = Policy {
-    schema: "civic",
-    table: "media_jobs",
-    name: "civic read",
-    is_permissive: true,
-    command: "SELECT",
-    role: AUTHENTICATED,
-    using: Some("((tenant_id = civic.tenant_id()) AND (bucket = ANY (civic.readable_buckets())))"),
-    check: None,
-};
-
-/// The policies of the application's own migrations, which these replace.
-pub const OF_THE_MIGRATIONS: [&str; 6] = [
-    "Authenticated users upload evidence",
-    "Authenticated users read evidence",
-    "Authenticated users upload documents",
-    "Authenticated users read documents",
-    "Authorized staff upload GBV evidence",
-    "SAPS liaisons read GBV evidence",
-];
+/// Created by the extension's script, if the role exists then. `check()` reports where it is missing.
+pub const OF_MEDIA_JOBS: Policy = permissive(
+    ("civic", "media_jobs"),
+    "civic read",
+    "SELECT",
+    Some("((tenant_id = civic.tenant_id()) AND (bucket = ANY (civic.readable_buckets())))"),
+    None,
+);
 
 impl Policy {
-    pub fn component(&self) -> String {
-        format!("policy \"{}\" on {}.{}", self.name, self.schema, self.table)
-    }
-
     /// What the catalog says of the policy, or `None` where there is none.
     fn in_catalog(&self) -> Result<Option<String>, Error> {
         let found = catalog::texts(
@@ -172,24 +141,17 @@ impl Policy {
         Ok(found.into_iter().next())
     }
 
+    fn kind(&self) -> &'static str {
+        if self.is_permissive { "PERMISSIVE" } else { "RESTRICTIVE" }
+    }
+
     fn as_in_catalog(&self) -> String {
-        let permissive = if self.is_permissive { "PERMISSIVE" } else { "RESTRICTIVE" };
         let roles = format!("{{{}}}", self.role);
-        let parts = [Some(permissive), Some(self.command), Some(&roles), self.using, self.check];
+        let parts = [Some(self.kind()), Some(self.command), Some(&roles), self.using, self.check];
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether the catalog has the policy, and whether it is this one.
-    pub fn state(&self) -> Result<State, Error> {
-        Ok(match self.in_catalog()? {
-            None => State::Missing,
-            Some(found) if found == self.as_in_catalog() => State::Installed,
-            Some(_) => State::Different,
-        })
-    }
-
-    /// What makes it.
-    pub fn statement(&self) -> String {
+    pub fn create_statement(&self) -> String {
         let clause = |keyword: &str, expression: Option<&str>| {
             expression.map(|expression| format!(" {keyword} ({expression})")).unwrap_or_default()
         };
@@ -198,7 +160,7 @@ impl Policy {
             quote_identifier(self.name),
             self.schema,
             self.table,
-            if self.is_permissive { "PERMISSIVE" } else { "RESTRICTIVE" },
+            self.kind(),
             self.command,
             self.role,
             clause("USING", self.using),
@@ -206,47 +168,50 @@ impl Policy {
         )
     }
 
-    pub fn create(&self) -> Result<(), Error> {
-        as_owner_of(self.schema, self.table, &self.statement())
+    pub fn drop_statement(&self) -> String {
+        format!("DROP POLICY {} ON {}.{}", quote_identifier(self.name), self.schema, self.table)
     }
 
-    pub fn drop(&self) -> Result<(), Error> {
-        drop_policy(self.schema, self.table, self.name)
+    /// Runs a statement as the owner of the table.
+    fn execute(&self, statement: &str) -> Result<(), Error> {
+        match Relation::named(self.schema, self.table)? {
+            Some(table) => table.execute(statement),
+            None => {
+                let why = format!("there is no table {}.{}", self.schema, self.table);
+                Err(pg::Error::Catalog { why }.into())
+            }
+        }
     }
 }
 
-/// Makes those policies that are missing or different.
-pub fn set_up(policies: &[Policy]) -> Result<Vec<Step>, Error> {
-    let has_authenticated = has_role(AUTHENTICATED)?;
-    let set_up = |policy: &Policy| {
-        if policy.role == AUTHENTICATED && !has_authenticated {
-            return Ok(step(policy.component(), SKIPPED, "there is no role authenticated"));
+impl Component for Policy {
+    fn name(&self) -> String {
+        format!("policy \"{}\" on {}.{}", self.name, self.schema, self.table)
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        if self.role == AUTHENTICATED && !has_role(AUTHENTICATED)? {
+            return Ok(State::Unneeded("there is no role authenticated".to_owned()));
         }
-        let state = policy.state()?;
-        if state == State::Different {
-            policy.drop()?;
-        }
-        if state != State::Installed {
-            policy.create()?;
-        }
-        Ok(match state {
-            State::Installed => step(policy.component(), ALREADY, "as pg_civic makes it"),
-            State::Missing => step(policy.component(), DONE, "created"),
-            State::Different => step(policy.component(), DONE, "was another, created anew"),
+        Ok(match self.in_catalog()? {
+            None => State::Missing("missing".to_owned()),
+            Some(found) if found == self.as_in_catalog() => State::Installed(AS_MADE.to_owned()),
+            Some(_) => State::Different(format!("not {AS_MADE}")),
         })
-    };
-    policies.iter().map(set_up).collect()
-}
+    }
 
-pub fn tear_down(policies: &[Policy]) -> Result<Vec<Step>, Error> {
-    let tear_down = |policy: &Policy| {
-        if policy.state()? == State::Missing {
-            return Ok(step(policy.component(), SKIPPED, "there is none"));
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        if !was.is_missing() {
+            self.execute(&self.drop_statement())?;
         }
-        policy.drop()?;
-        Ok(step(policy.component(), REMOVED, "dropped"))
-    };
-    policies.iter().map(tear_down).collect()
+        self.execute(&self.create_statement())?;
+        Ok(self.made(was))
+    }
+
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        self.execute(&self.drop_statement())?;
+        Ok(self.dropped())
+    }
 }
 
 pub fn has_role(role: &str) -> Result<bool, Error> {
@@ -256,35 +221,43 @@ pub fn has_role(role: &str) -> Result<bool, Error> {
     )
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Missing,
-    Installed,
-    /// Of this name, but not as pg_civic makes it.
-    Different,
-}
+/// A policy of the application's own migrations, which those of `setup()` replace.
+pub struct Migrated(Policy);
 
-pub fn drop_policy(schema: &str, table: &str, name: &str) -> Result<(), Error> {
-    let statement = format!("DROP POLICY {} ON {schema}.{table}", quote_identifier(name));
-    as_owner_of(schema, table, &statement)
-}
+const MIGRATED: [&str; 6] = [
+    "Authenticated users upload evidence",
+    "Authenticated users read evidence",
+    "Authenticated users upload documents",
+    "Authenticated users read documents",
+    "Authorized staff upload GBV evidence",
+    "SAPS liaisons read GBV evidence",
+];
 
-/// Runs a statement on a table as the table's owner.
-pub fn as_owner_of(schema: &str, table: &str, statement: &str) -> Result<(), Error> {
-    match Owner::of_table(schema, table)? {
-        Some(owner) => owner.execute(statement, &[]),
-        None => {
-            Err(pg::Error::Catalog { why: format!("there is no table {schema}.{table}") }.into())
+impl Migrated {
+    /// Those that still exist.
+    pub fn find() -> Result<Vec<Migrated>, Error> {
+        let migrated = MIGRATED.map(|name| Migrated(Policy { name, ..POLICIES[0] }));
+        let mut found = vec![];
+        for policy in migrated {
+            if policy.0.in_catalog()?.is_some() {
+                found.push(policy);
+            }
         }
+        Ok(found)
     }
 }
 
-/// Which of the migrations' policies are still there.
-pub fn left_by_migrations() -> Result<Vec<String>, Error> {
-    catalog::texts(
-        "SELECT policyname FROM pg_catalog.pg_policies
-         WHERE schemaname = 'storage' AND tablename = 'objects' AND policyname = ANY ($1)
-         ORDER BY policyname",
-        &[OF_THE_MIGRATIONS.map(str::to_owned).to_vec().into()],
-    )
+impl Component for Migrated {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        Ok(State::Different("of the application's migrations: slow, and replaced".to_owned()))
+    }
+
+    fn make(&self, _was: &State) -> Result<Vec<Step>, Error> {
+        self.0.execute(&self.0.drop_statement())?;
+        Ok(vec![step(self.name(), REMOVED, "of the application's migrations, replaced")])
+    }
 }

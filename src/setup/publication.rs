@@ -3,34 +3,38 @@
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 
-use super::tickets::{self, Table};
-use super::{ALREADY, DONE, KEPT, SKIPPED, Step, catalog, realtime, step};
-use crate::catalog::Owner;
+use super::plan::{ALREADY, Component, DONE, KEPT, SKIPPED, State, Step, step};
+use super::relation::Relation;
+use crate::catalog::{self, Owner};
 use crate::error::Error;
 
-pub const PUBLICATION: &str = "supabase_realtime";
+const PUBLICATION: &str = "supabase_realtime";
 
-/// How a table stands to the publication.
-pub struct Standing {
-    pub is_published: bool,
-    /// The role that adds the table: the owner of the one who has the rights of the other's owner.
-    /// `None` where there is none.
+/// A table with the trigger, as a member of the publication.
+pub struct Published {
+    table: Relation,
+    is_published: bool,
+    /// The role that adds the table: the owner of the table or of the publication, whichever has the
+    /// rights of the other.
     actor: Option<Oid>,
     /// Whether the caller has the rights of that role.
     is_callers: bool,
-    /// Of the publication.
-    owner: String,
-    /// Whether the table is of the kind that a publication takes.
+    publication_owner: String,
+    /// Whether the table is of a kind that can be published.
     is_logged: bool,
-    /// Whether each row can be told by a key. Without one PostgreSQL refuses every UPDATE of a
-    /// published table.
-    pub has_identity: bool,
-    pub has_row_security: bool,
+    /// Whether a key identifies each row. Without one PostgreSQL refuses every UPDATE of a published
+    /// table.
+    has_identity: bool,
 }
 
-/// `None` where there is no such publication.
-pub fn standing(table: Oid) -> Result<Option<Standing>, Error> {
-    let found = catalog::rows(
+pub fn name(table: &str) -> String {
+    format!("{table} in publication {PUBLICATION}")
+}
+
+impl Published {
+    /// `None` if there is no publication of this name.
+    pub fn find(table: &Relation) -> Result<Option<Published>, Error> {
+        let found = catalog::rows(
         "SELECT p.puballtables
                 OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r
                            WHERE r.prpubid = p.oid
@@ -52,8 +56,7 @@ pub fn standing(table: Oid) -> Result<Option<Standing>, Error> {
                  WHERE l.oid IN (SELECT c.oid WHERE c.relkind = 'r'
                                  UNION ALL
                                  SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)
-                ) IS NOT FALSE,
-                c.relrowsecurity
+                ) IS NOT FALSE
          FROM pg_catalog.pg_publication p, pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (SELECT
@@ -61,88 +64,106 @@ pub fn standing(table: Oid) -> Result<Option<Standing>, Error> {
                   WHEN pg_catalog.pg_has_role(p.pubowner, c.relowner, 'USAGE') THEN p.pubowner
              END) a (actor)
          WHERE p.pubname = $1 AND c.oid = $2",
-        &[PUBLICATION.into(), table.into()],
-        |row| {
-            Ok(Standing {
-                is_published: row.get(1)?.unwrap_or_default(),
-                actor: row.get(2)?,
-                is_callers: row.get(3)?.unwrap_or_default(),
-                owner: row.get(4)?.unwrap_or_default(),
-                is_logged: row.get(5)?.unwrap_or_default(),
-                has_identity: row.get(6)?.unwrap_or_default(),
-                has_row_security: row.get(7)?.unwrap_or_default(),
-            })
-        },
-    )?;
-    Ok(found.into_iter().next())
-}
+            &[PUBLICATION.into(), table.oid.into()],
+            |row| {
+                Ok(Published {
+                    table: table.clone(),
+                    is_published: row.get(1)?.unwrap_or_default(),
+                    actor: row.get(2)?,
+                    is_callers: row.get(3)?.unwrap_or_default(),
+                    publication_owner: row.get(4)?.unwrap_or_default(),
+                    is_logged: row.get(5)?.unwrap_or_default(),
+                    has_identity: row.get(6)?.unwrap_or_default(),
+                })
+            },
+        )?;
+        Ok(found.into_iter().next())
+    }
 
-pub fn missing_privileges(table: &Table) -> Result<Vec<String>, Error> {
-    Ok(match standing(table.oid)? {
-        Some(Standing {
-            is_published: false, actor: Some(_), is_callers: false, owner, ..
-        }) => {
-            vec![format!("ownership of publication {PUBLICATION} (its owner is {owner})")]
+    pub fn missing_privileges(&self) -> Vec<String> {
+        if self.is_published || self.actor.is_none() || self.is_callers {
+            return vec![];
         }
-        _ => vec![],
-    })
-}
+        let owner = &self.publication_owner;
+        vec![format!("ownership of publication {PUBLICATION} (its owner is {owner})")]
+    }
 
-fn component(table: &str) -> String {
-    format!("{table} in publication {PUBLICATION}")
-}
+    fn add_statement(&self) -> String {
+        format!("ALTER PUBLICATION {} ADD TABLE {}", quote_identifier(PUBLICATION), self.table.name)
+    }
 
-/// The statement that publishes a table.
-pub fn publish(table: &str) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE {table}", quote_identifier(PUBLICATION))
-}
-
-pub fn set_up(table: &Table) -> Result<Vec<Step>, Error> {
-    let component = component(&table.name);
-    let Some(standing) = standing(table.oid)? else {
-        let skipped = step(component, SKIPPED, "there is no such publication");
-        // Elsewhere nobody expects one.
-        return Ok(realtime::exists()?.then_some(skipped).into_iter().collect());
-    };
-    let whom = if standing.has_row_security {
-        "a subscriber sees the rows that row security lets him see"
-    } else {
-        "the table has no row security: a subscriber who may SELECT sees every row of it"
-    };
-    Ok(vec![if standing.is_published {
-        step(component, ALREADY, whom)
-    } else if !standing.is_logged {
-        step(component, SKIPPED, "a table that is not logged cannot be published")
-    } else if !standing.has_identity {
-        let detail = "the table has no primary key: once it were published, PostgreSQL would refuse \
-                      every UPDATE";
-        step(component, SKIPPED, detail)
-    } else if let Some(actor) = standing.actor {
-        Owner::new(actor)?.execute(&publish(&table.name), &[])?;
-        step(component, DONE, format!("added; {whom}"))
-    } else {
-        let detail = format!(
-            "the owner of the table does not own the publication, nor its owner {} the table; as a \
-             superuser: {};",
-            standing.owner,
-            publish(&table.name)
-        );
-        step(component, SKIPPED, detail)
-    }])
-}
-
-/// Nobody knows any more who published a table, so it stays published: whoever may SELECT its rows
-/// could read them anyway.
-pub fn tear_down() -> Result<Vec<Step>, Error> {
-    let mut steps = vec![];
-    for trigger in tickets::triggers()?.into_iter().filter(|trigger| !trigger.is_inherited) {
-        if standing(trigger.oid)?.is_some_and(|standing| standing.is_published) {
-            let detail = format!(
-                "the application may need it; ALTER PUBLICATION {PUBLICATION} DROP TABLE {}; ends it",
-                trigger.table
-            );
-            steps.push(step(component(&trigger.table), KEPT, detail));
+    /// Who receives the changes.
+    fn readers(&self) -> &'static str {
+        if self.table.has_row_security {
+            "a subscriber receives the rows that row security shows them"
+        } else {
+            "the table has no row security: a subscriber who may SELECT receives every row"
         }
     }
-    Ok(steps)
+}
+
+impl Component for Published {
+    fn name(&self) -> String {
+        name(&self.table.name)
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        Ok(if !self.is_published {
+            State::Missing("not published: citizens receive no changes of their tickets".to_owned())
+        } else if !self.has_identity {
+            State::Different("published without a key: PostgreSQL refuses every UPDATE".to_owned())
+        } else if !self.table.has_row_security {
+            State::Different(self.readers().to_owned())
+        } else {
+            State::Installed("published, under row security".to_owned())
+        })
+    }
+
+    fn make(&self, _was: &State) -> Result<Vec<Step>, Error> {
+        Ok(vec![if self.is_published {
+            step(self.name(), ALREADY, self.readers())
+        } else if !self.is_logged {
+            step(self.name(), SKIPPED, "an unlogged or temporary table cannot be published")
+        } else if !self.has_identity {
+            let detail = "the table has no primary key: if it were published, PostgreSQL would refuse \
+                          every UPDATE";
+            step(self.name(), SKIPPED, detail)
+        } else if let Some(actor) = self.actor {
+            Owner::new(actor)?.execute(&self.add_statement(), &[])?;
+            step(self.name(), DONE, format!("added; {}", self.readers()))
+        } else {
+            let detail = format!(
+                "neither the owner of the table nor {}, the owner of the publication, has the rights of \
+                 the other; as a superuser: {};",
+                self.publication_owner,
+                self.add_statement()
+            );
+            step(self.name(), SKIPPED, detail)
+        }])
+    }
+
+    /// It is not known who has published the table, so it stays published: a role that may SELECT its
+    /// rows could read them anyway.
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        let detail = format!(
+            "the application may need it; to end it: ALTER PUBLICATION {PUBLICATION} DROP TABLE {};",
+            self.table.name
+        );
+        Ok(vec![step(self.name(), KEPT, detail)])
+    }
+
+    fn fix(&self, _state: &State) -> String {
+        let table = &self.table.name;
+        let identity = format!("ALTER TABLE {table} REPLICA IDENTITY FULL;");
+        match (self.is_published, self.has_identity) {
+            (true, true) => {
+                format!(
+                    "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; -- after its policies exist"
+                )
+            }
+            (true, false) => identity,
+            (false, true) => self.add_statement() + ";",
+            (false, false) => format!("{identity} {};", self.add_statement()),
+        }
+    }
 }

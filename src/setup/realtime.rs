@@ -1,125 +1,117 @@
-//! Supabase Realtime: who may join the channels, and who may speak there.
+//! Supabase Realtime: who may join the channels, and who may send there.
 
-use super::policy::{self, AUTHENTICATED, CLOSED, PUBLIC, Policy};
-use super::{ALREADY, DONE, SKIPPED, Step, catalog, firewall, rights, step};
+use super::firewall::MESSAGE_FUNCTIONS;
+use super::plan::{Component, Components, DONE, SKIPPED, State, Step, boxed, step, unneeded};
+use super::policy::{CLOSED, Policy, permissive, restrictive};
+use super::privileges::{self, MESSAGES};
+use super::relation::{Relation, RowSecurity};
+use super::rights::Rights;
+use crate::catalog;
 use crate::error::Error;
 use crate::events::realtime::HAS_PARTITION;
 
-pub const NO_REALTIME: &str = "there is no table realtime.messages";
+const NO_REALTIME: &str = "there is no table realtime.messages";
 
-/// The table of messages, its schema and its owner, by the catalog and not by name.
-macro_rules! messages {
-    () => {
-        "pg_catalog.pg_class c
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'realtime'
-              AND c.relname = 'messages' AND c.relkind IN ('r', 'p')"
-    };
+/// The table of messages, if Realtime is installed.
+pub fn messages() -> Result<Option<Relation>, Error> {
+    Relation::named(MESSAGES.schema, MESSAGES.table)
 }
-pub(super) use messages;
 
-/// The server asks by rows: it inserts one for each extension with the topic, becomes the person,
-/// looks which of them it sees, and rolls back. The policies ask for the row's own topic, and not
-/// for `realtime.topic()`, which whoever runs SQL sets as he likes: so they hold for every row.
-pub const POLICIES: [Policy; 3] = [
-    Policy {
-        schema: "realtime",
-        table: "messages",
-        name: "civic join",
-        is_permissive: true,
-        command: "SELECT",
-        role: AUTHENTICATED,
-        using: Some(
+const TABLE: (&str, &str) = ("realtime", "messages");
+
+/// Realtime's server checks access with rows: it inserts one for each extension with the topic, becomes
+/// the user, reads which of them the user sees, and rolls back. The policies test the topic of the row,
+/// and not `realtime.topic()`, which anyone who runs SQL can set: so they hold for every row.
+const POLICIES: [Policy; 3] = [
+    // The restrictive ones first: at no moment does the permissive one exist alone. No careless permissive
+    // policy opens pg_civic's topics, or lets a user send as the database does. Its functions do not
+    // belong to the extension: it outlives DROP EXTENSION … CASCADE.
+    restrictive(
+        TABLE,
+        "civic channels",
+        "ALL",
+        Some("realtime.civic_firewall(topic)"),
+        Some("realtime.civic_firewall_send(topic, extension)"),
+    ),
+    // As on storage.objects.
+    restrictive(TABLE, CLOSED, "ALL", Some("realtime.civic_firewall_exists()"), None),
+    permissive(
+        TABLE,
+        "civic join",
+        "SELECT",
+        Some(
             "((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND \
              civic.can_join_channel(topic))",
         ),
-        check: None,
-    },
-    // No careless permissive policy opens our topics, nor lets a person speak as the database does.
-    // Its functions are not the extension's: it outlives DROP EXTENSION … CASCADE.
-    Policy {
-        schema: "realtime",
-        table: "messages",
-        name: "civic channels",
-        is_permissive: false,
-        command: "ALL",
-        role: PUBLIC,
-        using: Some("realtime.civic_firewall(topic)"),
-        check: Some("realtime.civic_firewall_send(topic, extension)"),
-    },
-    // As on storage.objects.
-    Policy {
-        schema: "realtime",
-        table: "messages",
-        name: CLOSED,
-        is_permissive: false,
-        command: "ALL",
-        role: PUBLIC,
-        using: Some("realtime.civic_firewall_exists()"),
-        check: None,
-    },
+        None,
+    ),
 ];
 
-pub fn exists() -> Result<bool, Error> {
-    catalog::holds(concat!("SELECT true FROM ", messages!()), &[])
-}
-
 pub fn missing_privileges() -> Result<Vec<String>, Error> {
-    catalog::texts(
-        concat!(
-            "SELECT p.lacks FROM ",
-            messages!(),
-            " CROSS JOIN LATERAL (VALUES
-                 (1, pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
-                  pg_catalog.format('ownership of table realtime.messages (its owner is %s)',
-                                    pg_catalog.pg_get_userbyid(c.relowner))),
-                 (2, pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
-                  'USAGE on schema realtime')
-             ) p (place, has, lacks)
-             WHERE NOT p.has
-             ORDER BY p.place"
-        ),
-        &[],
-    )
+    match messages()? {
+        Some(messages) => privileges::missing(&messages, MESSAGES.setup, MESSAGES.uses_rows),
+        None => Ok(vec![]),
+    }
 }
 
-pub fn has_row_security() -> Result<bool, Error> {
-    catalog::holds(concat!("SELECT c.relrowsecurity FROM ", messages!()), &[])
+/// In the order of creation. The partitions matter only if messages are sent.
+pub fn components(has_partitions: bool) -> Result<Components, Error> {
+    let Some(messages) = messages()? else {
+        return Ok(vec![unneeded("realtime", NO_REALTIME)]);
+    };
+    let mut components = boxed([RowSecurity(messages.clone())]);
+    components.extend(boxed(MESSAGE_FUNCTIONS));
+    components.extend(boxed(POLICIES));
+    if has_partitions {
+        components.extend(boxed([Partitions(messages)]));
+    }
+    // After the partitions: default privileges may have opened new ones.
+    components.extend(boxed([Rights("realtime")]));
+    Ok(components)
 }
 
-pub const PARTITIONS: &str = "partitions of realtime.messages";
+/// Today's partition and tomorrow's. Realtime creates them in advance while a client is connected.
+struct Partitions(Relation);
 
-/// In how many days the partitions are missing, of today's and tomorrow's.
-pub fn missing_partitions() -> Result<Vec<i32>, Error> {
-    let mut missing = vec![];
-    for days in [0, 1] {
-        if !catalog::holds(HAS_PARTITION, &[days.into()])? {
-            missing.push(days);
+impl Partitions {
+    /// For which days, counted from today, there is none.
+    fn missing() -> Result<Vec<i32>, Error> {
+        let mut missing = vec![];
+        for days in [0, 1] {
+            if !catalog::holds(HAS_PARTITION, &[days.into()])? {
+                missing.push(days);
+            }
         }
+        Ok(missing)
     }
-    Ok(missing)
 }
 
-/// Makes them as Realtime's server does, and as the owner of the whole table: the indexes of a new
-/// partition run their expressions.
-fn set_up_partitions() -> Result<Option<Step>, Error> {
-    let missing = missing_partitions()?;
-    if missing.is_empty() {
-        return Ok(None);
+impl Component for Partitions {
+    fn name(&self) -> String {
+        "partitions of realtime.messages".to_owned()
     }
-    let may_create = catalog::holds(
-        concat!(
-            "SELECT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE') FROM ",
-            messages!()
-        ),
-        &[],
-    )?;
-    if !may_create {
-        let detail = "the owner of realtime.messages lacks CREATE on schema realtime; start Supabase \
-                      Realtime, which makes them";
-        return Ok(Some(step(PARTITIONS, SKIPPED, detail)));
+
+    fn state(&self) -> Result<State, Error> {
+        Ok(match Partitions::missing()?.as_slice() {
+            [] => State::Installed("those of today and tomorrow exist".to_owned()),
+            [1] => State::Missing("there is none for tomorrow".to_owned()),
+            _ => State::Missing("there is none for today: no message is stored".to_owned()),
+        })
     }
-    let statements = catalog::texts(
-        "SELECT pg_catalog.format(
+
+    /// As Realtime's server creates them, and as the owner of the whole table: the indexes of a new
+    /// partition run their expressions.
+    fn make(&self, _was: &State) -> Result<Vec<Step>, Error> {
+        let owner = self.0.owner;
+        let may_create = "SELECT pg_catalog.has_schema_privilege($1, 'realtime', 'CREATE')";
+        if !catalog::holds(may_create, &[owner.into()])? {
+            let detail = "the owner of realtime.messages lacks CREATE on schema realtime; start Supabase \
+                          Realtime, which creates them";
+            return Ok(vec![step(self.name(), SKIPPED, detail)]);
+        }
+        let missing = Partitions::missing()?;
+        let statements = catalog::texts(
+            "SELECT pg_catalog.format(
              'CREATE TABLE realtime.%I PARTITION OF realtime.messages FOR VALUES FROM (%L) TO (%L)',
              'messages_' || pg_catalog.to_char(d.day, 'YYYY_MM_DD'),
              pg_catalog.to_char(d.day, 'YYYY-MM-DD'), pg_catalog.to_char(d.day + 1, 'YYYY-MM-DD'))
@@ -127,47 +119,13 @@ fn set_up_partitions() -> Result<Option<Step>, Error> {
          CROSS JOIN LATERAL (SELECT (pg_catalog.now() AT TIME ZONE 'UTC')::pg_catalog.date + days)
               d (day)
          ORDER BY d.day",
-        &[missing.into()],
-    )?;
-    for statement in &statements {
-        policy::as_owner_of("realtime", "messages", statement)?;
+            &[missing.into()],
+        )?;
+        for statement in &statements {
+            self.0.execute(statement)?;
+        }
+        Ok(vec![step(self.name(), DONE, format!("created: {}", statements.len()))])
     }
-    Ok(Some(step(PARTITIONS, DONE, format!("created: {}", statements.len()))))
-}
-
-pub fn set_up() -> Result<Vec<Step>, Error> {
-    if !exists()? {
-        return Ok(vec![step("realtime", SKIPPED, NO_REALTIME)]);
-    }
-    let component = "row security of realtime.messages";
-    let mut steps = vec![];
-    steps.push(if has_row_security()? {
-        step(component, ALREADY, "enabled")
-    } else {
-        let enable = "ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY";
-        policy::as_owner_of("realtime", "messages", enable)?;
-        step(component, DONE, "enabled")
-    });
-    steps.extend(firewall::set_up(&firewall::MESSAGES)?);
-    // The restrictive one first: no moment has the permissive one alone.
-    let (join, guards) = POLICIES.split_at(1);
-    steps.extend(policy::set_up(guards)?);
-    steps.extend(policy::set_up(join)?);
-    steps.extend(firewall::remove_former("realtime", "messages")?);
-    steps.extend(set_up_partitions()?);
-    // After them: default privileges may have opened what is new.
-    steps.extend(rights::set_up("realtime")?);
-    Ok(steps)
-}
-
-pub fn tear_down() -> Result<Vec<Step>, Error> {
-    if !exists()? {
-        return Ok(vec![]);
-    }
-    let mut steps = policy::tear_down(&POLICIES)?;
-    steps.extend(firewall::tear_down(&firewall::MESSAGES)?);
-    steps.extend(rights::tear_down("realtime")?);
-    Ok(steps)
 }
 
 #[cfg(test)]
@@ -176,7 +134,7 @@ mod tests {
     use crate::pg::realtime::GUARD;
 
     #[test]
-    fn what_guards_the_topics_is_what_sending_waits_for() {
+    fn sending_requires_the_restrictive_policy_on_the_topics() {
         let guard = POLICIES.iter().find(|policy| GUARD.to_str() == Ok(policy.name)).unwrap();
         assert!(!guard.is_permissive);
         assert_eq!(guard.command, "ALL");

@@ -1,67 +1,46 @@
-//! The trigger on the table of tickets.
+//! The trigger on the table of tickets, and EXECUTE on its function.
+//!
+//! PUBLIC cannot execute the trigger function: the owner of any table could send events that nobody can
+//! tell from real ones. `setup()` creates the trigger as the table's owner, so this role needs it.
+
+use std::collections::HashSet;
 
 use pgrx::pg_sys::Oid;
-use pgrx::spi::quote_identifier;
+use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::policy::State;
-use super::{ALREADY, DONE, REMOVED, SKIPPED, Step, catalog, grants, publication, step};
-use crate::catalog::Owner;
+use super::SetupError;
+use super::ledger::{self, Change, Privilege};
+use super::plan::{
+    AS_MADE, Component, Components, DONE, Finding, KEPT, REMOVED, State, Step, bad, boxed, step,
+    unneeded,
+};
+use super::policy::has_role;
+use super::privileges::{self, TICKETS, TRIGGER_FUNCTION};
+use super::publication::{self, Published};
+use super::relation::{Relation, relation};
+use crate::catalog;
 use crate::error::Error;
 use crate::events::payload::Column;
-use crate::setup::SetupError;
+use crate::pg::role;
 
-/// The name that the application's migration gave its trigger: ours takes its place.
+/// The name that the application's migration gave its trigger: this one replaces it.
 const TRIGGER: &str = "ticket_update_notify";
 
-/// Whether a trigger `t` is one that setup makes, and fires: AFTER (no bit) INSERT (4) OR UPDATE
-/// (16) FOR EACH ROW (1), with no column list, condition or argument. ENABLE ALWAYS is the owner's
-/// choice.
-macro_rules! is_as_made {
-    () => {
-        "(t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
-          AND t.tgtype = 21 AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL
-          AND t.tgattr::pg_catalog.text = '' AND t.tgnargs = 0 AND t.tgconstraint = 0)"
-    };
-}
-
-/// A table whose tickets are to be heard.
+/// A table whose changes are to be published.
 pub struct Table {
-    pub oid: Oid,
-    /// Qualified and quoted.
-    pub name: String,
-    owner: Oid,
-    /// The owner's name.
-    owner_name: String,
+    relation: Relation,
+    /// Columns of a ticket that it lacks.
     missing: Vec<&'static str>,
 }
 
 impl Table {
-    /// Errors: 42809 for what is no table, 42703 for one without the municipality's column.
+    /// Errors: 42P01 for an OID of nothing, 42809 for what is not a table, 42703 for a table without the
+    /// municipality's column.
     pub fn find(oid: Oid) -> Result<Table, Error> {
-        let found = catalog::rows(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind::pg_catalog.text,
-                    pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
-                    ARRAY(SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
-                          WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
-                    c.relowner
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.oid = $1",
-            &[oid.into()],
-            |row| {
-                Ok((
-                    row.get::<String>(1)?.unwrap_or_default(),
-                    row.get::<String>(2)?.unwrap_or_default(),
-                    row.get::<String>(3)?.unwrap_or_default(),
-                    row.get::<Vec<String>>(4)?.unwrap_or_default(),
-                    row.get::<Oid>(5)?.unwrap_or(Oid::INVALID),
-                ))
-            },
-        )?;
-        let Some((name, kind, owner_name, columns, owner)) = found.into_iter().next() else {
+        let Some(relation) = Relation::with_oid(oid)? else {
             return Err(SetupError::NoRelation { oid: oid.to_u32() }.into());
         };
-        let kind = match kind.as_str() {
+        let kind = match relation.kind.as_str() {
             "r" | "p" => None,
             "v" => Some("a view"),
             "m" => Some("a materialized view"),
@@ -72,257 +51,336 @@ impl Table {
             _ => Some("of another kind"),
         };
         if let Some(kind) = kind {
-            return Err(SetupError::NotATable { relation: name, kind }.into());
+            return Err(SetupError::NotATable { relation: relation.name, kind }.into());
         }
-        let has = |column: &str| columns.iter().any(|known| known == column);
-        let missing: Vec<_> =
-            Column::ALL.map(Column::name).into_iter().filter(|column| !has(column)).collect();
+        let columns = catalog::texts(
+            "SELECT attname FROM pg_catalog.pg_attribute
+             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+            &[oid.into()],
+        )?;
+        let columns: HashSet<_> = columns.iter().map(String::as_str).collect();
+        let mut missing = Column::ALL.map(Column::name).to_vec();
+        missing.retain(|column| !columns.contains(column));
         if missing.contains(&Column::TenantId.name()) {
-            let known = Column::ALL.map(Column::name).join(", ");
-            let missing = vec![Column::TenantId.name().to_owned()];
-            return Err(SetupError::MissingColumns { relation: name, missing, known }.into());
+            return Err(SetupError::MissingColumns {
+                relation: relation.name,
+                missing: vec![Column::TenantId.name().to_owned()],
+                known: Column::ALL.map(Column::name).join(", "),
+            }
+            .into());
         }
-        Ok(Table { oid, name, owner, owner_name, missing })
+        Ok(Table { relation, missing })
     }
 
-    /// Those of its partitions that setup has something to do with: where the caller may not make
-    /// the trigger, and where one of its name stands that is not the table's own.
-    fn partitions(&self) -> Result<Vec<Partition>, Error> {
-        let partitions = catalog::rows(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
-                    pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
-                    pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
-                    pg_catalog.has_table_privilege($3, c.oid, 'TRIGGER'),
-                    EXISTS (SELECT FROM pg_catalog.pg_trigger
-                            WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0),
-                    c.relowner
-             FROM pg_catalog.pg_partition_tree($1) p
-             JOIN pg_catalog.pg_class c ON c.oid = p.relid
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.oid <> $1
-             ORDER BY p.level, 1",
-            &[self.oid.into(), TRIGGER.into(), self.owner.into()],
-            |row| {
-                Ok(Partition {
-                    name: row.get(1)?.unwrap_or_default(),
-                    owner: row.get(2)?.unwrap_or_default(),
-                    is_owned: row.get(3)?.unwrap_or_default(),
-                    takes_triggers: row.get(4)?.unwrap_or_default(),
-                    has_own_trigger: row.get(5)?.unwrap_or_default(),
-                    owner_oid: row.get(6)?.unwrap_or(Oid::INVALID),
-                })
-            },
-        )?;
-        let matters =
-            |partition: &Partition| !partition.takes_triggers || partition.has_own_trigger;
-        Ok(partitions.into_iter().filter(matters).collect())
-    }
-
-    /// The rights of the owner, and what the owner itself lacks. Of EXECUTE on the trigger function,
-    /// which setup can give to the owner, what the caller lacks.
     pub fn missing_privileges(&self) -> Result<Vec<String>, Error> {
-        let mut missing = catalog::texts(
-            "SELECT p.lacks
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'))
-                        o (is_owned)
-             CROSS JOIN LATERAL (VALUES
-                 (1, o.is_owned,
-                  pg_catalog.format('ownership of table %s (its owner is %s)', $2, $3)),
-                 (2, pg_catalog.has_schema_privilege(c.relowner, n.oid, 'USAGE'),
-                  pg_catalog.format('USAGE on schema %I', n.nspname)),
-                 (3, pg_catalog.has_table_privilege(c.relowner, c.oid, 'TRIGGER'),
-                  pg_catalog.format('TRIGGER on table %s', $2)),
-                 (4, pg_catalog.has_function_privilege(
-                         CASE WHEN o.is_owned AND NOT $4 THEN c.relowner
-                              ELSE (SELECT r.oid FROM pg_catalog.pg_roles r
-                                    WHERE r.rolname = current_user) END,
-                         'civic.notify_ticket_update()', 'EXECUTE'),
-                  'EXECUTE on function civic.notify_ticket_update()')
-             ) p (place, has, lacks)
-             WHERE c.oid = $1 AND NOT p.has
-             ORDER BY p.place",
+        let table = &self.relation;
+        let mut missing = privileges::missing(table, TICKETS.setup, TICKETS.uses_rows)?;
+        // The owner needs EXECUTE, and a caller who can grant it has it.
+        missing.extend(catalog::texts(
+            "SELECT 'EXECUTE on function ' || $3
+             WHERE NOT pg_catalog.has_function_privilege(
+                 CASE WHEN $2 THEN $1 ELSE (SELECT oid FROM pg_catalog.pg_roles
+                                            WHERE rolname = current_user) END, $3, 'EXECUTE')",
             &[
-                self.oid.into(),
-                self.name.as_str().into(),
-                self.owner_name.as_str().into(),
-                grants::can_grant()?.into(),
+                table.owner.into(),
+                (role::has_rights_of(table.owner) && !can_grant()?).into(),
+                TRIGGER_FUNCTION.into(),
             ],
-        )?;
-        for Partition { name, owner, is_owned, takes_triggers, has_own_trigger, .. } in
-            self.partitions()?
-        {
-            if has_own_trigger && !is_owned {
+        )?);
+        for Partition { table, has_trigger, takes_triggers } in partitions(table)? {
+            if has_trigger && !role::has_rights_of(table.owner) {
+                let (name, owner) = (table.name, table.owner_name);
                 missing.push(format!("ownership of table {name} (its owner is {owner})"));
             } else if !takes_triggers {
-                missing.push(format!("TRIGGER on table {name}"));
+                missing.push(format!("TRIGGER on table {}", table.name));
             }
         }
-        missing.extend(publication::missing_privileges(self)?);
+        missing.extend(Published::find(table)?.iter().flat_map(Published::missing_privileges));
         Ok(missing)
     }
 
-    /// Whether there is a trigger of the name, and whether it is as setup makes it, on every
-    /// partition too.
-    fn trigger(&self) -> Result<State, Error> {
-        let found = catalog::texts(
-            concat!(
-                "SELECT ",
-                is_as_made!(),
-                " AND NOT EXISTS (
-                      SELECT FROM pg_catalog.pg_partition_tree(t.tgrelid) p
-                      JOIN pg_catalog.pg_trigger o ON o.tgrelid = p.relid AND o.tgname = t.tgname
-                      WHERE o.tgenabled NOT IN ('O', 'A'))
-                 FROM pg_catalog.pg_trigger t
-                 WHERE t.tgrelid = $1 AND t.tgname = $2
-                   AND (NOT t.tgisinternal OR t.tgparentid <> 0)"
-            ),
-            &[self.oid.into(), TRIGGER.into()],
-        )?;
-        Ok(match found.first().map(String::as_str) {
-            None => State::Missing,
-            Some("true") => State::Installed,
-            Some(_) => State::Different,
-        })
-    }
-
-    pub fn set_up(&self) -> Result<Vec<Step>, Error> {
-        let component = format!("trigger {TRIGGER} on {}", self.name);
-        let state = self.trigger()?;
-        let mut steps = vec![];
-        let owner = Owner::new(self.owner)?;
-        if state == State::Different {
-            drop_trigger(owner, TRIGGER, &self.name)?;
+    /// In the order of creation.
+    pub fn components(&self) -> Result<Components, Error> {
+        let table = &self.relation;
+        let mut components = boxed(triggers(Some(table))?);
+        if components.is_empty() {
+            components = boxed([Trigger {
+                name: TRIGGER.to_owned(),
+                table: table.clone(),
+                exists: false,
+                is_enabled: false,
+                is_inherited: false,
+                is_as_made: false,
+            }]);
         }
-        if state != State::Installed {
-            steps.extend(grants::grant_to(self.owner)?);
-            for partition in self.partitions()? {
-                if partition.has_own_trigger {
-                    let owner = Owner::new(partition.owner_oid)?;
-                    drop_trigger(owner, TRIGGER, &partition.name)?;
-                    let component = format!("trigger {TRIGGER} on {}", partition.name);
-                    let detail = "the partition gets that of the whole table";
-                    steps.push(step(component, REMOVED, detail));
-                }
-            }
-            owner.execute(
-                &format!(
-                    "CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE ON {} FOR EACH ROW
-                     EXECUTE FUNCTION civic.notify_ticket_update()",
-                    self.name
-                ),
-                &[],
-            )?;
-        }
-        steps.push(match state {
-            State::Missing => step(component, DONE, "created"),
-            State::Installed => step(component, ALREADY, "as pg_civic makes it"),
-            State::Different => step(component, DONE, "took the place of another of this name"),
-        });
         if !self.missing.is_empty() {
-            let detail =
-                format!("null in every event, the table lacks them: {}", self.missing.join(", "));
-            steps.push(step(format!("columns of {}", self.name), SKIPPED, detail));
+            let missing = self.missing.join(", ");
+            let detail = format!("null in every event, the table lacks them: {missing}");
+            components.push(unneeded(&format!("columns of {}", table.name), detail));
         }
-        Ok(steps)
+        match Published::find(table)? {
+            Some(published) => components.extend(boxed([published])),
+            // Without Realtime a publication is not expected.
+            None if Relation::named("realtime", "messages")?.is_some() => components.push(
+                unneeded(&publication::name(&table.name), "there is no publication of this name"),
+            ),
+            None => {}
+        }
+        Ok(components)
     }
 }
 
+/// Of every table with the trigger, for `teardown()` and `check()`.
+pub fn components() -> Result<Components, Error> {
+    let mut components = vec![];
+    for trigger in triggers(None)? {
+        let published = Published::find(&trigger.table)?.filter(|_| !trigger.is_inherited);
+        components.extend(boxed([trigger]));
+        components.extend(boxed(published));
+    }
+    Ok(components)
+}
+
+/// What the caller lacks to remove every trigger.
+pub fn missing_to_tear_down() -> Result<Vec<String>, Error> {
+    let mut missing = vec![];
+    for trigger in triggers(None)?.iter().filter(|trigger| !trigger.is_inherited) {
+        missing.extend(privileges::missing(&trigger.table, TICKETS.teardown, TICKETS.uses_rows)?);
+    }
+    Ok(missing)
+}
+
+/// A partition that `setup()` must deal with: the owner of the whole table cannot create a trigger there,
+/// or it has a trigger of the name, which is not the whole table's.
 struct Partition {
-    /// Qualified and quoted.
-    name: String,
-    owner: String,
-    owner_oid: Oid,
-    /// Whether the caller has the rights of its owner.
-    is_owned: bool,
-    /// Whether the owner of the whole table may make a trigger on it.
+    table: Relation,
+    has_trigger: bool,
     takes_triggers: bool,
-    /// Of the name of ours.
-    has_own_trigger: bool,
 }
 
-fn drop_trigger(owner: Owner, name: &str, table: &str) -> Result<(), Error> {
-    owner.execute(&format!("DROP TRIGGER {} ON {table}", quote_identifier(name)), &[])
-}
-
-/// Every trigger in the database that calls the trigger function, those that a partition has from
-/// its table only where they do not fire.
-pub fn triggers() -> Result<Vec<InstalledTrigger>, Error> {
+fn partitions(table: &Relation) -> Result<Vec<Partition>, Error> {
     catalog::rows(
         concat!(
-            "SELECT t.tgname::pg_catalog.text, pg_catalog.format('%I.%I', n.nspname, c.relname),
-                    pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text,
-                    pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
-                    t.tgenabled IN ('O', 'A'), t.tgparentid <> 0, c.oid, t.tgname <> $1 OR ",
-            is_as_made!(),
-            ", c.relowner
-             FROM pg_catalog.pg_trigger t
-             JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+            "SELECT ",
+            relation!(),
+            ", t.has_trigger, t.takes_triggers
+             FROM pg_catalog.pg_partition_tree($1) p
+             JOIN pg_catalog.pg_class c ON c.oid = p.relid
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
-               AND (t.tgparentid = 0 AND NOT t.tgisinternal
-                    OR t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A'))
-             ORDER BY 2, 1"
+             CROSS JOIN LATERAL (SELECT
+                 EXISTS (SELECT FROM pg_catalog.pg_trigger
+                         WHERE tgrelid = c.oid AND tgname = $2 AND tgparentid = 0),
+                 pg_catalog.has_table_privilege($3, c.oid, 'TRIGGER')) t (has_trigger, takes_triggers)
+             WHERE c.oid <> $1 AND (t.has_trigger OR NOT t.takes_triggers)
+             ORDER BY p.level, 2"
         ),
-        &[TRIGGER.into()],
+        &[table.oid.into(), TRIGGER.into(), table.owner.into()],
         |row| {
-            Ok(InstalledTrigger {
-                name: row.get(1)?.unwrap_or_default(),
-                table: row.get(2)?.unwrap_or_default(),
-                owner: row.get(3)?.unwrap_or_default(),
-                is_owned: row.get(4)?.unwrap_or_default(),
-                is_enabled: row.get(5)?.unwrap_or_default(),
-                is_inherited: row.get(6)?.unwrap_or_default(),
-                oid: row.get(7)?.unwrap_or(Oid::INVALID),
-                is_as_made: row.get(8)?.unwrap_or_default(),
-                owner_oid: row.get(9)?.unwrap_or(Oid::INVALID),
+            Ok(Partition {
+                table: Relation::read(row)?,
+                has_trigger: row.get(Relation::COLUMNS + 1)?.unwrap_or_default(),
+                takes_triggers: row.get(Relation::COLUMNS + 2)?.unwrap_or_default(),
             })
         },
     )
 }
 
-pub struct InstalledTrigger {
-    pub name: String,
-    /// The table's.
-    pub oid: Oid,
-    /// Qualified and quoted.
-    pub table: String,
-    pub owner: String,
-    owner_oid: Oid,
-    /// Whether the caller has the rights of the table's owner.
-    pub is_owned: bool,
-    pub is_enabled: bool,
+/// A trigger that calls the trigger function, or is to.
+pub struct Trigger {
+    name: String,
+    table: Relation,
+    exists: bool,
+    is_enabled: bool,
     /// Whether a partition has it from its table.
-    pub is_inherited: bool,
-    /// Whether it is as setup makes it. True for one under another name: whoever made it knows.
-    pub is_as_made: bool,
+    is_inherited: bool,
+    /// Whether it is as `setup()` creates it. True for one of another name, which its creator answers for.
+    is_as_made: bool,
 }
 
-pub fn missing_privileges_to_remove() -> Result<Vec<String>, Error> {
-    let is_foreign = |trigger: &InstalledTrigger| !trigger.is_owned && !trigger.is_inherited;
-    let foreign = triggers()?.into_iter().filter(is_foreign);
-    Ok(foreign
-        .map(|trigger| {
-            format!("ownership of table {} (its owner is {})", trigger.table, trigger.owner)
-        })
-        .collect())
+/// Which tables carry the trigger: every trigger in the database that calls the trigger function; those
+/// that a partition has from its table only if they do not fire. For one table: the trigger of
+/// [`TRIGGER`]'s name, whatever it calls, enabled if it fires on every partition.
+///
+/// As created means: AFTER (no bit) INSERT (4) OR UPDATE (16) FOR EACH ROW (1), without a column list, a
+/// condition or an argument. ENABLE ALWAYS is the owner's choice.
+fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
+    catalog::rows(
+        concat!(
+            "SELECT ",
+            relation!(),
+            ", t.tgname::pg_catalog.text,
+                t.tgenabled IN ('O', 'A') AND NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_partition_tree($3) p
+                    JOIN pg_catalog.pg_trigger o ON o.tgrelid = p.relid AND o.tgname = t.tgname
+                    WHERE o.tgenabled NOT IN ('O', 'A')),
+                t.tgparentid <> 0,
+                t.tgfoid = $1::pg_catalog.regprocedure
+                AND (t.tgname <> $2
+                     OR t.tgtype = 21 AND t.tgqual IS NULL AND t.tgattr::pg_catalog.text = ''
+                        AND t.tgnargs = 0 AND t.tgconstraint = 0)
+         FROM pg_catalog.pg_trigger t
+         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE CASE WHEN $3 IS NULL
+               THEN t.tgfoid = $1::pg_catalog.regprocedure
+                    AND (t.tgparentid = 0 AND NOT t.tgisinternal
+                         OR t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A'))
+               ELSE t.tgrelid = $3 AND t.tgname = $2
+                    AND (NOT t.tgisinternal OR t.tgparentid <> 0) END
+         ORDER BY 2, t.tgname"
+        ),
+        &[TRIGGER_FUNCTION.into(), TRIGGER.into(), table.map(|table| table.oid).into()],
+        |row| {
+            const FIRST: usize = Relation::COLUMNS + 1;
+            Ok(Trigger {
+                table: Relation::read(row)?,
+                name: row.get(FIRST)?.unwrap_or_default(),
+                exists: true,
+                is_enabled: row.get(FIRST + 1)?.unwrap_or_default(),
+                is_inherited: row.get(FIRST + 2)?.unwrap_or_default(),
+                is_as_made: row.get(FIRST + 3)?.unwrap_or_default(),
+            })
+        },
+    )
 }
 
-pub fn tear_down() -> Result<Vec<Step>, Error> {
-    let mut triggers = triggers()?;
-    triggers.retain(|trigger| !trigger.is_inherited);
-    if triggers.is_empty() {
-        let mut steps = vec![step("trigger", SKIPPED, "there is none")];
-        steps.extend(grants::take_back()?);
-        return Ok(steps);
+fn drop_trigger(table: &Relation, name: &str) -> Result<(), Error> {
+    table.execute(&format!("DROP TRIGGER {} ON {}", quote_identifier(name), table.name))
+}
+
+fn trigger_name(trigger: &str, table: &str) -> String {
+    format!("trigger {trigger} on {table}")
+}
+
+impl Component for Trigger {
+    fn name(&self) -> String {
+        trigger_name(&self.name, &self.table.name)
     }
-    let remove = |trigger: InstalledTrigger| {
-        let InstalledTrigger { name, table, owner_oid, .. } = trigger;
-        drop_trigger(Owner::new(owner_oid)?, &name, &table)?;
-        Ok(step(format!("trigger {name} on {table}"), REMOVED, "dropped"))
+
+    fn state(&self) -> Result<State, Error> {
+        Ok(match (self.exists, self.is_enabled, self.is_as_made) {
+            (false, ..) => State::Missing("missing".to_owned()),
+            (_, true, true) => State::Installed("enabled".to_owned()),
+            (_, true, false) => State::Different(format!("not {AS_MADE}")),
+            (_, false, _) => State::Different("disabled: changes are not published".to_owned()),
+        })
+    }
+
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        if self.exists {
+            drop_trigger(&self.table, &self.name)?;
+        }
+        let mut steps = vec![];
+        steps.extend(grant_to(self.table.owner)?);
+        for Partition { table, has_trigger, .. } in partitions(&self.table)? {
+            if has_trigger {
+                drop_trigger(&table, &self.name)?;
+                let detail = "the partition gets that of the whole table";
+                steps.push(step(trigger_name(&self.name, &table.name), REMOVED, detail));
+            }
+        }
+        self.table.execute(&format!(
+            "CREATE TRIGGER {} AFTER INSERT OR UPDATE ON {}
+                 FOR EACH ROW EXECUTE FUNCTION {TRIGGER_FUNCTION}",
+            self.name, self.table.name
+        ))?;
+        steps.extend(self.made(was));
+        Ok(steps)
+    }
+
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        if self.is_inherited {
+            return Ok(vec![]);
+        }
+        drop_trigger(&self.table, &self.name)?;
+        Ok(self.dropped())
+    }
+
+    fn fix(&self, _state: &State) -> String {
+        if self.is_enabled {
+            return format!("SELECT * FROM civic.setup({});", quote_literal(&self.table.name));
+        }
+        let name = quote_identifier(&self.name);
+        format!("ALTER TABLE {} ENABLE TRIGGER {name};", self.table.name)
+    }
+}
+
+/// Triggers of the application's migrations under another name than [`TRIGGER`].
+pub fn migrated() -> Result<Vec<Finding>, Error> {
+    let fixes = catalog::texts(
+        "SELECT pg_catalog.format('DROP TRIGGER %I ON %s;', t.tgname, t.tgrelid::pg_catalog.regclass)
+         FROM pg_catalog.pg_trigger t
+         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.proname = 'notify_ticket_update'
+         JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'public'
+         WHERE NOT t.tgisinternal AND t.tgparentid = 0",
+        &[],
+    )?;
+    let detail =
+        "of the application's migrations: publishes sensitive tickets, and can fail a write";
+    let finding = |fix| bad("trigger of public.notify_ticket_update()", detail, fix);
+    Ok(fixes.into_iter().map(finding).collect())
+}
+
+/// Whether the caller could grant EXECUTE on the trigger function without pg_civic.
+fn can_grant() -> Result<bool, Error> {
+    catalog::holds(
+        "SELECT pg_catalog.pg_has_role(current_user, p.proowner, 'USAGE')
+             OR pg_catalog.has_function_privilege(p.oid, 'EXECUTE WITH GRANT OPTION')
+         FROM pg_catalog.pg_proc p WHERE p.oid = $1::pg_catalog.regprocedure",
+        &[TRIGGER_FUNCTION.into()],
+    )
+}
+
+fn execute_for(role: &str) -> String {
+    format!("EXECUTE on function {TRIGGER_FUNCTION} for {role}")
+}
+
+/// Grants it to the owner of a table of tickets, if that role lacks it and the caller can grant it.
+fn grant_to(owner: Oid) -> Result<Option<Step>, Error> {
+    let lacks = catalog::texts(
+        "SELECT r.rolname FROM pg_catalog.pg_roles r
+         WHERE r.oid = $1 AND NOT pg_catalog.has_function_privilege(r.oid, $2, 'EXECUTE')",
+        &[owner.into(), TRIGGER_FUNCTION.into()],
+    )?;
+    let Some(role) = lacks.into_iter().next() else { return Ok(None) };
+    if !can_grant()? {
+        return Ok(None);
+    }
+    let name = quote_identifier(&role);
+    catalog::execute_as_superuser(&format!(
+        "GRANT EXECUTE ON FUNCTION {TRIGGER_FUNCTION} TO {name}"
+    ))?;
+    let granted = Privilege {
+        schema: "civic".to_owned(),
+        object: "notify_ticket_update()".to_owned(),
+        column: String::new(),
+        privilege: "EXECUTE".to_owned(),
+        grantee: role.clone(),
+        grantor: String::new(),
+        is_grantable: false,
     };
-    let mut steps: Vec<_> = triggers.into_iter().map(remove).collect::<Result<_, Error>>()?;
-    steps.extend(grants::take_back()?);
+    ledger::record(Change::Granted, &granted)?;
+    let detail = "granted: the trigger is created as the owner of the table";
+    Ok(Some(step(execute_for(&role), DONE, detail)))
+}
+
+/// Revokes what `setup()` has granted. To be called once no table has the trigger.
+pub fn revoke_grants() -> Result<Vec<Step>, Error> {
+    let mut steps = vec![];
+    for granted in ledger::recorded(Change::Granted)? {
+        let role = &granted.grantee;
+        let exists = has_role(role)?;
+        let name = quote_identifier(role);
+        let revoke = format!("REVOKE EXECUTE ON FUNCTION {TRIGGER_FUNCTION} FROM {name}");
+        if exists && !can_grant()? {
+            steps.push(step(execute_for(role), KEPT, format!("as a superuser: {revoke};")));
+            continue;
+        }
+        if exists {
+            catalog::execute_as_superuser(&revoke)?;
+        }
+        ledger::forget(&granted)?;
+        steps.push(step(execute_for(role), REMOVED, "revoked"));
+    }
     Ok(steps)
 }

@@ -30,7 +30,7 @@ fn components(session: &mut Session) -> Vec<String> {
     wrong(session).into_iter().map(|(component, ..)| component).collect()
 }
 
-/// Makes a fault, which `check()` reports, and repairs it with the reported fix.
+/// Makes a fault, which is found, and repairs it as `check()` says.
 #[track_caller]
 fn is_found_and_repaired(session: &mut Session, tampered: &str, component: &str) {
     session.run(tampered);
@@ -44,7 +44,7 @@ fn is_found_and_repaired(session: &mut Session, tampered: &str, component: &str)
 }
 
 #[test]
-fn setup_reports_each_step_and_changes_nothing_the_second_time() {
+fn setup_reports_each_step_and_does_nothing_the_second_time() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);
@@ -74,7 +74,7 @@ fn setup_reports_each_step_and_changes_nothing_the_second_time() {
 }
 
 #[test]
-fn teardown_removes_the_policies_and_keeps_the_publication_and_reports_it() {
+fn teardown_drops_the_policies_and_keeps_the_publication() {
     let mut session = session();
     let steps = session.steps(TEARDOWN);
     for policy in ["civic join", "civic channels", "civic closed"] {
@@ -89,7 +89,7 @@ fn teardown_removes_the_policies_and_keeps_the_publication_and_reports_it() {
 }
 
 #[test]
-fn a_missing_realtime_is_skipped_and_reported() {
+fn without_realtime_it_is_skipped_and_reported() {
     let mut session = Database::supabase().superuser();
     let steps = session.steps(SETUP);
     assert_eq!(action_of(&steps, "realtime"), "skipped");
@@ -98,7 +98,7 @@ fn a_missing_realtime_is_skipped_and_reported() {
 }
 
 #[test]
-fn realtime_installed_later_is_found_and_set_up() {
+fn realtime_that_came_later_is_found_and_repaired() {
     let mut session = Database::guarded().superuser();
     session.run(REALTIME);
     session.run(ROW_SECURITY);
@@ -106,7 +106,7 @@ fn realtime_installed_later_is_found_and_set_up() {
     assert_eq!(
         found.len(),
         9,
-        "three functions, three policies, rights, the sending that waits for them, the publication"
+        "three functions, three policies, rights, the sending that requires them, the publication"
     );
     session.run(SETUP);
     assert_eq!(wrong(&mut session), []);
@@ -115,7 +115,7 @@ fn realtime_installed_later_is_found_and_set_up() {
 }
 
 #[test]
-fn a_dropped_or_changed_policy_is_found_and_repaired() {
+fn a_policy_that_was_dropped_or_changed_is_found_and_repaired() {
     let mut session = session();
     for name in ["civic join", "civic channels", "civic closed"] {
         let component = format!("policy \"{name}\" on realtime.messages");
@@ -130,7 +130,7 @@ fn a_dropped_or_changed_policy_is_found_and_repaired() {
 }
 
 #[test]
-fn whatever_prevents_messages_from_being_stored_or_guarded_is_found_and_repaired() {
+fn what_keeps_a_message_from_being_stored_or_guarded_is_found_and_repaired() {
     let mut session = session();
     for (tampered, component) in [
         (
@@ -173,14 +173,14 @@ fn whatever_prevents_messages_from_being_stored_or_guarded_is_found_and_repaired
 }
 
 #[test]
-fn a_role_that_bypasses_the_policies_on_messages_is_found_and_repaired() {
+fn a_role_that_passes_the_policies_on_messages_is_found_and_repaired() {
     let mut session = session();
     // Rolled back, because roles belong to the whole server.
     session.run("BEGIN");
     is_found_and_repaired(
         &mut session,
         "GRANT supabase_realtime_admin TO authenticated",
-        "row security of realtime.messages",
+        "role authenticated",
     );
     session.run("ROLLBACK");
 }
@@ -279,7 +279,7 @@ fn a_partitioned_table_is_published_with_its_partitions() {
 }
 
 #[test]
-fn a_caller_without_rights_on_realtime_gets_the_full_list_and_nothing_is_done() {
+fn every_missing_right_on_realtime_is_reported_and_nothing_is_done() {
     let database = Database::uninstalled();
     let mut session = database.superuser();
     session.run(REALTIME);

@@ -125,21 +125,21 @@ fn a_missing_grant_and_a_table_without_a_key_are_found_and_repaired() {
     for (tampered, component) in [
         (
             "REVOKE EXECUTE ON FUNCTION civic.upload_file(text, text, bytea, text) FROM service_role",
-            "storage service for service_role",
+            "privileges of service_role",
         ),
         (
             "REVOKE EXECUTE ON FUNCTION civic.confirm_upload(uuid, text) FROM authenticated",
-            "storage service for authenticated",
+            "privileges of authenticated",
         ),
-        ("REVOKE SELECT ON civic.media_jobs FROM service_role", "storage service for service_role"),
+        ("REVOKE SELECT ON civic.media_jobs FROM service_role", "privileges of service_role"),
         (
             "REVOKE SELECT (state) ON civic.media_jobs FROM authenticated",
-            "storage service for authenticated",
+            "privileges of authenticated",
         ),
-        ("DROP POLICY \"civic read\" ON civic.media_jobs", "storage service for authenticated"),
+        ("DROP POLICY \"civic read\" ON civic.media_jobs", "privileges of authenticated"),
         (
             "ALTER POLICY \"civic read\" ON civic.media_jobs TO PUBLIC",
-            "storage service for authenticated",
+            "privileges of authenticated",
         ),
         (
             "ALTER TABLE public.media_attachments DROP CONSTRAINT media_attachments_file_id_key",

@@ -1,6 +1,7 @@
 //! The worker that fetches media, and the jobs that wait for it.
 
-use super::{Finding, bad, good};
+use super::super::plan::{Finding, bad, good};
+use super::server::preload_statement;
 use crate::catalog;
 use crate::error::Error;
 use crate::media::request::Request;
@@ -52,7 +53,7 @@ WHERE former_bucket IS NOT NULL AND state = 'failed';";
     };
     let Some(shared) = shared::shared() else {
         let detail = "the library is not preloaded, so there is no worker".to_owned();
-        return Ok(found(detail, super::preload_statement()?));
+        return Ok(found(detail, preload_statement()?));
     };
     Ok(match shared.media.is_this_database() {
         Some(false) => {
