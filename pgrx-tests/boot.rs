@@ -1,4 +1,4 @@
-//! Starting the server is what a `#[pg_test]` does first: the other tests ask for this one.
+//! Starts the server, as a `#[pg_test]` does first: the other tests run this one.
 
 use pgrx::prelude::*;
 

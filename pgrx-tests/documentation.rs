@@ -1,4 +1,4 @@
-//! The SQL in README.md and docs/ runs as it stands.
+//! The SQL in README.md and docs/ runs unchanged.
 
 use super::support::Database;
 
@@ -10,7 +10,7 @@ const DOCUMENTS: [(&str, &str); 5] = [
     ("docs/browsers.md", include_str!("../docs/browsers.md")),
 ];
 
-/// The blocks of a document that are marked as of a language.
+/// The code blocks of a document in one language.
 fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
     let rests = document.split(&format!("```{language}\n")).skip(1).collect::<Vec<_>>();
     rests.into_iter().filter_map(|rest| rest.split_once("```").map(|(code, _)| code)).collect()
@@ -68,7 +68,7 @@ fn every_setting_is_in_the_documentation() {
     let mut session = Database::plain().superuser();
     session.run("LOAD 'pg_civic'");
     let mut settings = session.column("SELECT name FROM pg_settings WHERE name LIKE 'civic.%'");
-    // No list has these.
+    // No list shows these.
     settings.extend(crate::settings::service::SECRETS.map(str::to_owned));
     for setting in settings {
         assert!(

@@ -1,4 +1,4 @@
-//! What is sent of each change, through NOTIFY and through Realtime.
+//! The events of each change, through NOTIFY and through Realtime.
 
 mod notify_queue;
 mod publish;

@@ -10,12 +10,12 @@ mod tests {
     use crate::pg::wait::in_thread;
 
     #[pg_test]
-    fn what_a_thread_gives_is_given() {
+    fn the_result_of_a_thread_is_returned() {
         assert_eq!(in_thread("test", || (), || 42), Ok(42));
     }
 
     #[pg_test]
-    fn the_panic_of_a_thread_is_an_error_and_the_backend_lives() {
+    fn a_panic_of_a_thread_is_an_error_and_the_backend_continues() {
         for _ in 0..3 {
             let result = in_thread("test", || (), || -> i32 { panic!("on purpose") });
             assert_eq!(result, Err(pg::Error::Panicked));
@@ -24,14 +24,14 @@ mod tests {
     }
 
     #[pg_test]
-    fn many_threads_one_after_the_other_leave_nothing_open() {
+    fn many_threads_in_sequence_leave_no_open_files() {
         let open = || std::fs::read_dir("/proc/self/fd").expect("Linux").count();
         let _ = in_thread("test", || (), || ());
         let before = open();
         for _ in 0..50 {
             let _ = in_thread("test", || (), || ());
         }
-        // The last thread may still be closing its own.
+        // The last thread may still be closing its files.
         assert!(open() <= before + 2, "{} and {before}", open());
     }
 }

@@ -1,6 +1,6 @@
-//! Tests on a real server, each in a database of its own, as real roles in real sessions.
+//! Tests on a real server, each with its own database, as real roles in real sessions.
 //!
-//! Rules without PostgreSQL are tested beside their code; what is here needs a server.
+//! Tests of rules without PostgreSQL are next to their code.
 
 /// Settings of the test server. With hundreds of databases, autovacuum would start a process every tenth
 /// of a second.

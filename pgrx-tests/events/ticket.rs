@@ -21,11 +21,11 @@ fn application() -> Session {
 
 /// Type and tracking number of each received event.
 fn published(session: &mut Session) -> Vec<String> {
-    let tell = |event: serde_json::Value| {
+    let describe = |event: serde_json::Value| {
         let text = |key: &str| event[key].as_str().unwrap_or("null").to_owned();
         format!("{} {}", text("type"), text("tracking_number"))
     };
-    session.events().into_iter().map(tell).collect()
+    session.events().into_iter().map(describe).collect()
 }
 
 fn insert(tracking_number: &str) -> String {

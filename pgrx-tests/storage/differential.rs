@@ -1,6 +1,5 @@
-//! The rules against the plain policies that they replace: thousands of generated questions, decided
-//! by both on one server. Where the answers differ, the reason has a name, and the difference is the
-//! one that was meant.
+//! Compares the rules with the plain policies that they replace: both decide thousands of generated
+//! questions on one server. Each difference must have a named reason and be the intended one.
 
 mod question;
 
@@ -12,17 +11,17 @@ use question::{Asker, BUCKETS, Random, askers, objects};
 
 use crate::pg_tests::support::{Database, MIGRATIONS, Session, literal};
 
-/// Why ours may answer otherwise than the plain policies.
+/// Reasons for different answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
-    /// The plain policies take any upload whose first folder is the tenant's.
+    /// The plain policies accept any upload whose first folder is the tenant's.
     MalformedUploadPath,
-    /// The plain policies know the roles in lower case alone.
+    /// The plain policies know roles only in lower case.
     CaseOfRole,
-    /// The plain policies take an empty text, a directory, and any JSON value's text for a tenant.
+    /// The plain policies accept an empty text, a directory, and any JSON value's text as a tenant.
     UnusableTenant,
-    /// The plain policies take JSON that is no object for claims without a tenant, and tell of what
-    /// is no JSON with another SQLSTATE and the value in it.
+    /// The plain policies treat JSON that is not an object as claims without a tenant, and report
+    /// invalid JSON with another SQLSTATE and the value in the message.
     InvalidClaims,
 }
 
@@ -31,7 +30,7 @@ enum Command {
     Read,
     Update,
     Delete,
-    /// An upload over an object that is there, or of a new one.
+    /// An upload over an existing object, or of a new one.
     Upsert,
     UpsertNew,
     Upload,
@@ -107,7 +106,7 @@ fn answer(sqlstate: &str) -> Answer {
     }
 }
 
-/// What a database answers to each question.
+/// The answers of a database to each question.
 fn answers(session: &mut Session, command: Command) -> BTreeMap<usize, Answer> {
     let number =
         |text: &Option<String>| text.as_deref().and_then(|text| text.parse().ok()).unwrap();
@@ -149,7 +148,7 @@ fn answers(session: &mut Session, command: Command) -> BTreeMap<usize, Answer> {
         .collect()
 }
 
-/// Every reason that explains the difference, each with what it may differ in.
+/// Every reason that explains the difference, with what it may change.
 fn reasons(
     asker: &Asker,
     (bucket, name): &(&str, String),
@@ -188,7 +187,7 @@ fn reasons(
 }
 
 #[test]
-fn ours_differs_from_the_plain_policies_where_it_is_meant_to_and_nowhere_else() {
+fn ours_differs_from_the_plain_policies_only_where_intended() {
     let mut random = Random(20_260_101);
     let askers = askers(&mut random);
     let objects = objects(&mut random);
@@ -229,7 +228,7 @@ fn ours_differs_from_the_plain_policies_where_it_is_meant_to_and_nowhere_else() 
                 }
             }
         }
-        // The second round finds none of the objects there.
+        // The second round finds none of the objects.
         for session in [&mut plain, &mut guarded] {
             session.run("RESET ROLE; DELETE FROM storage.objects");
         }
@@ -237,8 +236,8 @@ fn ours_differs_from_the_plain_policies_where_it_is_meant_to_and_nowhere_else() 
 
     assert!(decided > 100_000, "{decided}");
     assert!(allowed_by_both > 500, "{allowed_by_both}");
-    // No policy lets anybody change or remove: whether the claims are read before that is found is
-    // the planner's affair, and differs from one PostgreSQL to the next.
+    // No policy allows changes or removals. Whether the claims are read first depends on the
+    // planner and the PostgreSQL version.
     differences.retain(|key, _| {
         key.0 != Reason::InvalidClaims || !matches!(key.1, Command::Update | Command::Delete)
     });

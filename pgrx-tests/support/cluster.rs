@@ -1,4 +1,4 @@
-//! A server of a test's own, for what would disturb the others: full queues, crashes, settings.
+//! A private server for tests that would disturb others: full queues, crashes, settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use postgres::NoTls;
 
 use super::{Notices, SERVER, Session};
 
-/// A private cluster: it listens on its own socket alone, and is gone with this value.
+/// A private cluster. It listens only on its own socket, and is removed when this value is dropped.
 pub struct Cluster {
     /// Holds the data, the socket and the log.
     directory: PathBuf,
     bin: PathBuf,
     options: String,
-    /// Address space of each of its processes, in kilobytes; `None` for no limit.
+    /// Limit of the address space of each process, in kilobytes; `None` for no limit.
     memory: Option<u64>,
 }
 
-/// Data directories that clusters are copies of, by the name of what was done in them; where that was
-/// initdb alone, the name is empty.
+/// Data directories from which clusters are copied, by the name of their preparation. The name is
+/// empty after initdb alone.
 static PREPARED: Mutex<BTreeMap<&'static str, PathBuf>> = Mutex::new(BTreeMap::new());
 const PRELOAD: &str = "shared_preload_libraries=pg_civic";
 
 impl Cluster {
-    /// Makes and starts one, with these settings, from the programs of the server that runs.
+    /// Creates and starts a cluster with these settings, from the programs of the running server.
     pub fn start(settings: &[&str]) -> Cluster {
         Cluster::copy_of(&initialized(), None, settings)
     }
@@ -36,7 +36,7 @@ impl Cluster {
         Cluster::copy_of(&initialized(), Some(kilobytes), settings)
     }
 
-    /// One that preloads the library, and in which `prepare` was run. That is done once for each name.
+    /// A cluster that preloads the library and in which `prepare` was run, once per name.
     pub fn preloaded(
         name: &'static str,
         settings: &[&str],
@@ -69,7 +69,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts what has been stopped, with the settings of the first time.
+    /// Starts the stopped cluster again, with its original settings.
     pub fn start_again(&self) {
         output(
             self.limited("pg_ctl")
@@ -80,7 +80,7 @@ impl Cluster {
         );
     }
 
-    /// One of PostgreSQL's programs, with the limit for memory if there is one.
+    /// One of PostgreSQL's programs, with the memory limit if there is one.
     fn limited(&self, program: &str) -> Command {
         let program = self.bin.join(program);
         let Some(kilobytes) = self.memory else { return server_user(program) };
@@ -89,7 +89,7 @@ impl Cluster {
         shell
     }
 
-    /// A hot standby of this cluster, which is stopped for the copy, with the same settings.
+    /// A hot standby of this cluster with the same settings. The cluster is stopped for the copy.
     pub fn standby(&self) -> Cluster {
         let directory = PLACE.directory();
         self.stop("fast");
@@ -105,7 +105,7 @@ impl Cluster {
         standby
     }
 
-    /// Starts it again after a crash: false while something of the one before is still there.
+    /// Starts it again after a crash; false while a process of the crashed server still exists.
     pub fn try_start_again(&self) -> bool {
         server_user(self.bin.join("pg_ctl"))
             .args(["-w", "-s", "-o", &self.options, "start", "-D"])
@@ -127,7 +127,7 @@ impl Cluster {
         );
     }
 
-    /// One of PostgreSQL's own programs, told where the cluster is.
+    /// One of PostgreSQL's own programs, with the cluster's address.
     pub fn program(&self, name: &str, database: &str) -> Command {
         let mut program = Command::new(self.bin.join(name));
         program.arg("--host").arg(&self.directory).args(["--username", &SERVER.user]);
@@ -140,7 +140,7 @@ impl Cluster {
         output(server_user("kill").args(["-s", signal, pid]));
     }
 
-    /// Runs statements, one a line, in the stopped cluster, without any other process.
+    /// Runs statements, one per line, in the stopped cluster in single-user mode.
     pub fn single_user(&self, sql: &str) -> String {
         use std::io::Write;
         let mut process = server_user(self.bin.join("postgres"))
@@ -161,7 +161,7 @@ impl Cluster {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// What the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&output_bytes(server_user("cat").arg(self.directory.join("log"))))
             .into_owned()
@@ -172,7 +172,7 @@ impl Cluster {
         self.connect("postgres").expect("the cluster takes connections")
     }
 
-    /// A session of the superuser, as soon as the cluster, which may be recovering, takes one.
+    /// A session of the superuser, as soon as the cluster, which may be in recovery, accepts one.
     pub fn superuser_of(&self, database: &str) -> Session {
         let deadline = Instant::now() + super::DEADLINE;
         loop {
@@ -186,12 +186,12 @@ impl Cluster {
 
     pub fn connect(&self, database: &str) -> Result<Session, postgres::Error> {
         let notices = Notices::default();
-        let heard = Arc::clone(&notices);
+        let received = Arc::clone(&notices);
         let client = postgres::Config::new()
             .host_path(&self.directory)
             .user(&SERVER.user)
             .dbname(database)
-            .notice_callback(move |notice| heard.lock().expect("not poisoned").push(notice))
+            .notice_callback(move |notice| received.lock().expect("not poisoned").push(notice))
             .connect(NoTls)?;
         Ok(Session { client, notices })
     }
@@ -224,7 +224,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Where clusters are made, and from what.
+/// Where clusters are created, and from what.
 struct Place {
     parent: PathBuf,
     bin: PathBuf,
@@ -234,8 +234,8 @@ static PLACE: LazyLock<Place> = LazyLock::new(|| {
     let mut running = SERVER.connect("postgres", Arc::default());
     let mut text = |sql: &str| running.query_one(sql, &[]).expect(sql).get::<_, String>(0);
     let bin = PathBuf::from(text("SELECT setting FROM pg_config WHERE name = 'BINDIR'"));
-    // Beside the data of the server that runs, which may be in memory, unless the path of a socket
-    // there would be too long.
+    // Next to the data of the running server, which may be in memory, unless the socket path there
+    // would be too long.
     let data = PathBuf::from(text("SHOW data_directory"));
     let beside = data.parent().filter(|parent| parent.as_os_str().len() < 75);
     let base = beside.map_or_else(|| PathBuf::from("/tmp"), Path::to_path_buf);
@@ -254,13 +254,14 @@ impl Place {
     }
 }
 
-/// The data directory of this name, which `make` makes the first time. A second caller waits for it.
+/// The data directory of this name, which `make` creates the first time. A second caller waits for
+/// it.
 fn prepared(name: &'static str, make: impl FnOnce() -> PathBuf) -> PathBuf {
     let mut all = PREPARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     all.entry(name).or_insert_with(make).clone()
 }
 
-/// A data directory as initdb makes it.
+/// A data directory as initdb creates it.
 fn initialized() -> PathBuf {
     prepared("", || {
         let data = PLACE.directory().join("data");
@@ -283,7 +284,7 @@ fn copy(from: &Path, to: &Path) {
     output(server_user("cp").arg("-a").arg(from).arg(to));
 }
 
-/// A command as the user that the servers run as: PostgreSQL refuses to run as root.
+/// A command as the user that runs the servers: PostgreSQL refuses to run as root.
 fn server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = match std::env::var_os("CARGO_PGRX_TEST_RUNAS") {
         Some(user) => {
@@ -297,7 +298,7 @@ fn server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// What a command that succeeds prints.
+/// The output of a command that succeeds.
 #[track_caller]
 fn output(command: &mut Command) -> String {
     String::from_utf8(output_bytes(command)).expect("UTF-8")
@@ -305,7 +306,7 @@ fn output(command: &mut Command) -> String {
 
 #[track_caller]
 fn output_bytes(command: &mut Command) -> Vec<u8> {
-    // Inherited pipes would stay open with the server that pg_ctl leaves behind.
+    // Inherited pipes would stay open in the server that pg_ctl starts.
     let output = command.stdin(std::process::Stdio::null()).output().expect("it can be run");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}\n{errors}");

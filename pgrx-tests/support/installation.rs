@@ -1,4 +1,4 @@
-//! What an installation has left in the catalogs, and what it says of itself.
+//! The state of an installation in the catalogs, and its reports.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -12,11 +12,11 @@ pub const TEARDOWN: &str = "SELECT * FROM civic.teardown()";
 /// Component, action and detail of each step.
 pub type Step = (String, String, String);
 
-/// What a `check()` finds wrong: component, detail, fix.
+/// The findings of a `check()`: component, detail, fix.
 pub type Wrong = (String, String, Option<String>);
 
 impl Database {
-    /// A copy of this database by pg_dump and pg_restore.
+    /// A copy of this database made with pg_dump and pg_restore.
     pub fn restored(&self) -> Database {
         let restored = Database::empty("");
         let dump = self.program("pg_dump").arg("--format=custom").output().expect("it runs");
@@ -50,14 +50,14 @@ impl Session {
         rows.iter().map(|row| (text(&row[0]), text(&row[1]), row[2].clone())).collect()
     }
 
-    /// The components that `check()` finds wrong.
+    /// The components of the findings of `check()`.
     #[track_caller]
     pub fn wrong_components(&mut self) -> Vec<String> {
         self.wrong().into_iter().map(|(component, ..)| component).collect()
     }
 
-    /// Everything that `setup` and `teardown` may touch, with OIDs and row versions: the same list
-    /// means that nothing was changed, nor dropped and made anew.
+    /// Everything that `setup` and `teardown` may change, with OIDs and row versions: an equal list
+    /// means that nothing was changed, dropped or recreated.
     pub fn traces(&mut self) -> Vec<String> {
         let mut traces = self.column(
             "SELECT format('policy %s %s %s %s %s %s %s %s', oid, polname, polrelid::regclass, polcmd,
@@ -105,7 +105,7 @@ pub fn wait_until_blocked(database: &Database, process: &str) {
     }
 }
 
-/// The actions of some steps, each once.
+/// The distinct actions of some steps.
 pub fn actions(steps: &[Step]) -> Vec<&str> {
     let mut actions: Vec<_> = steps.iter().map(|(_, action, _)| action.as_str()).collect();
     actions.sort();
@@ -113,7 +113,7 @@ pub fn actions(steps: &[Step]) -> Vec<&str> {
     actions
 }
 
-/// The action of the step about a component.
+/// The action of the step for a component.
 #[track_caller]
 pub fn action_of<'a>(steps: &'a [Step], component: &str) -> &'a str {
     let step = steps.iter().find(|(name, ..)| name == component);

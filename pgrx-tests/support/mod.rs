@@ -28,7 +28,7 @@ struct Server {
     user: String,
 }
 
-/// The one server of this test run, with the databases that the others are copied from.
+/// The server of this test run, with the template databases.
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     pgrx_tests::run_test("boot", None, super::CONFIGURATION.to_vec()).expect("the server starts");
     let (mut client, _) = pgrx_tests::client().expect("the server answers");
@@ -87,46 +87,47 @@ impl Server {
 
 type Notices = Arc<Mutex<Vec<DbError>>>;
 
-/// A database of one test.
+/// The private database of a test.
 pub struct Database {
     name: String,
 }
 
 impl Database {
-    /// With the extension and nothing else.
+    /// With only the extension.
     pub fn plain() -> Database {
         Database::copy_of("template_plain")
     }
 
-    /// Supabase-shaped, with the application's tables, without the extension.
+    /// With the schemas of Supabase and the application's tables, without the extension.
     pub fn uninstalled() -> Database {
         Database::copy_of("template_uninstalled")
     }
 
-    /// Supabase-shaped, with the application's tables and the extension; `civic.setup()` not run.
+    /// With the schemas of Supabase, the application's tables and the extension, before
+    /// `civic.setup()`.
     pub fn supabase() -> Database {
         Database::copy_of("template_supabase")
     }
 
-    /// As [`Database::supabase`], after `civic.setup('public.tickets')`.
+    /// Like [`Database::supabase`], after `civic.setup('public.tickets')`.
     pub fn guarded() -> Database {
         Database::copy_of("template_guarded")
     }
 
-    /// As [`Database::guarded`], with Supabase Realtime.
+    /// Like [`Database::guarded`], with Supabase Realtime.
     pub fn realtime() -> Database {
         Database::copy_of("template_realtime")
     }
 
     fn copy_of(template: &str) -> Database {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
-        // One at a time: a template must have no other user while it is copied.
+        // One at a time: a template must not be in use while it is copied.
         static COPYING: Mutex<()> = Mutex::new(());
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let server = &*SERVER;
         let _guard = COPYING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut client = server.connect("postgres", Arc::default());
-        // The session that filled the template may still be on its way out.
+        // The session that filled the template may still be disconnecting.
         let deadline = Instant::now() + DEADLINE;
         let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
         while let Err(error) = client.batch_execute(&statement) {
@@ -135,7 +136,7 @@ impl Database {
         Database { name }
     }
 
-    /// Empty, made with options of CREATE DATABASE; without the extension.
+    /// Empty, created with options of CREATE DATABASE; without the extension.
     pub fn empty(options: &str) -> Database {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("empty_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -145,7 +146,7 @@ impl Database {
         Database { name }
     }
 
-    /// One that a test has made by itself.
+    /// A database that the test has created itself.
     pub fn named(name: String) -> Database {
         Database { name }
     }
@@ -154,14 +155,15 @@ impl Database {
         &self.name
     }
 
-    /// A role of this test alone, as roles are the whole server's.
+    /// A role for this test only, because roles belong to the whole server.
     pub fn role(&self, name: &str, options: &str) -> String {
         let role = format!("{}_{name}", self.name);
         self.superuser().run(&format!("CREATE ROLE {role} {options}"));
         role
     }
 
-    /// One of PostgreSQL's own programs, from the server's bin directory, told where the server is.
+    /// One of PostgreSQL's own programs, from the server's bin directory, with the server's
+    /// address.
     pub fn program(&self, name: &str) -> std::process::Command {
         let bin = "SELECT setting FROM pg_catalog.pg_config() WHERE name = 'BINDIR'";
         let path = format!("{}/{name}", self.superuser().text(bin));
@@ -177,20 +179,21 @@ impl Database {
         Session { client: SERVER.connect(&self.name, Arc::clone(&notices)), notices }
     }
 
-    /// A session that somebody else logs in to.
+    /// A session that logs in as another role.
     pub fn session_of(&self, role: &str) -> Session {
         self.superuser().run(&format!("ALTER ROLE {role} LOGIN"));
         self.login(role, "")
     }
 
-    /// A session of a role that logs in by itself, with these options in its start-up packet.
+    /// A session of a role that logs in, with these options in its startup packet.
     pub fn login(&self, role: &str, options: &str) -> Session {
         let notices = Notices::default();
         let client = SERVER.connect_as(role, &self.name, options, Arc::clone(&notices));
         Session { client, notices }
     }
 
-    /// Where the server listens on localhost, and the superuser's name: for what no driver does.
+    /// The server's port on localhost, and the superuser's name, for connections without the
+    /// driver.
     pub fn address(&self) -> (u16, &'static str) {
         (SERVER.port, &SERVER.user)
     }
@@ -202,13 +205,13 @@ impl Database {
         session
     }
 
-    /// A session of somebody of a municipality, in a role of the application.
+    /// A session of a user of a municipality, with a role of the application.
     pub fn person(&self, tenant_id: &str, role: &str) -> Session {
         self.authenticated(&claims(tenant_id, role))
     }
 }
 
-/// Claims as the application's token hook makes them.
+/// Claims as the application's token hook creates them.
 pub fn claims(tenant_id: &str, role: &str) -> String {
     serde_json::json!({
         "sub": "8f14e45f-0000-4000-8000-000000000000",
@@ -224,14 +227,14 @@ pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A connection, and what the server says beside its answers.
+/// A connection, with the notices that the server sends.
 pub struct Session {
     client: Client,
     notices: Notices,
 }
 
 impl Session {
-    /// Becomes a database role with claims, until told otherwise.
+    /// Switches to a database role with claims, until the next switch.
     pub fn acts_as(&mut self, role: &str, claims: &str) {
         self.run(&format!(
             "SET ROLE {role}; SELECT set_config('request.jwt.claims', {}, false)",
@@ -275,7 +278,7 @@ impl Session {
         self.rows(sql).into_iter().map(|row| value(row).unwrap_or("NULL".to_owned())).collect()
     }
 
-    /// The one value of a query.
+    /// The single value of a query.
     #[track_caller]
     pub fn value(&mut self, sql: &str) -> Option<String> {
         let rows = self.rows(sql);
@@ -283,7 +286,7 @@ impl Session {
         rows[0][0].clone()
     }
 
-    /// The one value of a query, which is not NULL.
+    /// The single value of a query, which is not NULL.
     #[track_caller]
     pub fn text(&mut self, sql: &str) -> String {
         self.value(sql).unwrap_or_else(|| panic!("{sql} gives NULL"))
@@ -304,7 +307,7 @@ impl Session {
         self.error(sql).code().code().to_owned()
     }
 
-    /// How many rows a statement takes hold of.
+    /// The number of rows that a statement affects.
     #[track_caller]
     pub fn affected(&mut self, sql: &str) -> u64 {
         self.client.execute(sql, &[]).unwrap_or_else(|error| panic!("{sql}\n{error:?}"))
@@ -315,24 +318,24 @@ impl Session {
         self.notices().into_iter().filter(|notice| notice.severity() == "WARNING").collect()
     }
 
-    /// What the server said beside its answers since the last call, of any severity.
+    /// Notices of any severity since the last call.
     pub fn notices(&mut self) -> Vec<DbError> {
         std::mem::take(&mut *self.notices.lock().expect("not poisoned"))
     }
 
-    /// Channel and payload of each notification that has come. The round trip before makes sure
-    /// that all those of earlier commits have.
+    /// Channel and payload of each notification received. A round trip first makes sure that all
+    /// notifications of earlier commits have arrived.
     pub fn heard(&mut self) -> Vec<(String, String)> {
         self.run("SELECT 1");
         let mut notifications = self.client.notifications();
         let iterator = notifications.iter();
         iterator
-            .map(|heard| Ok((heard.channel().to_owned(), heard.payload().to_owned())))
+            .map(|received| Ok((received.channel().to_owned(), received.payload().to_owned())))
             .collect()
             .expect("the connection is open")
     }
 
-    /// The events that have come, whatever the channel.
+    /// The events received, on any channel.
     pub fn events(&mut self) -> Vec<Value> {
         let parse = |(_, payload): (String, String)| {
             serde_json::from_str(&payload).unwrap_or_else(|_| panic!("{payload} is JSON"))
@@ -340,14 +343,14 @@ impl Session {
         self.heard().into_iter().map(parse).collect()
     }
 
-    /// Hears a municipality's two channels.
+    /// Listens to a municipality's two channels.
     pub fn listens_to(&mut self, tenant_id: &str) {
         for suffix in ["", ":sensitive"] {
             self.run(&format!("LISTEN \"ticket_updates:{tenant_id}{suffix}\""));
         }
     }
 
-    /// Makes the table `ticket` with these columns, whose every change is told.
+    /// Creates the table `ticket` with these columns and the trigger.
     pub fn makes_ticket_table(&mut self, columns: &str) {
         self.run(&format!(
             "CREATE TABLE ticket ({columns});
@@ -356,27 +359,27 @@ impl Session {
         ));
     }
 
-    /// Opens the connection to the driver's own calls.
+    /// Gives access to the driver's own calls.
     pub fn client(&mut self) -> &mut Client {
         &mut self.client
     }
 }
 
-/// How much a long test does: a part in `make test`, the whole in `make proof`.
+/// The size of a long test: a part in `make test`, the whole in `make proof`.
 pub fn extent<T>(part: T, whole: T) -> T {
     if std::env::var_os("CIVIC_PROOF").is_some() { whole } else { part }
 }
 
-/// How long a test waits for what takes milliseconds where nothing else runs.
+/// How long a test waits for something that takes milliseconds on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Waits for a condition, and fails where it does not come.
+/// Waits for a condition, and fails on timeout.
 #[track_caller]
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     wait_within(DEADLINE, what, condition);
 }
 
-/// [`wait_until`] for what takes seconds where nothing else runs.
+/// [`wait_until`] for conditions that take seconds on an idle machine.
 #[track_caller]
 pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;

@@ -1,4 +1,5 @@
-//! The story that `make demo` plays: the main functions of pg_civic, in real sessions on a real server.
+//! The story that `make demo` plays: the main functions of pg_civic, in real sessions on a real
+//! server.
 //!
 //! Usage: `pg_civic_demo SOCKET_DIRECTORY`. Recreates the database `demo` and keeps it for
 //! `make psql`. Exits with 1 if a step did not give the expected result.

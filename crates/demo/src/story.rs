@@ -42,7 +42,8 @@ impl Story {
         println!("      {component:<48} {action:<14} {detail}");
     }
 
-    /// Prints a step. It passes if the actual result equals the expected one; a refusal may add its message.
+    /// Prints a step. It passes if the actual result equals the expected one; a refusal may add its
+    /// message.
     pub fn step(&mut self, what: &str, expected: &str, happened: &str, event: Option<&str>) {
         self.steps += 1;
         let is_expected = match happened.strip_prefix(expected) {

@@ -14,11 +14,11 @@ fn session() -> Session {
 
 /// Type, id and status of each received event.
 fn published(session: &mut Session) -> Vec<String> {
-    let tell = |event: serde_json::Value| {
+    let describe = |event: serde_json::Value| {
         let text = |key: &str| event[key].as_str().unwrap_or("null").to_owned();
         format!("{} {} {}", text("type"), text("ticket_id"), text("status"))
     };
-    session.events().into_iter().map(tell).collect()
+    session.events().into_iter().map(describe).collect()
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! The questions: who asks, and for what. Alphabets in which much looks like much else.
+//! Generated questions: callers and objects, from alphabets of similar-looking values.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-/// Who asks, as generated.
+/// The caller of a question, as generated.
 pub struct Asker {
     pub claims: String,
     pub tenant: Value,
     pub role: Value,
 }
 
-/// A small generator, the same on every run (Steele, Lea, Flood: SplitMix64).
+/// A small random generator, reproducible (Steele, Lea, Flood: SplitMix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -28,7 +28,7 @@ impl Random {
     }
 }
 
-/// Tenants that begin like one another, in the manner of paths, patterns, numbers and other JSON.
+/// Tenants with common prefixes that resemble paths, patterns, numbers and other JSON.
 const TENANTS: [&str; 26] = [
     r#""t""#,
     r#""t1""#,
@@ -58,7 +58,7 @@ const TENANTS: [&str; 26] = [
     r#"{"t": "t"}"#,
 ];
 
-/// First folders that stand for those tenants, and more that are nobody's.
+/// First folders for those tenants, and others that belong to no tenant.
 const FOLDERS: [&str; 27] = [
     "t",
     "t1",
@@ -123,7 +123,7 @@ pub const BUCKETS: [&str; 9] = [
 const SEGMENTS: [&str; 12] =
     ["id", "a.jpg", "t", "t1", "", ".", "..", "...", " ", "%", "é", "a\\b"];
 
-/// Claims without a tenant where it belongs, and what is none.
+/// Claims without a tenant in its place, and text that is not claims.
 const CLAIMS: [&str; 16] = [
     "",
     "null",
@@ -147,7 +147,7 @@ pub fn askers(random: &mut Random) -> Vec<Asker> {
     let mut askers: Vec<_> = CLAIMS
         .map(|claims| Asker { claims: claims.to_owned(), tenant: json!(null), role: json!(null) })
         .into();
-    // Each tenant and each role at least once, and then as it comes.
+    // Each tenant and each role at least once, then random ones.
     let pairs = TENANTS.map(|tenant| (tenant, r#""admin""#)).into_iter();
     let pairs = pairs.chain(ROLES.map(|role| (r#""t""#, role)));
     let more: Vec<_> = (0..24).map(|_| (random.pick(&TENANTS), random.pick(&ROLES))).collect();
@@ -159,7 +159,7 @@ pub fn askers(random: &mut Random) -> Vec<Asker> {
     askers
 }
 
-/// Bucket and name of each object in question.
+/// Bucket and name of each object in the questions.
 pub fn objects(random: &mut Random) -> Vec<(&'static str, String)> {
     let mut objects = BTreeSet::new();
     for folder in FOLDERS {
