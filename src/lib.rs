@@ -15,6 +15,7 @@ mod service;
 mod settings;
 mod setup;
 mod storage;
+mod tickets;
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!(
@@ -43,6 +44,7 @@ pub extern "C-unwind" fn _PG_init() {
         relay::initialize();
         media::initialize();
     }
+    media::observe();
     events::initialize();
 }
 

@@ -230,6 +230,12 @@ fn set_for_now(name: &CStr, value: &CStr) {
     }
 }
 
+/// Has names and operators mean those of pg_catalog, until the nest level of settings ends that
+/// [`role::acting_as`] has opened.
+pub fn fix_search_path() {
+    set_for_now(c"search_path", c"pg_catalog, pg_temp");
+}
+
 /// Refuses settings of this prefix that no library has defined, so that a typing mistake is told.
 pub fn reserve_setting_prefix(prefix: &'static CStr) {
     // SAFETY: `prefix` ends in NUL.

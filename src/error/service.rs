@@ -49,6 +49,8 @@ pub enum ServiceError {
     TicketOfAnother { ticket_id: String },
     /// The table of attachments refuses the row of a file that is stored.
     AttachmentRefused { sqlstate: String },
+    /// A row of the table of attachments still names where a file was.
+    AttachmentStays { table: String },
     /// A content type that is not believed of a file from outside.
     MediaType { content_type: String },
     /// The ticket has become sensitive while its media was stored in the open; `left` is what could
@@ -60,6 +62,8 @@ pub enum ServiceError {
     NoMediaJob { id: Uuid },
     /// A media job in a state in which that cannot be done to it.
     MediaJobState { id: Uuid, state: State, action: &'static str },
+    /// A media job that cannot be cancelled, because it moves a sensitive ticket's files.
+    RestrictsFiles { id: Uuid },
     /// Whether a ticket is sensitive cannot be told: the server refuses to read the tickets.
     TicketsUnreadable { sqlstate: String },
     /// Code that a table executes has taken longer than its limit, and was cancelled.
@@ -88,8 +92,10 @@ impl ServiceError {
             ServiceError::NotConfigured { .. }
             | ServiceError::SecretsExposed
             | ServiceError::MediaJobState { .. }
+            | ServiceError::RestrictsFiles { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
+            | ServiceError::AttachmentStays { .. }
             | ServiceError::NoTickets
             | ServiceError::ColumnType { .. }
             | ServiceError::HelperEnded { .. }
@@ -200,6 +206,12 @@ impl ServiceError {
             ServiceError::NoMediaJob { id } => format!("there is no media job {id}"),
             ServiceError::MediaJobState { id, state, action } => {
                 format!("media job {id} is {} and cannot be {action}", state.name())
+            }
+            ServiceError::AttachmentStays { table } => {
+                format!("a row of table {table} still names where a moved file was")
+            }
+            ServiceError::RestrictsFiles { id } => {
+                format!("media job {id} moves files of a sensitive ticket and cannot be cancelled")
             }
             ServiceError::AttachmentRefused { sqlstate } => format!(
                 "the file is stored, and the table of attachments refuses its row with SQLSTATE {sqlstate}"
@@ -312,8 +324,10 @@ impl ServiceError {
             | ServiceError::Panicked
             | ServiceError::NoObject { .. }
             | ServiceError::NoMediaJob { .. }
+            | ServiceError::RestrictsFiles { .. }
             | ServiceError::TicketsUnreadable { .. }
             | ServiceError::AttachmentRefused { .. }
+            | ServiceError::AttachmentStays { .. }
             | ServiceError::HelperEnded { .. }
             | ServiceError::TenantStalled { .. }
             | ServiceError::TicketOfAnother { .. } => return None,

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::channel::Audience;
 use crate::settings::SensitiveEvents;
+use crate::tickets::sensitivity::is_plainly_no;
 
 mod redact;
 
@@ -196,11 +197,6 @@ impl Ticket {
             Kind::Boolean | Kind::Number | Kind::Text => write_string(text, out),
         }
     }
-}
-
-/// Whether a text says "no", as a boolean of PostgreSQL or in another column's words.
-pub fn is_plainly_no(text: &[u8]) -> bool {
-    ["false", "f", "0", "no", "n", "off"].iter().any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
 }
 
 /// Writes a JSON string. Bytes that are not UTF-8, which a row can hold, become U+FFFD.

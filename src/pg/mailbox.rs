@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::transaction::now;
 
-/// Longest request, in bytes.
-pub const REQUEST_LIMIT: usize = 8192;
+/// Longest request, and longest text of a reply, in bytes.
+pub const REQUEST_LIMIT: usize = 64 * 1024;
 /// Longest name of a table, qualified and quoted, in bytes; a longer one is cut.
 const TABLE_LIMIT: usize = 320;
 
@@ -39,6 +39,8 @@ pub struct Mailbox {
     /// When the last one was taken, in microseconds since 2000-01-01.
     taken_at: AtomicI64,
     request: Bytes<REQUEST_LIMIT>,
+    /// What goes with the last answer.
+    reply: Bytes<REQUEST_LIMIT>,
     /// The table that the receiver works on, or worked on last.
     table: Bytes<TABLE_LIMIT>,
 }
@@ -71,6 +73,11 @@ impl Mailbox {
         is_answered.then(|| Answer(self.answer.load(Ordering::Relaxed)))
     }
 
+    /// The text that goes with the answer that [`Mailbox::answer_to`] has given.
+    pub fn reply_text(&self) -> Vec<u8> {
+        self.reply.load()
+    }
+
     /// Takes back a request that nobody has taken. For the one sender.
     pub fn withdraw(&self) {
         let sent = self.sent.load(Ordering::Acquire);
@@ -98,8 +105,10 @@ impl Mailbox {
             && self.taken.compare_exchange(taken, sent, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Answers the request that was taken. For the one receiver.
-    pub fn reply(&self, answer: Answer) {
+    /// Answers the request that was taken, with a text of at most [`REQUEST_LIMIT`] bytes. For the one
+    /// receiver.
+    pub fn reply(&self, answer: Answer, text: &[u8]) {
+        self.reply.store(text);
         self.answer.store(answer.0, Ordering::Relaxed);
         self.answered.store(self.taken.load(Ordering::Relaxed), Ordering::Release);
     }
@@ -107,7 +116,7 @@ impl Mailbox {
     /// The receiver ends: a request that it has taken gets this answer.
     pub(super) fn abandon(&self, answer: Answer) {
         if self.is_taken() {
-            self.reply(answer);
+            self.reply(answer, b"");
         }
     }
 

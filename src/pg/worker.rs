@@ -61,6 +61,10 @@ pub fn begin(database: &str) {
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
         (c"lock_timeout", c"0"),
+        (c"statement_timeout", c"0"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
     ] {
         // SAFETY: settings and values that the server knows.
         unsafe {
@@ -101,9 +105,21 @@ pub fn lock_rows_if_free(table: pg_sys::Oid) -> bool {
     }
 }
 
-/// Does something in a transaction of its own. An error ends the worker.
-pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
-    let result = BackgroundWorker::transaction(AssertUnwindSafe(body));
+/// Does something in a transaction of its own. An error that is raised in it, or at its commit, ends the
+/// transaction and not the worker. Gives SQLSTATE and message of such an error.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, (PgSqlErrorCode, String)> {
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        Ok(BackgroundWorker::transaction(AssertUnwindSafe(body)))
+    }))
+    .catch_others(|error| {
+        use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
+        let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) =
+            &error;
+        // SAFETY: as the server's own loops do it after an error: whatever is open of a transaction ends.
+        unsafe { pg_sys::AbortOutOfAnyTransaction() };
+        Err((report.sql_error_code(), report.message().to_owned()))
+    })
+    .execute();
     // SAFETY: no transaction is open. Without it the table's changes would not be counted, and
     // autovacuum would not come.
     unsafe { pg_sys::pgstat_report_stat(true) };

@@ -68,6 +68,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     findings.extend(readable("realtime", realtime::findings())?);
     findings.extend(readable("relay", one(relay()))?);
     findings.extend(readable("media worker", one(media::worker()))?);
+    findings.extend(readable("files of sensitive tickets", media::restricted())?);
     findings.extend(readable("service_role", service_role())?);
     findings.extend(readable("storage service", service::findings())?);
     findings.extend(readable("civic.sensitive_events", one(sensitive_events()))?);

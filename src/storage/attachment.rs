@@ -3,6 +3,8 @@
 //! Its owner writes: nobody else needs a right on it, so that every row is of a file that exists. What
 //! the owner has put on the table, triggers for one, runs with his rights and no more.
 
+mod restrict;
+
 use pgrx::spi::quote_identifier;
 use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};

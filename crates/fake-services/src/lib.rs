@@ -21,5 +21,5 @@ pub use jwt::{sign as sign_jwt, verify as verify_jwt};
 pub use process::Process;
 pub use request::Request;
 pub use server::{FakeServer, Gate, sequence};
-pub use storage::{Errors, Object, Options, Storage};
+pub use storage::{Errors, Moves, Object, Options, Storage};
 pub use twilio::Twilio;

@@ -1,5 +1,7 @@
 //! The Storage API, as the server's side speaks to it.
 
+mod moving;
+
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -13,6 +15,8 @@ use crate::media::Media;
 use crate::path;
 use crate::secret::{self, Secret};
 use crate::transfer::{self, Outgoing, Progress};
+
+pub use self::moving::{Entry, LIST_PAGE, Place};
 
 /// Bytes of an answer of the API: it tells of one object.
 const ANSWER: u64 = 64 * 1024;
