@@ -7,9 +7,11 @@ mod crash;
 mod foreign;
 mod jobs;
 mod load;
+mod recording;
 mod restrict;
 mod sensitive;
 mod settings;
+mod storm;
 mod weather;
 mod worker;
 

@@ -9,7 +9,6 @@ pub mod request;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
-use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, Uuid};
 
@@ -20,6 +19,7 @@ use crate::catalog;
 use crate::error::{Error, ServiceError};
 use crate::pg::mailbox::{Answer, REQUEST_LIMIT};
 use crate::pg::subtransaction::attempt;
+use crate::pg::worker::Shutdown;
 use crate::pg::{self, foreign, shared};
 use crate::settings;
 use crate::settings::media::media_attempts;
@@ -53,7 +53,7 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
-    pg::worker::begin(&settings::database());
+    pg::worker::begin(&settings::database(), Shutdown::Interrupts);
     let Some(shared) = shared::shared() else { return };
     shared.take_over_media_tables();
     pg::foreign::observe(|table| {
@@ -61,19 +61,16 @@ pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
             shared.mailbox.note_table(table);
         }
     });
-    loop {
-        if BackgroundWorker::sighup_received() {
-            pg::reload_settings();
+    pg::worker::run(None, |_| match shared.mailbox.take() {
+        Some(request) => {
+            let (answer, text) = serve(&request);
+            shared.mailbox.reply(answer, text.as_bytes());
+            shared.media.wake();
+            Duration::ZERO
         }
-        match shared.mailbox.take() {
-            Some(request) => {
-                let (answer, text) = serve(&request);
-                shared.mailbox.reply(answer, text.as_bytes());
-                shared.media.wake();
-            }
-            None => pg::transaction::wait(IDLE),
-        }
-    }
+        None => IDLE,
+    });
+    pg::end_process_to_be_restarted();
 }
 
 fn serve(request: &[u8]) -> (Answer, String) {

@@ -19,7 +19,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use pgrx::Uuid;
-use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
 use self::stalls::Stalls;
@@ -32,6 +31,7 @@ use super::transfer::{Restrict, Services, Task, perform};
 use crate::error::{Error, ServiceError};
 use crate::pg::shared::{self, Shared};
 use crate::pg::wait;
+use crate::pg::worker::Shutdown;
 use crate::settings::media as limits;
 use crate::{pg, service, settings};
 
@@ -55,10 +55,10 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
-    pg::worker::begin(&settings::database());
+    pg::worker::begin(&settings::database(), Shutdown::Interrupts);
     let Some(shared) = shared::shared() else { return };
     shared.take_over_media();
-    pg::worker::at_ordered_exit(flight::release_all);
+    pg::worker::at_shutdown(flight::release_all);
     match Worker::new(shared) {
         Ok(mut worker) => worker.run(),
         Err(error) => warn(&format!("the media worker cannot start: {error}")),
@@ -114,20 +114,24 @@ impl Worker {
 
     fn run(&mut self) {
         self.services = services();
-        while !pg::worker::takes_leave() {
-            if BackgroundWorker::sighup_received() {
-                pg::reload_settings();
+        let Ok(wake_receiver) = self.wake_receiver.try_clone() else { return };
+        pg::worker::run(Some(wake_receiver.as_fd()), |is_reloaded| {
+            if is_reloaded {
                 self.services = services();
                 self.pruned = None;
             }
-            self.gather();
-            // Transfers that can begin do so before a poll, which may wait for a lock.
-            let mut time = self.go_on();
-            time = time.min(if self.has_just_polled() { BUSY_INTERVAL } else { self.poll() });
-            time = time.min(self.go_on());
-            pg::worker::wait(self.wake_receiver.as_fd(), time);
-        }
+            self.cycle()
+        });
         self.shut_down();
+    }
+
+    /// Does what there is to do. Gives how long there is nothing more.
+    fn cycle(&mut self) -> Duration {
+        self.gather();
+        // Transfers that can begin do so before a poll, which may wait for a lock.
+        let mut time = self.go_on();
+        time = time.min(if self.has_just_polled() { BUSY_INTERVAL } else { self.poll() });
+        time.min(self.go_on())
     }
 
     /// With no transfer to spare a poll shows only what was cancelled, however many jobs are being added,

@@ -122,9 +122,3 @@ pub fn commit_without_waiting() {
         );
     }
 }
-
-/// Whether this background worker has been asked to end, now or at any time before.
-pub fn is_asked_to_end() -> bool {
-    // SAFETY: reads a variable of this process that a signal sets.
-    unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
-}

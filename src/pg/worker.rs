@@ -1,4 +1,4 @@
-//! Background workers: their registration; and of one that has threads, its transactions, sleep and end.
+//! Background workers: how they are registered, begin, wait, reload their settings, and end.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
@@ -16,15 +16,15 @@ unsafe extern "C-unwind" {
     fn die(signal: std::ffi::c_int);
 }
 
-/// Whether this process was ever asked to end.
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether a shutdown of this process was ever requested.
+static SHUTDOWN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// What [`at_ordered_exit`] was given.
-static FAREWELL: OnceLock<fn()> = OnceLock::new();
+/// What [`at_shutdown`] was given.
+static AT_SHUTDOWN: OnceLock<fn()> = OnceLock::new();
 
 /// Of SIGTERM: may be called amid anything.
-unsafe extern "C-unwind" fn asked_to_end(signal: std::ffi::c_int) {
-    ASKED.store(true, Ordering::Relaxed);
+unsafe extern "C-unwind" fn shutdown_requested(signal: std::ffi::c_int) {
+    SHUTDOWN_REQUESTED.store(true, Ordering::Relaxed);
     // SAFETY: the server's own handler, called as one.
     unsafe { die(signal) };
 }
@@ -42,19 +42,36 @@ pub fn register(name: &str, function: &str) {
         .load();
 }
 
-/// Begins a worker in a database, as the server's own superuser, with a search_path and defaults of
-/// transactions that nobody else chooses.
-///
-/// SIGTERM is answered by whatever the worker is at, a wait for a lock as well.
-pub fn begin(database: &str) {
-    // SAFETY: a handler that does what the server's own does, in its place before signals are let in.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(asked_to_end));
-        #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(asked_to_end));
+/// What a shutdown request (SIGTERM) meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It ends a transaction, and a wait for a lock as well.
+    Interrupts,
+    /// A transaction is finished first: it is short, and waits for nobody.
+    AfterTransaction,
+}
+
+/// Begins a worker in a database, as the server's own superuser, with a search_path, defaults of
+/// transactions and timeouts that nobody else chooses.
+pub fn begin(database: &str, shutdown: Shutdown) {
+    match shutdown {
+        Shutdown::AfterTransaction => {
+            BackgroundWorker::attach_signal_handlers(
+                SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM,
+            );
+        }
+        Shutdown::Interrupts => {
+            // SAFETY: a handler that does what the server's own does, in its place before signals are let
+            // in.
+            unsafe {
+                #[cfg(not(feature = "pg18"))]
+                pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(shutdown_requested));
+                #[cfg(feature = "pg18")]
+                pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(shutdown_requested));
+            }
+            BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+        }
     }
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
     for (name, value) in [
         (c"search_path", c"pg_catalog, pg_temp"),
@@ -78,23 +95,38 @@ pub fn begin(database: &str) {
     }
 }
 
-/// Has something done once when this process ends by an order, wherever that meets it: also amid a
+/// Runs a worker's cycles until a shutdown is requested. A cycle is told whether the settings have been
+/// reloaded, and gives how long to wait for the next one. What sets the process's latch, or writes to the
+/// file, ends the wait.
+pub fn run(file: Option<BorrowedFd<'_>>, mut cycle: impl FnMut(bool) -> Duration) {
+    while !takes_shutdown() {
+        let is_reloaded = BackgroundWorker::sighup_received();
+        if is_reloaded {
+            super::reload_settings();
+        }
+        let time = cycle(is_reloaded);
+        wait(file, time);
+    }
+}
+
+/// Has something done once at the shutdown of this process, wherever that meets it: also amid a
 /// transaction, which is rolled back before. It can do transactions of its own, but nothing interrupts
 /// it any more, so it must not wait. An error in it is logged, and ends it.
-pub fn at_ordered_exit(farewell: fn()) {
-    if FAREWELL.set(farewell).is_ok() {
+pub fn at_shutdown(action: fn()) {
+    if AT_SHUTDOWN.set(action).is_ok() {
         // SAFETY: a function that lives as long as the process. It is called before what the server
         // itself does at the end, which was registered earlier.
-        unsafe { pg_sys::before_shmem_exit(Some(ordered_exit), pg_sys::Datum::from(0)) };
+        unsafe { pg_sys::before_shmem_exit(Some(exits), pg_sys::Datum::from(0)) };
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn ordered_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    let Some(farewell) = FAREWELL.get().filter(|_| ASKED.load(Ordering::Relaxed)) else { return };
+unsafe extern "C-unwind" fn exits(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    let is_shutdown = SHUTDOWN_REQUESTED.load(Ordering::Relaxed);
+    let Some(action) = AT_SHUTDOWN.get().filter(|_| is_shutdown) else { return };
     // SAFETY: as the server does it itself when it removes temporary tables at this point.
     unsafe { pg_sys::AbortOutOfAnyTransaction() };
-    farewell();
+    action();
 }
 
 /// Locks a table as who changes its rows does; false where he would have to wait.
@@ -128,40 +160,45 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, (PgSqlErrorCode, St
 
 /// Sleeps until this process's latch is set, the file has something to read, or the time is over.
 /// Then it does what the server asks of a process at such a point, and may end here by an error; but
-/// an order to end is left to the caller, see [`takes_leave`].
-pub fn wait(file: BorrowedFd<'_>, time: Duration) {
-    let events = pg_sys::WL_LATCH_SET
-        | pg_sys::WL_TIMEOUT
-        | pg_sys::WL_SOCKET_READABLE
-        | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: this process's own latch, and a file that is open throughout.
+/// a shutdown request is left to [`run`].
+fn wait(file: Option<BorrowedFd<'_>>, time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let (socket, readable) = match file {
+        Some(file) => (file.as_raw_fd(), pg_sys::WL_SOCKET_READABLE),
+        None => (pg_sys::PGINVALID_SOCKET, 0),
+    };
+    // SAFETY: this process's own latch, and a file that is open throughout, or none.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
-            events as i32,
-            file.as_raw_fd(),
+            (events | readable) as i32,
+            socket,
             time.as_millis() as std::ffi::c_long,
             pg_sys::PG_WAIT_EXTENSION,
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    if !is_asked_to_end() {
+    if !is_shutdown_requested() {
         pg_sys::check_for_interrupts!();
     }
 }
 
-fn is_asked_to_end() -> bool {
-    // SAFETY: reads a variable of this process that a signal sets.
-    unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
+/// Whether a shutdown of this worker has been requested, now or at any time before.
+pub fn is_shutdown_requested() -> bool {
+    // SAFETY: reads variables of this process that signals set.
+    unsafe {
+        (&raw const pg_sys::ProcDiePending).read_volatile() != 0
+            || (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0
+    }
 }
 
-/// Whether the worker has been asked to end. If so it may still put its things in order: what it does
-/// from here on is only interrupted by the next such order.
-pub fn takes_leave() -> bool {
-    let asked = is_asked_to_end();
-    if asked {
+/// The same. The worker may still put its things in order: what it does from here on is only interrupted
+/// by the next such request.
+fn takes_shutdown() -> bool {
+    let is_requested = is_shutdown_requested();
+    if is_requested {
         // SAFETY: a variable of this process; the worker ends by itself.
         unsafe { (&raw mut pg_sys::ProcDiePending).write_volatile(0) };
     }
-    asked
+    is_requested
 }

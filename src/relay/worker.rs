@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use civic_queue::Next;
-use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
 use super::frame::events;
 use crate::pg::shared::{self, Shared};
+use crate::pg::worker::Shutdown;
 use crate::{pg, settings};
 
 /// Bytes of events that one batch carries, about.
@@ -33,8 +34,7 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
-    BackgroundWorker::connect_worker_to_spi(Some(&settings::database()), None);
+    pg::worker::begin(&settings::database(), Shutdown::AfterTransaction);
     let Some(shared) = shared::shared() else { return };
     pg::transaction::commit_without_waiting();
     shared.take_over();
@@ -44,37 +44,30 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 }
 
 fn run(shared: &'static Shared) {
-    while !pg::transaction::is_asked_to_end() {
-        if BackgroundWorker::sighup_received() {
-            pg::reload_settings();
+    pg::worker::run(None, |_| match deliver(shared) {
+        0 if shared.queue().used() == 0 => IDLE,
+        // Its transaction has not ended yet, and will wake us; or the server's queue is full.
+        0 => STANDSTILL,
+        // One client's events are told at once. Many clients' gather, the longer the more.
+        1..=2 => Duration::ZERO,
+        many => {
+            gather(shared, Duration::from_millis(many).min(GATHERING));
+            Duration::ZERO
         }
-        let transactions = deliver(shared);
-        let time = match transactions {
-            0 if shared.queue().used() == 0 => IDLE,
-            // Its transaction has not ended yet, and will wake us; or the server's queue is full.
-            0 => STANDSTILL,
-            // One client's events are told at once. Many clients' gather, the longer the more.
-            1..=2 => Duration::ZERO,
-            many => Duration::from_millis(many).min(GATHERING),
-        };
-        pause(shared, transactions, time);
-    }
+    });
     // Of what has been committed by now nothing is left behind.
     let end = shared.queue().head();
     while shared.queue().tail() < end && deliver(shared) > 0 {}
 }
 
-/// After a batch it gathers for the whole time; with nothing to do whatever comes wakes it.
-fn pause(shared: &'static Shared, transactions: u64, time: Duration) {
-    if transactions == 0 {
-        return pg::transaction::wait(time);
-    }
+/// After a batch it gathers for this time, whatever comes.
+fn gather(shared: &'static Shared, time: Duration) {
     let end = std::time::Instant::now() + time;
     while let Some(left) = end.checked_duration_since(std::time::Instant::now())
         && !left.is_zero()
         && shared.awaited.load(Ordering::Relaxed) <= shared.queue().tail()
         && shared.queue().used() < shared.queue().size() / 2
-        && !pg::transaction::is_asked_to_end()
+        && !pg::worker::is_shutdown_requested()
     {
         std::thread::sleep(left.min(LOOK));
     }

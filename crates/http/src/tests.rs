@@ -4,6 +4,7 @@ mod calling_off;
 mod certificates;
 mod credentials;
 mod media;
+mod moving;
 mod redirects;
 mod storage;
 mod uploads;

@@ -153,8 +153,9 @@ pub fn restrict_tickets() {
     // A new ticket seldom has files, and without Storage it has none.
     let tickets = transitions.tickets().into_iter().filter(|it| it.was_open || has_storage);
     let tickets: Vec<&Transition> = tickets.collect();
-    let add = |tickets: &[&Transition]| {
-        let each = |it: &&Transition| restrict(&it.tenant_id, &it.ticket_id, it.was_open);
+    let add = |tickets: &[&Transition], may_wait: bool| {
+        let each =
+            |it: &&Transition| restrict(&it.tenant_id, &it.ticket_id, may_wait && it.was_open);
         attempt(
             || {
                 pg::transaction::with_snapshot(|| {
@@ -165,9 +166,10 @@ pub fn restrict_tickets() {
         )
     };
     let mut failures = vec![];
-    if add(&tickets).is_err() {
-        // One that cannot be added must not cost the others theirs.
-        failures = tickets.iter().filter_map(|it| add(&[*it]).err()).collect();
+    if add(&tickets, true).is_err() {
+        // One that cannot be added must not cost the others theirs. An old snapshot refuses to change a job
+        // that waits, and never refuses another one.
+        failures = tickets.iter().filter_map(|it| add(&[*it], false).err()).collect();
     }
     if !tickets.is_empty() {
         crate::media::wake_worker_at_commit();

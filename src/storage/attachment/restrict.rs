@@ -92,7 +92,8 @@ impl Attachments {
         };
         let update = format!(
             "UPDATE {table} AS t SET s3_bucket = r.s3_bucket, s3_key = r.s3_key{purpose}
-             FROM pg_catalog.unnest($1, $2, $3) AS m (bucket, path, target),
+             FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))
+                      AS m (bucket, path, target),
                   LATERAL pg_catalog.jsonb_populate_record(NULL::{table},
                       pg_catalog.jsonb_build_object(
                           's3_bucket', $4, 's3_key', m.target, 'purpose', $4)) AS r
@@ -101,7 +102,8 @@ impl Attachments {
         );
         let left = format!(
             "SELECT EXISTS (
-                 SELECT FROM {table} t, pg_catalog.unnest($1, $2) AS m (bucket, path)
+                 SELECT FROM {table} t,
+                      ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS m (bucket, path)
                  WHERE t.s3_bucket::pg_catalog.text OPERATOR(pg_catalog.=) m.bucket
                    AND t.s3_key::pg_catalog.text OPERATOR(pg_catalog.=) m.path)"
         );
