@@ -8,8 +8,11 @@ mod faults;
 mod foreign;
 mod jobs;
 mod load;
+mod recording;
+mod restrict;
 mod sensitive;
 mod settings;
+mod storm;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,6 +56,10 @@ fn install(session: &mut Session) {
 impl Town {
     /// On the cluster that these tests share, with services and settings of its own.
     fn new() -> Town {
+        Town::with_storage(Storage::start(Options::default()))
+    }
+
+    fn with_storage(storage: Storage) -> Town {
         static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
         static TURN: Mutex<()> = Mutex::new(());
         let cluster = {
@@ -64,7 +71,7 @@ impl Town {
             })
         };
         let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        Town::on(cluster, Storage::start(Options::default()), Some(turn))
+        Town::on(cluster, storage, Some(turn))
     }
 
     /// On a cluster of its own, for what would disturb the others.

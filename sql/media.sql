@@ -1,6 +1,8 @@
--- The queue of media: the jobs of enqueue_media(), and their state.
+-- The queue of media: the jobs of enqueue_media(), those that move a sensitive ticket's files, and their
+-- state.
 CREATE TABLE civic.media_jobs (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    kind text NOT NULL DEFAULT 'fetch',
     tenant_id text NOT NULL,
     ticket_id text NOT NULL,
     is_sensitive boolean NOT NULL,
@@ -13,36 +15,43 @@ CREATE TABLE civic.media_jobs (
     finished_at timestamptz,
     cancel_requested boolean NOT NULL DEFAULT false,
     bucket text NOT NULL,
-    path text NOT NULL,
-    file_id uuid NOT NULL,
-    former_bucket text,
-    sweep_at timestamptz,
+    path text,
+    file_id uuid,
+    last_look boolean NOT NULL DEFAULT false,
     content_type text,
     file_size bigint,
-    media_content_type text NOT NULL,
-    media_url text NOT NULL,
+    media_content_type text,
+    media_url text,
     -- The firewall, for every writer: sensitive files are in gbv-evidence, and stay there.
     CONSTRAINT media_jobs_bucket CHECK (
         bucket OPERATOR(pg_catalog.=) CASE WHEN is_sensitive THEN 'gbv-evidence' ELSE 'evidence' END),
-    CONSTRAINT media_jobs_former_bucket CHECK (
-        former_bucket IS NULL OR former_bucket OPERATOR(pg_catalog.=) 'evidence' AND is_sensitive),
-    CONSTRAINT media_jobs_sweep CHECK (
-        sweep_at IS NULL OR former_bucket IS NOT NULL AND finished_at IS NOT NULL),
+    CONSTRAINT media_jobs_kind CHECK (
+        CASE kind
+        WHEN 'fetch' THEN path IS NOT NULL AND file_id IS NOT NULL AND media_content_type IS NOT NULL
+                          AND media_url IS NOT NULL AND NOT last_look
+        -- It has no file of its own, and ends only when no file of its ticket is left in the open.
+        WHEN 'restrict' THEN is_sensitive AND path IS NULL AND file_id IS NULL
+                             AND media_content_type IS NULL AND media_url IS NULL
+                             AND state IN ('queued', 'running', 'done')
+        ELSE false
+        END),
     CONSTRAINT media_jobs_state CHECK (
         CASE state
         WHEN 'queued' THEN next_attempt_at IS NOT NULL AND finished_at IS NULL
         WHEN 'running' THEN started_at IS NOT NULL AND next_attempt_at IS NULL AND finished_at IS NULL
         WHEN 'done' THEN finished_at IS NOT NULL AND next_attempt_at IS NULL
-                         AND content_type IS NOT NULL AND file_size IS NOT NULL
+                         AND (kind OPERATOR(pg_catalog.=) 'restrict'
+                              OR content_type IS NOT NULL AND file_size IS NOT NULL)
         WHEN 'failed' THEN finished_at IS NOT NULL AND next_attempt_at IS NULL
         WHEN 'cancelled' THEN finished_at IS NOT NULL AND next_attempt_at IS NULL
         ELSE false
         END)
 );
-CREATE INDEX media_jobs_due ON civic.media_jobs (next_attempt_at) WHERE state OPERATOR(pg_catalog.=) 'queued';
+CREATE INDEX media_jobs_due ON civic.media_jobs (kind, next_attempt_at) WHERE state OPERATOR(pg_catalog.=) 'queued';
 CREATE INDEX media_jobs_running ON civic.media_jobs (id) WHERE state OPERATOR(pg_catalog.=) 'running';
 CREATE INDEX media_jobs_finished ON civic.media_jobs (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX media_jobs_sweep ON civic.media_jobs (sweep_at) WHERE sweep_at IS NOT NULL;
+CREATE INDEX media_jobs_restrict ON civic.media_jobs (tenant_id, ticket_id)
+    WHERE kind OPERATOR(pg_catalog.=) 'restrict' AND state IN ('queued', 'running');
 CREATE INDEX media_jobs_of_tenant ON civic.media_jobs (tenant_id, created_at);
 
 -- A job is data: pg_dump includes it, so that none is lost with the server.
@@ -75,23 +84,23 @@ BEGIN
         CREATE POLICY "civic read" ON civic.media_jobs FOR SELECT TO authenticated
             USING (tenant_id OPERATOR(pg_catalog.=) civic.tenant_id()
                    AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
-        GRANT SELECT (id, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
+        GRANT SELECT (id, kind, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
                       next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
-                      former_bucket, sweep_at, content_type, file_size, media_content_type)
+                      last_look, content_type, file_size, media_content_type)
             ON civic.media_jobs TO authenticated;
     END IF;
 END
 $$;
 
-COMMENT ON TABLE civic.media_jobs IS 'media jobs of enqueue_media(), and their state';
+COMMENT ON TABLE civic.media_jobs IS 'media jobs, and their state';
+COMMENT ON COLUMN civic.media_jobs.kind IS 'fetch: a file comes from Twilio; restrict: the files of a sensitive ticket go to gbv-evidence';
 COMMENT ON COLUMN civic.media_jobs.state IS 'queued, running, done, failed or cancelled';
 COMMENT ON COLUMN civic.media_jobs.attempts IS 'attempts so far, including the running one';
 COMMENT ON COLUMN civic.media_jobs.last_error IS 'why the last attempt failed; contains no secret';
 COMMENT ON COLUMN civic.media_jobs.next_attempt_at IS 'when a queued job is due';
 COMMENT ON COLUMN civic.media_jobs.started_at IS 'when the last attempt began';
 COMMENT ON COLUMN civic.media_jobs.cancel_requested IS 'cancelled while it ran: the worker stops it, unless the file is already stored';
-COMMENT ON COLUMN civic.media_jobs.former_bucket IS 'where the file may still be, or arrive, because the ticket was not sensitive before';
-COMMENT ON COLUMN civic.media_jobs.sweep_at IS 'when the worker removes the file from the former bucket again';
+COMMENT ON COLUMN civic.media_jobs.last_look IS 'of a restrict job: nothing was found in the open, and one more look follows';
 COMMENT ON COLUMN civic.media_jobs.content_type IS 'of the stored file';
 COMMENT ON COLUMN civic.media_jobs.file_size IS 'of the stored file, in bytes';
 COMMENT ON COLUMN civic.media_jobs.media_content_type IS 'content type that the webhook named';

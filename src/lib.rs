@@ -14,6 +14,7 @@ mod relay;
 mod settings;
 mod setup;
 mod storage;
+mod tickets;
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!(
@@ -42,6 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
         relay::initialize();
         media::initialize();
     }
+    media::observe();
     events::initialize();
 }
 

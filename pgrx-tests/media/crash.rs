@@ -25,11 +25,24 @@ fn exists(pid: &str) -> bool {
 
 impl Town {
     /// SIGKILL of the worker, which the server takes for a crash: it restarts all of its processes.
-    fn kill_worker(&mut self) {
+    pub fn kill_worker(&mut self) {
         let worker = self.worker();
         self.cluster.signal("KILL", &worker);
         wait_until("it is gone", || !exists(&worker));
         self.session = self.cluster.superuser_of("postgres");
+    }
+
+    /// SIGKILL of the postmaster. All of its processes notice.
+    pub fn kill_postmaster(&mut self) {
+        let worker = self.worker();
+        let postmaster =
+            self.session.text("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)");
+        self.cluster.signal("KILL", &postmaster);
+        wait_until("the worker notices", || !exists(&worker));
+        wait_until("so do all others", || {
+            self.session.client().is_closed()
+                || self.session.client().batch_execute("SELECT 1").is_err()
+        });
     }
 
     /// The job ends well, and there is one file.
@@ -128,20 +141,9 @@ fn a_postmaster_that_is_killed_or_stopped_loses_and_doubles_nothing() {
         town.twilio.takes(Duration::from_secs(2));
         let ids: Vec<_> = (0..6).map(|_| town.enqueue(&url)).collect();
         town.wait_for_state(&ids[0], "running");
-        let worker = town.worker();
         let begun = Instant::now();
         match how {
-            "KILL" => {
-                let postmaster = town
-                    .session
-                    .text("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)");
-                town.cluster.signal("KILL", &postmaster);
-                wait_until("the worker notices", || !exists(&worker));
-                wait_until("so do all others", || {
-                    town.session.client().is_closed()
-                        || town.session.client().batch_execute("SELECT 1").is_err()
-                });
-            }
+            "KILL" => town.kill_postmaster(),
             mode => town.cluster.stop(mode),
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "{how}: {:?}", begun.elapsed());

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::channel::Audience;
 use crate::settings::SensitiveEvents;
+use crate::tickets::ticket::is_plainly_no;
 
 mod redact;
 
@@ -196,11 +197,6 @@ impl Ticket {
             Kind::Boolean | Kind::Number | Kind::Text => write_string(text, out),
         }
     }
-}
-
-/// Whether a text means "no", as a PostgreSQL boolean or in the words of a text column.
-pub fn is_plainly_no(text: &[u8]) -> bool {
-    ["false", "f", "0", "no", "n", "off"].iter().any(|no| text.eq_ignore_ascii_case(no.as_bytes()))
 }
 
 /// Writes a JSON string. Invalid UTF-8, which a row can hold, becomes U+FFFD.

@@ -15,6 +15,7 @@ use super::publish::{self, Subject};
 use crate::error::Error;
 use crate::events::EventError;
 use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
+use crate::tickets::transitions::{self, Transition};
 use crate::{pg, settings};
 
 thread_local! {
@@ -49,10 +50,7 @@ pub fn notify(call: &TriggerCall<'_>) {
         read_row(&row, ticket, &Column::ALL);
         let changed_at = changed_at(ticket, |column| row.micros(column as usize));
         let is_sensitive = ticket.is_sensitive(columns.has(Column::IsSensitive as usize));
-        let municipality_id = ticket.municipality_id().map(|id| {
-            let is_padded = columns.is_padded(Column::TenantId as usize);
-            if is_padded { id.trim_end_matches(' ') } else { id }
-        });
+        let municipality_id = municipality_id(&columns, ticket);
         let is_id_known = note_changed_id(call, &columns, ticket);
         if is_sensitive {
             buffer.clear();
@@ -62,6 +60,9 @@ pub fn notify(call: &TriggerCall<'_>) {
                 pending::note_sensitive(table, "", payload::NO_ID);
             }
             pending::note_sensitive(table, municipality_id.unwrap_or_default(), buffer);
+        }
+        if is_sensitive && columns.is_known(Column::IsSensitive as usize) {
+            note_transition(call, &columns, operation, ticket);
         }
         let Some(municipality_id) = municipality_id.filter(|id| !id.is_empty()) else {
             let hint = "Give every ticket its municipality in the column tenant_id.";
@@ -85,6 +86,56 @@ pub fn notify(call: &TriggerCall<'_>) {
             }
         }
     });
+}
+
+fn municipality_id<'a>(
+    columns: &Columns<{ Column::ALL.len() }>,
+    ticket: &'a Ticket,
+) -> Option<&'a str> {
+    ticket.municipality_id().map(|id| {
+        let is_padded = columns.is_padded(Column::TenantId as usize);
+        if is_padded { id.trim_end_matches(' ') } else { id }
+    })
+}
+
+/// Records a sensitive ticket whose files may be in the open: a new one, one that was not sensitive, and
+/// one that had another id or municipality.
+fn note_transition(
+    call: &TriggerCall<'_>,
+    columns: &Columns<{ Column::ALL.len() }>,
+    operation: Operation,
+    ticket: &Ticket,
+) {
+    let note = |ticket: &Ticket, was_open| {
+        let id = Some(ticket.text(Column::Id)).filter(|id| !id.is_empty());
+        let id = id.and_then(|id| std::str::from_utf8(id).ok());
+        if let (Some(tenant_id), Some(ticket_id)) = (municipality_id(columns, ticket), id) {
+            let (tenant_id, ticket_id) = (tenant_id.to_owned(), ticket_id.to_owned());
+            let transition = Transition { tenant_id, ticket_id, was_open };
+            transitions::note(pg::transaction::level(), transition);
+        }
+    };
+    match operation {
+        Operation::Insert => note(ticket, false),
+        Operation::Delete => {}
+        Operation::Update => {
+            let mut old = Ticket::default();
+            let is_new = |old: &mut Ticket, column: Column| {
+                let row = call.replaced(columns, column as usize);
+                row.map(|row| read_row(&row, old, &[column])).is_some()
+            };
+            let was_open = is_new(&mut old, Column::IsSensitive)
+                && !old.is_sensitive(columns.has(Column::IsSensitive as usize));
+            let is_renamed = is_new(&mut old, Column::Id) || is_new(&mut old, Column::TenantId);
+            if was_open || is_renamed {
+                note(ticket, was_open);
+            }
+            if is_renamed && let Some(row) = call.old_row(columns) {
+                read_row(&row, &mut old, &[Column::Id, Column::TenantId]);
+                note(&old, was_open);
+            }
+        }
+    }
 }
 
 /// Records an id that this UPDATE changes, because events under the old id are about the same

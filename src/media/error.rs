@@ -8,9 +8,6 @@ use crate::storage::bucket;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MediaError {
-    /// The ticket whose media it is belongs to another municipality.
-    #[error("ticket \"{}\" is not of this municipality", shown(ticket_id))]
-    TicketOfAnother { ticket_id: String },
     #[error(
         "the file is stored, and the table of attachments refuses its row with SQLSTATE {sqlstate}"
     )]
@@ -34,10 +31,6 @@ pub enum MediaError {
     /// A media job in a state in which that cannot be done to it.
     #[error("media job {id} is {} and cannot be {action}", state.name())]
     MediaJobState { id: Uuid, state: State, action: &'static str },
-    #[error(
-        "whether the ticket is sensitive cannot be told: reading it fails with SQLSTATE {sqlstate}"
-    )]
-    TicketsUnreadable { sqlstate: String },
     /// The process that works on a table for a media job ended.
     #[error("the process that works on table {table} ended during this attempt")]
     HelperEnded { table: String },
@@ -47,16 +40,9 @@ pub enum MediaError {
         shown(tenant_id)
     )]
     TenantStalled { tenant_id: String },
-    /// A column of a type whose values cannot be read without the code of its owner.
-    #[error("column {column} of table {table} is of type {type_name}, which cannot be read")]
-    ColumnType { table: String, column: &'static str, type_name: String },
-    #[error("whether the ticket is sensitive cannot be told: no table of tickets is known")]
-    NoTickets,
-    /// Row security hides tickets from the owner of their table.
-    #[error(
-        "whether the ticket is sensitive cannot be told: row security hides tickets of {table}"
-    )]
-    TicketsHidden { table: String },
+    /// A job that moves a sensitive ticket's files is not cancelled.
+    #[error("media job {id} moves files of a sensitive ticket and cannot be cancelled")]
+    RestrictsFiles { id: Uuid },
 }
 
 reported!(MediaError);
@@ -66,19 +52,14 @@ impl Report for MediaError {
         use PgSqlErrorCode::*;
         match self {
             MediaError::MediaJobState { .. }
-            | MediaError::TicketsUnreadable { .. }
             | MediaError::AttachmentRefused { .. }
-            | MediaError::NoTickets
-            | MediaError::ColumnType { .. }
             | MediaError::HelperEnded { .. }
-            | MediaError::TenantStalled { .. }
-            | MediaError::TicketsHidden { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            | MediaError::RestrictsFiles { .. }
+            | MediaError::TenantStalled { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             MediaError::BecameSensitive
             | MediaError::LeftInTheOpen { .. }
             | MediaError::NowSensitive => ERRCODE_T_R_SERIALIZATION_FAILURE,
-            MediaError::MediaType { .. } | MediaError::TicketOfAnother { .. } => {
-                ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            MediaError::MediaType { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             MediaError::NoMediaJob { .. } => ERRCODE_NO_DATA_FOUND,
         }
     }
@@ -94,22 +75,11 @@ impl Report for MediaError {
             MediaError::MediaJobState { .. } => {
                 "Queued and running jobs can be cancelled; queued, failed and cancelled ones retried."
             }
-            MediaError::NoTickets => {
-                "Name it: SELECT * FROM civic.setup('public.tickets'). Media that is declared sensitive \
-                 needs none."
-            }
-            MediaError::ColumnType { .. } => {
-                "Use uuid, text, varchar, char, smallint, integer, bigint or numeric."
-            }
-            MediaError::TicketsHidden { .. } => {
-                "Let the table's owner read all of it: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY."
-            }
             MediaError::NoMediaJob { .. }
-            | MediaError::TicketsUnreadable { .. }
             | MediaError::AttachmentRefused { .. }
             | MediaError::HelperEnded { .. }
             | MediaError::TenantStalled { .. }
-            | MediaError::TicketOfAnother { .. } => return None,
+            | MediaError::RestrictsFiles { .. } => return None,
         };
         Some(hint.to_owned())
     }

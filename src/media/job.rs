@@ -1,25 +1,46 @@
-//! What becomes of a job after each try, and who hears of its end: rules without PostgreSQL.
+//! Jobs and their attempts: rules without PostgreSQL.
 //!
-//! A job is `queued` until a worker claims it, `running` while its transfer is under way, and then
-//! `queued` again, for another try, or at its end: `done`, `failed` or `cancelled`.
+//! A job of kind `fetch` brings one file from Twilio to its bucket. A job of kind `restrict` moves every
+//! file of a sensitive ticket out of the buckets that others read. A job is `queued` until the worker
+//! claims it, `running` during an attempt, and then `queued` again, for another attempt, or ended: `done`,
+//! `failed` or `cancelled`. A `restrict` job ends as `done` only.
 
 use std::time::Duration;
 
 use crate::events::channel::{self, Audience, Channel};
 
-/// How long after its first failed try a job is tried again.
+/// The time between the first attempt and the second.
 pub const FIRST_DELAY: Duration = Duration::from_secs(1);
-/// Each further delay is so many times the one before.
+/// Each later delay is this many times the one before.
 const FACTOR: f64 = 3.0;
-/// No delay is longer, not even one that a server asks for with Retry-After: a hostile header must
-/// not park a job for ever.
+/// The longest delay. It also limits Retry-After: a hostile header must not park a job for ever.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
-/// How often a file is removed from where it must not be any more. Not once: an upload whose answer was
-/// lost may still be under way inside the Storage API, and come through later.
-pub const SWEEPING: Duration = Duration::from_secs(60);
-/// How long after the end of its job that goes on. No upload is known to take as long as this.
-pub const SWEPT: Duration = Duration::from_secs(15 * 60);
+/// The time between a look that finds no file of a sensitive ticket in the open and the last look. An upload
+/// whose answer was lost may still be under way inside the Storage API. No upload is known to take longer.
+pub const LAST_LOOK_DELAY: Duration = Duration::from_secs(15 * 60);
+
+/// What a job does, as `civic.media_jobs.kind` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Fetch,
+    Restrict,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::Fetch, Kind::Restrict];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Fetch => "fetch",
+            Kind::Restrict => "restrict",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
 
 /// Where a job stands, as `civic.media_jobs.state` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,76 +89,130 @@ impl State {
     }
 }
 
-/// How a try ended.
+/// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The object is where it belongs, by this try or by one before it.
+    /// The object is where it belongs, by this attempt or by an earlier one.
     Stored,
-    /// It was not; whether another try may mend it, and how long the server asks to be left alone.
-    Refused { may_heal: bool, retry_after: Option<Duration> },
-    /// It was cancelled before it was stored.
+    /// Files of a sensitive ticket were found, and moved.
+    Moved,
+    /// No file of a sensitive ticket was found in the open.
+    Clean,
+    /// It failed; whether another attempt may succeed, and how long the server asks to be left alone.
+    Refused { is_transient: bool, retry_after: Option<Duration> },
+    /// It was cancelled before the file was stored.
     Cancelled,
-    /// Another job has held up those of its municipality: this one was not worked on.
+    /// Another job of the municipality has held up other jobs: this one was not worked on.
     Postponed { delay: Duration },
-    /// The worker ended in good order before the transfer did: no fault of the job's.
+    /// The worker was shut down before the transfer ended. The job is not to blame.
     Released,
-    /// The worker was killed meanwhile. That counts as a try: should the job be to blame, it is
-    /// not for ever.
+    /// The worker was killed. That counts as an attempt: if the job is to blame, it is not repeated for
+    /// ever.
     Interrupted,
 }
 
-/// How a try ended, with what the row says of it.
+/// A file that is out of the open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct Moved {
+    pub bucket: String,
+    pub path: String,
+    /// Its path in the restricted bucket.
+    pub target: String,
+}
+
+/// One try at a job, after its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
     pub outcome: Outcome,
     /// Content type and size in bytes of what is stored.
     pub stored: Option<(String, u64)>,
-    /// Why it is not. No secret is in it.
+    /// What a `restrict` job has moved. The attachments of these files are to be updated.
+    pub moved: Vec<Moved>,
+    /// Why it failed. It holds no secret.
     pub error: Option<String>,
 }
 
-impl Report {
-    /// The try failed for a reason that another one may not meet.
-    pub fn refused(error: String) -> Report {
-        let outcome = Outcome::Refused { may_heal: true, retry_after: None };
-        Report { outcome, stored: None, error: Some(error) }
+impl Attempt {
+    pub fn new(outcome: Outcome) -> Attempt {
+        Attempt { outcome, stored: None, moved: vec![], error: None }
+    }
+
+    pub fn stored(content_type: String, size: u64) -> Attempt {
+        Attempt { stored: Some((content_type, size)), ..Attempt::new(Outcome::Stored) }
+    }
+
+    /// It failed for a reason that may go away.
+    pub fn failed(error: String) -> Attempt {
+        let outcome = Outcome::Refused { is_transient: true, retry_after: None };
+        Attempt { error: Some(error), ..Attempt::new(outcome) }
     }
 }
 
-/// What becomes of the job then.
+/// What happens to the job after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     End(State),
-    /// Another try, after this time.
+    /// Another attempt, after this time.
     Again(Duration),
-    /// Another try at once, and this one does not count.
-    Anew,
-    /// Another try after this time, and this one does not count.
-    Later(Duration),
+    /// The same, and the attempt that has ended does not count.
+    Uncounted(Duration),
+    /// Another look for files in the open, after this time, with the full number of attempts.
+    Look {
+        delay: Duration,
+        is_last: bool,
+    },
 }
 
-/// `is_cancelled` says that somebody has asked for it meanwhile, `tries` counts the one that has just
-/// ended, `limit` is `civic.media_attempts`, `jitter` is a random number from 0 to 1.
-pub fn next(outcome: &Outcome, is_cancelled: bool, tries: u32, limit: u32, jitter: f64) -> Next {
-    match outcome {
-        // It has got through, whatever else.
-        Outcome::Stored => Next::End(State::Done),
-        Outcome::Cancelled => Next::End(State::Cancelled),
-        _ if is_cancelled => Next::End(State::Cancelled),
-        Outcome::Released => Next::Anew,
-        Outcome::Postponed { delay } => Next::Later(*delay),
-        Outcome::Refused { may_heal: true, retry_after } if tries < limit => {
-            Next::Again(delay(tries, *retry_after, jitter))
+/// What an attempt ended as, and the job that it belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    pub kind: Kind,
+    pub outcome: &'a Outcome,
+    /// Whether a cancellation was asked for.
+    pub is_cancelled: bool,
+    /// Whether a `restrict` job has had a look that found nothing.
+    pub is_last_look: bool,
+    /// Attempts, with the one that has ended.
+    pub attempts: u32,
+}
+
+/// `limit` is `civic.media_attempts`, `jitter` is a random number from 0 to 1.
+pub fn next(ended: Ended<'_>, limit: u32, jitter: f64) -> Next {
+    let Ended { kind, outcome, is_cancelled, is_last_look, attempts } = ended;
+    let is_left = attempts < limit;
+    match (kind, outcome) {
+        (_, Outcome::Postponed { delay }) if kind == Kind::Restrict || !is_cancelled => {
+            Next::Uncounted(*delay)
         }
-        Outcome::Interrupted if tries < limit => Next::Again(Duration::ZERO),
-        Outcome::Refused { .. } | Outcome::Interrupted => Next::End(State::Failed),
+        // It is never given up: a file in the open is worse than a job without end.
+        (Kind::Restrict, Outcome::Clean) if is_last_look => Next::End(State::Done),
+        (Kind::Restrict, Outcome::Clean) => Next::Look { delay: LAST_LOOK_DELAY, is_last: true },
+        (Kind::Restrict, Outcome::Moved | Outcome::Stored) => {
+            Next::Look { delay: Duration::ZERO, is_last: false }
+        }
+        (Kind::Restrict, Outcome::Released | Outcome::Cancelled) => Next::Uncounted(Duration::ZERO),
+        (Kind::Restrict, Outcome::Refused { retry_after, .. }) if is_left => {
+            Next::Again(delay(attempts, *retry_after, jitter))
+        }
+        (Kind::Restrict, Outcome::Interrupted) if is_left => Next::Again(Duration::ZERO),
+        (Kind::Restrict, _) => Next::Again(LONGEST_DELAY),
+        // The file is stored, even if a cancellation was asked for.
+        (Kind::Fetch, Outcome::Stored | Outcome::Moved | Outcome::Clean) => Next::End(State::Done),
+        (Kind::Fetch, Outcome::Cancelled) => Next::End(State::Cancelled),
+        (Kind::Fetch, _) if is_cancelled => Next::End(State::Cancelled),
+        (Kind::Fetch, Outcome::Released) => Next::Uncounted(Duration::ZERO),
+        (Kind::Fetch, Outcome::Refused { is_transient: true, retry_after }) if is_left => {
+            Next::Again(delay(attempts, *retry_after, jitter))
+        }
+        (Kind::Fetch, Outcome::Interrupted) if is_left => Next::Again(Duration::ZERO),
+        (Kind::Fetch, _) => Next::End(State::Failed),
     }
 }
 
-/// The time between a try and the next: exponential, and somewhere in the upper half of it, so that
-/// jobs that failed together do not come back together. Where a server names a time it is no shorter.
-pub fn delay(tries: u32, retry_after: Option<Duration>, jitter: f64) -> Duration {
-    let exponent = f64::from(tries.saturating_sub(1));
+/// The time between an attempt and the next: exponential, and somewhere in the upper half of it, so that
+/// jobs that failed together do not come back together. It is no shorter than a server asks for.
+pub fn delay(attempts: u32, retry_after: Option<Duration>, jitter: f64) -> Duration {
+    let exponent = f64::from(attempts.saturating_sub(1));
     let longest =
         (FIRST_DELAY.as_secs_f64() * FACTOR.powf(exponent)).min(LONGEST_DELAY.as_secs_f64());
     let spread = longest * (0.5 + 0.5 * jitter.clamp(0.0, 1.0));
@@ -162,46 +237,73 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(may_heal: bool) -> Outcome {
-        Outcome::Refused { may_heal, retry_after: None }
+    fn refused(is_transient: bool) -> Outcome {
+        Outcome::Refused { is_transient, retry_after: None }
+    }
+
+    fn fetch(outcome: &Outcome, is_cancelled: bool, attempts: u32, limit: u32) -> Next {
+        let kind = Kind::Fetch;
+        next(Ended { kind, outcome, is_cancelled, is_last_look: false, attempts }, limit, 0.5)
+    }
+
+    fn restrict(outcome: &Outcome, is_last_look: bool, attempts: u32, limit: u32) -> Next {
+        let kind = Kind::Restrict;
+        next(Ended { kind, outcome, is_cancelled: false, is_last_look, attempts }, limit, 0.5)
     }
 
     #[test]
-    fn what_may_heal_is_tried_again_up_to_the_limit() {
-        assert!(matches!(next(&refused(true), false, 1, 3, 0.5), Next::Again(_)));
-        assert!(matches!(next(&refused(true), false, 2, 3, 0.5), Next::Again(_)));
-        assert_eq!(next(&refused(true), false, 3, 3, 0.5), Next::End(State::Failed));
+    fn a_transient_failure_is_tried_again_up_to_the_limit() {
+        assert!(matches!(fetch(&refused(true), false, 1, 3), Next::Again(_)));
+        assert!(matches!(fetch(&refused(true), false, 2, 3), Next::Again(_)));
+        assert_eq!(fetch(&refused(true), false, 3, 3), Next::End(State::Failed));
         // The limit may have been lowered meanwhile.
-        assert_eq!(next(&refused(true), false, 4, 3, 0.5), Next::End(State::Failed));
+        assert_eq!(fetch(&refused(true), false, 4, 3), Next::End(State::Failed));
     }
 
     #[test]
-    fn what_cannot_heal_fails_at_the_first_try() {
-        assert_eq!(next(&refused(false), false, 1, 100, 0.5), Next::End(State::Failed));
+    fn a_permanent_failure_is_not_tried_again() {
+        assert_eq!(fetch(&refused(false), false, 1, 100), Next::End(State::Failed));
     }
 
     #[test]
-    fn what_is_stored_is_done_even_at_the_last_try() {
-        assert_eq!(next(&Outcome::Stored, false, 7, 3, 0.5), Next::End(State::Done));
+    fn a_stored_file_is_done_even_at_the_last_attempt() {
+        assert_eq!(fetch(&Outcome::Stored, false, 7, 3), Next::End(State::Done));
     }
 
     #[test]
-    fn a_worker_that_ends_costs_no_try() {
-        assert_eq!(next(&Outcome::Released, false, 7, 3, 0.5), Next::Anew);
+    fn a_shutdown_costs_no_attempt_and_a_kill_costs_one() {
+        assert_eq!(fetch(&Outcome::Released, false, 7, 3), Next::Uncounted(Duration::ZERO));
+        assert_eq!(fetch(&Outcome::Interrupted, false, 1, 3), Next::Again(Duration::ZERO));
+        assert_eq!(fetch(&Outcome::Interrupted, false, 3, 3), Next::End(State::Failed));
     }
 
     #[test]
-    fn a_worker_that_is_killed_costs_one() {
-        assert_eq!(next(&Outcome::Interrupted, false, 1, 3, 0.5), Next::Again(Duration::ZERO));
-        assert_eq!(next(&Outcome::Interrupted, false, 3, 3, 0.5), Next::End(State::Failed));
-    }
-
-    #[test]
-    fn what_was_cancelled_is_not_tried_again_and_what_got_through_is_done() {
+    fn a_cancelled_job_is_not_tried_again_and_a_stored_file_is_done() {
         for outcome in [refused(true), refused(false), Outcome::Released, Outcome::Interrupted] {
-            assert_eq!(next(&outcome, true, 1, 9, 0.5), Next::End(State::Cancelled), "{outcome:?}");
+            assert_eq!(fetch(&outcome, true, 1, 9), Next::End(State::Cancelled), "{outcome:?}");
         }
-        assert_eq!(next(&Outcome::Stored, true, 1, 9, 0.5), Next::End(State::Done));
+        assert_eq!(fetch(&Outcome::Stored, true, 1, 9), Next::End(State::Done));
+    }
+
+    #[test]
+    fn a_ticket_is_restricted_after_two_looks_that_find_nothing() {
+        let again = Next::Look { delay: Duration::ZERO, is_last: false };
+        assert_eq!(restrict(&Outcome::Moved, false, 1, 3), again);
+        assert_eq!(restrict(&Outcome::Moved, true, 1, 3), again);
+        let last = Next::Look { delay: LAST_LOOK_DELAY, is_last: true };
+        assert_eq!(restrict(&Outcome::Clean, false, 1, 3), last);
+        assert_eq!(restrict(&Outcome::Clean, true, 1, 3), Next::End(State::Done));
+    }
+
+    #[test]
+    fn a_ticket_is_restricted_however_often_that_fails() {
+        for outcome in [refused(true), refused(false), Outcome::Interrupted] {
+            assert!(matches!(restrict(&outcome, false, 2, 3), Next::Again(_)), "{outcome:?}");
+            for attempts in [3, 4, 1000] {
+                let next = restrict(&outcome, false, attempts, 3);
+                assert_eq!(next, Next::Again(LONGEST_DELAY), "{outcome:?}");
+            }
+        }
     }
 
     #[test]
@@ -222,6 +324,9 @@ mod tests {
     fn a_state_has_one_name() {
         for state in State::ALL {
             assert_eq!(State::from_name(state.name()), Some(state));
+        }
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_name(kind.name()), Some(kind));
         }
         assert_eq!(State::from_name("Done"), None);
     }
@@ -247,42 +352,44 @@ mod tests {
     proptest! {
         #[test]
         fn a_delay_stays_within_its_bounds(
-            tries in 0u32.., asked in proptest::option::of(0u64..), jitter in -1.0f64..2.0
+            attempts in 0u32.., asked in proptest::option::of(0u64..), jitter in -1.0f64..2.0
         ) {
             let asked = asked.map(Duration::from_secs);
-            let delay = delay(tries, asked, jitter);
+            let delay = delay(attempts, asked, jitter);
             prop_assert!(delay >= FIRST_DELAY / 2);
             prop_assert!(delay <= LONGEST_DELAY);
             prop_assert!(delay >= asked.unwrap_or_default().min(LONGEST_DELAY));
         }
 
         #[test]
-        fn delays_never_shrink_from_try_to_try(tries in 1u32..1000, jitter in 0.0f64..=1.0) {
-            prop_assert!(delay(tries, None, jitter) <= delay(tries + 1, None, jitter));
+        fn delays_never_shrink(attempts in 1u32..1000, jitter in 0.0f64..=1.0) {
+            prop_assert!(delay(attempts, None, jitter) <= delay(attempts + 1, None, jitter));
         }
 
         #[test]
         fn two_jobs_that_failed_together_seldom_come_back_together(
-            tries in 1u32..20, one in 0.0f64..=1.0, other in 0.0f64..=1.0
+            attempts in 1u32..20, one in 0.0f64..=1.0, other in 0.0f64..=1.0
         ) {
             prop_assume!((one - other).abs() > 0.01);
-            prop_assert_ne!(delay(tries, None, one), delay(tries, None, other));
+            prop_assert_ne!(delay(attempts, None, one), delay(attempts, None, other));
         }
 
-        /// Whatever happens, a job comes to its end within the limit of tries that count.
         #[test]
-        fn every_job_ends(outcomes in prop::collection::vec((any::<bool>(), 0u64..100_000), 100), limit in 1u32..50) {
+        fn every_fetch_ends_within_its_limit(
+            outcomes in prop::collection::vec((any::<bool>(), 0u64..100_000), 100), limit in 1u32..50
+        ) {
             let mut ended = None;
-            for (tries, (may_heal, asked)) in (1..).zip(outcomes) {
-                let outcome = Outcome::Refused { may_heal, retry_after: Some(Duration::from_secs(asked)) };
-                if let Next::End(state) = next(&outcome, false, tries, limit, 0.5) {
-                    ended = Some((state, tries));
+            for (attempts, (is_transient, asked)) in (1..).zip(outcomes) {
+                let retry_after = Some(Duration::from_secs(asked));
+                let outcome = Outcome::Refused { is_transient, retry_after };
+                if let Next::End(state) = fetch(&outcome, false, attempts, limit) {
+                    ended = Some((state, attempts));
                     break;
                 }
             }
-            let (state, tries) = ended.expect("it ends");
+            let (state, attempts) = ended.expect("it ends");
             prop_assert_eq!(state, State::Failed);
-            prop_assert!(tries <= limit);
+            prop_assert!(attempts <= limit);
         }
     }
 }

@@ -1,9 +1,12 @@
-//! The worker: it claims jobs that are due, has threads transfer the files, and records how it went.
+//! The worker: it claims jobs that are due, has threads transfer the files, and records the attempts.
 //!
 //! HTTP is done in the threads, with no transaction open; PostgreSQL is called by the process's own
 //! thread alone, in short transactions. A thread hands its result over and wakes the worker through
 //! a socket. What other people's tables take part in is asked of another process, see [`super::tables`].
 
+mod cycle;
+mod flight;
+mod stalls;
 mod steps;
 
 use std::collections::VecDeque;
@@ -15,21 +18,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use civic_http::Cancel;
 use pgrx::Uuid;
-use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
+use self::stalls::Stalls;
 use self::steps::{Asked, Pending, Work};
-use super::in_hand;
-use super::job::{Outcome, Report};
-use super::queue::{Claim, Sweep, warn};
-use super::request::Step;
-use super::stalls::Stalls;
-use super::transfer::{Services, Task, sweep, transfer};
-use super::turn;
+use super::job::{Attempt, Kind, Outcome};
+use super::store::{Job, warn};
+use super::tables::request::{Files, Step};
+use super::target::folder;
+use super::transfer::{Restrict, Services, Task, perform};
+use crate::error::Error;
 use crate::pg::shared::{self, Shared};
 use crate::pg::wait;
+use crate::pg::worker::Shutdown;
 use crate::settings::media as limits;
 use crate::storage::StorageError;
 use crate::storage::api as service;
@@ -39,12 +41,12 @@ use crate::{pg, settings};
 const IDLE: Duration = Duration::from_secs(10);
 /// It looks no more often than this, unless it is woken.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
-/// With all hands full it looks this often, at most.
-const GLANCE: Duration = Duration::from_millis(100);
+/// With no transfer to spare it polls this often, at most.
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it removes old jobs.
-const PRUNING: Duration = Duration::from_secs(60);
-/// How long transfers get to notice that the server is about to end.
-const FAREWELL: Duration = Duration::from_secs(1);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long transfers get to notice a shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 pub fn register() {
     pg::worker::register("pg_civic media", "civic_media_main");
@@ -55,10 +57,10 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
-    pg::worker::begin(&settings::database());
+    pg::worker::begin(&settings::database(), Shutdown::Interrupts);
     let Some(shared) = shared::shared() else { return };
     shared.take_over_media();
-    pg::worker::on_shutdown(in_hand::release_all);
+    pg::worker::at_shutdown(cycle::release_all);
     match Worker::new(shared) {
         Ok(mut worker) => worker.run(),
         Err(error) => warn(&format!("the media worker cannot start: {error}")),
@@ -67,84 +69,77 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     pg::end_process_to_be_restarted();
 }
 
-struct Ended {
+/// What a thread gives at its end.
+struct Message {
     id: Uuid,
-    report: Report,
-}
-
-/// What a thread tells at its end.
-enum Message {
-    Ended(Ended),
-    /// Of a file that is not, or not any more, where it must not be.
-    Swept(Uuid),
-    /// Why it may still be there.
-    NotSwept(Sweep, String),
+    attempt: Attempt,
 }
 
 struct Worker {
     shared: &'static Shared,
-    /// What is to be done next with jobs in hand, beside their transfers.
+    /// What is to be done next with jobs in flight, beside their transfers.
     pending: VecDeque<Pending>,
     asked: Option<Asked>,
     stalls: Stalls,
-    swept: Vec<Uuid>,
     results: Receiver<Message>,
     sender: Sender<Message>,
-    /// What a thread writes a byte to wakes the worker, which waits at the other end.
-    bell: UnixStream,
-    rope: Arc<UnixStream>,
+    /// A byte that a thread writes to the sender wakes the worker, which waits at the receiver.
+    wake_receiver: UnixStream,
+    wake_sender: Arc<UnixStream>,
     /// The services as the settings name them; `None` where they cannot be asked.
     services: Option<Arc<Services>>,
-    /// When the worker last looked at the table, and when it last removed old jobs.
-    looked: Option<Instant>,
+    /// When the worker last polled the table, and when it last removed old jobs.
+    polled: Option<Instant>,
     pruned: Option<Instant>,
 }
 
 impl Worker {
     fn new(shared: &'static Shared) -> std::io::Result<Worker> {
-        let (bell, rope) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        rope.set_nonblocking(true)?;
+        let (wake_receiver, wake_sender) = UnixStream::pair()?;
+        wake_receiver.set_nonblocking(true)?;
+        wake_sender.set_nonblocking(true)?;
         let (sender, results) = channel();
         Ok(Worker {
             shared,
             pending: VecDeque::new(),
             asked: None,
             stalls: Stalls::default(),
-            swept: vec![],
             results,
             sender,
-            bell,
-            rope: Arc::new(rope),
+            wake_receiver,
+            wake_sender: Arc::new(wake_sender),
             services: None,
-            looked: None,
+            polled: None,
             pruned: None,
         })
     }
 
     fn run(&mut self) {
         self.services = services();
-        while !pg::worker::take_shutdown_request() {
-            if BackgroundWorker::sighup_received() {
-                pg::guc::reload_settings();
+        let Ok(wake_receiver) = self.wake_receiver.try_clone() else { return };
+        pg::worker::run(Some(wake_receiver.as_fd()), |is_reloaded| {
+            if is_reloaded {
                 self.services = services();
                 self.pruned = None;
             }
-            self.gather();
-            self.swept.drain(..).for_each(turn::end_sweep);
-            // Transfers that can begin do so before a look, which may wait for a lock.
-            let mut time = self.go_on();
-            time = time.min(if self.has_just_looked() { GLANCE } else { self.look() });
-            time = time.min(self.go_on());
-            pg::worker::wait(self.bell.as_fd(), time);
-        }
-        self.take_leave();
+            self.cycle()
+        });
+        self.shut_down();
     }
 
-    /// With all hands full a look shows only what was cancelled, however many jobs are being added,
+    /// Does what there is to do. Gives how long there is nothing more.
+    fn cycle(&mut self) -> Duration {
+        self.gather();
+        // Transfers that can begin do so before a poll, which may wait for a lock.
+        let mut time = self.go_on();
+        time = time.min(if self.has_just_polled() { BUSY_INTERVAL } else { self.poll() });
+        time.min(self.go_on())
+    }
+
+    /// With no transfer to spare a poll shows only what was cancelled, however many jobs are being added,
     /// each of which wakes the worker.
-    fn has_just_looked(&self) -> bool {
-        self.free() == 0 && self.looked.is_some_and(|looked| looked.elapsed() < GLANCE)
+    fn has_just_polled(&self) -> bool {
+        self.free() == 0 && self.polled.is_some_and(|polled| polled.elapsed() < BUSY_INTERVAL)
     }
 
     /// How many more files may travel. One that only waits to be recorded does not.
@@ -152,154 +147,130 @@ impl Worker {
         let waits = |pending: &&Pending| !matches!(pending.work, Work::Ask(Step::Prepare));
         let asked = self.asked.iter().map(|asked| &asked.pending);
         let waiting = self.pending.iter().chain(asked).filter(waits).count();
-        let travelling = in_hand::jobs().len().saturating_sub(waiting);
+        let travelling = flight::jobs().len().saturating_sub(waiting);
         limits::media_concurrency().saturating_sub(travelling)
     }
 
     /// Takes the results that have come.
     fn gather(&mut self) {
-        // Emptied before the results are taken: one that comes in between rings again.
-        while matches!(self.bell.read(&mut [0; 64]), Ok(1..)) {}
-        while let Ok(message) = self.results.try_recv() {
-            self.take(message);
+        // Emptied before the results are taken: one that comes in between wakes again.
+        while matches!(self.wake_receiver.read(&mut [0; 64]), Ok(1..)) {}
+        while let Ok(Message { id, attempt }) = self.results.try_recv() {
+            self.ends(id, attempt);
         }
     }
 
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Ended(Ended { id, report }) => self.ends(id, report),
-            Message::Swept(id) => self.swept.push(id),
-            Message::NotSwept(Sweep { id, bucket, path }, why) => warn(&format!(
-                "{path}, of media job {id} whose ticket has become sensitive, could not be removed from \
-                 bucket {bucket}, and will be tried again: {why}"
-            )),
+    /// The kinds of jobs that can be done, the urgent first.
+    fn kinds(&self) -> &'static [Kind] {
+        match &self.services {
+            None => &[],
+            Some(services) if services.source.is_none() => &[Kind::Restrict],
+            Some(_) => &[Kind::Restrict, Kind::Fetch],
         }
     }
 
-    /// Looks what there is to do, and begins with it. Gives how long there is nothing more.
-    fn look(&mut self) -> Duration {
-        self.looked = Some(Instant::now());
-        let to_claim = if self.services.is_some() && self.has_helper() { self.free() } else { 0 };
-        let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNING);
+    /// Polls the table, and begins with what there is to do. Gives how long there is nothing more.
+    fn poll(&mut self) -> Duration {
+        self.polled = Some(Instant::now());
+        let to_claim = if self.has_helper() { self.free() } else { 0 };
+        let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_INTERVAL);
         let retention = limits::media_retention().filter(|_| is_time_to_prune);
-        let is_in_hand = |id: &Uuid| in_hand::jobs().contains_key(id);
-        let can_sweep = self.services.is_some();
-        let Some(look) = turn::look(is_in_hand, to_claim, can_sweep, retention) else {
-            return IDLE;
+        let is_in_flight = |id: &Uuid| flight::jobs().contains_key(id);
+        let polled = match cycle::poll(is_in_flight, self.kinds(), to_claim, retention) {
+            Ok(Some(polled)) => polled,
+            Ok(None) => return IDLE,
+            Err(()) => return SHORTEST_SLEEP,
         };
         if is_time_to_prune {
-            self.pruned = look.is_all_pruned.then(Instant::now);
+            self.pruned = polled.is_all_pruned.then(Instant::now);
         }
-        for id in look.cancelled {
-            if let Some(in_hand) = in_hand::jobs().get(&id) {
-                in_hand.cancel.cancel();
+        for id in polled.cancelled {
+            if let Some(in_flight) = flight::jobs().get(&id) {
+                in_flight.cancel.cancel();
             }
         }
-        let claimed = look.claims.len();
-        look.claims.into_iter().for_each(|claim| self.takes(claim));
-        look.sweeps.into_iter().for_each(|sweep| self.sweep(sweep));
-        match look.next_due {
-            _ if !look.is_all_pruned => SHORTEST_SLEEP,
+        let claimed = polled.jobs.len();
+        polled.jobs.into_iter().for_each(|job| self.takes(job));
+        match polled.next_due {
+            _ if !polled.is_all_pruned => SHORTEST_SLEEP,
             Some(due) if claimed < to_claim => due.clamp(SHORTEST_SLEEP, IDLE),
             // The next transfer to end wakes the worker.
             _ => IDLE,
         }
     }
 
-    /// Has a thread transfer the file of a job in hand.
-    fn begin(&mut self, id: Uuid) {
-        let job = in_hand::jobs().get_mut(&id).map(|job| {
-            job.has_begun = true;
-            (job.claim.clone(), job.cancel.clone())
+    /// Has a thread do the HTTP of a job in flight.
+    fn begin(&mut self, id: Uuid, files: Files) {
+        let found = flight::jobs().get_mut(&id).map(|it| {
+            it.has_begun = true;
+            (it.job.clone(), it.cancel.clone())
         });
-        let Some((claim, cancel)) = job else { return };
-        let Claim { media_url, bucket, path, former_bucket, stored, .. } = claim;
-        if stored.is_some() {
-            self.ends(id, Report { outcome: Outcome::Stored, stored, error: None });
+        let Some((job, cancel)) = found else { return };
+        if let Some((content_type, size)) = job.stored {
+            self.ends(id, Attempt::stored(content_type, size));
             return;
         }
         let Some(services) = self.services.clone() else {
-            let released = Report { outcome: Outcome::Released, stored: None, error: None };
-            self.plan(id, Work::Settle(released));
+            self.plan(id, Work::Settle(Attempt::new(Outcome::Released)));
             return;
         };
-        let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let task = Task { media_url, bucket, path, former_bucket };
+        let task = task(job, files);
+        let (sender, wake_sender) = (self.sender.clone(), Arc::clone(&self.wake_sender));
         let started = wait::start_thread("civic media", move || {
-            let report = report(&services, &task, &cancel);
-            // Where nobody listens any more, the worker has ended.
-            let _ = sender.send(Message::Ended(Ended { id, report }));
+            // A panic here would take its job along, and leave it running for as long as the worker does.
+            let attempt = catch_unwind(AssertUnwindSafe(|| perform(&services, &task, &cancel)));
+            let attempt = attempt.unwrap_or_else(|_| {
+                Attempt::failed("a mistake of pg_civic's: the transfer panicked".to_owned())
+            });
+            // Without a receiver the worker has ended.
+            let _ = sender.send(Message { id, attempt });
             // Where the socket is full, the worker is awake.
-            let _ = (&*rope).write(&[0]);
+            let _ = (&*wake_sender).write(&[0]);
         });
         if let Err(error) = started {
-            self.ends(id, Report::refused(error.to_string()));
+            self.ends(id, Attempt::failed(error.to_string()));
         }
     }
 
-    /// Has a thread remove a file. Where it does not come to that, the sweep is due again later.
-    fn sweep(&self, task: Sweep) {
-        let Some(services) = self.services.clone() else { return };
-        let (sender, rope) = (self.sender.clone(), Arc::clone(&self.rope));
-        let _ = wait::start_thread("civic sweep", move || {
-            let message = match sweep(&services.storage, &task.bucket, &task.path) {
-                Ok(()) => Message::Swept(task.id),
-                Err(error) => Message::NotSwept(task, error.message().to_owned()),
-            };
-            let _ = sender.send(message);
-            let _ = (&*rope).write(&[0]);
-        });
-    }
-
-    /// The worker ends in good order: transfers are called off. Every job in hand is released then, see
-    /// [`in_hand::release_all`], and a file that is stored by then is not transferred again.
-    fn take_leave(&mut self) {
+    /// A shutdown was requested: transfers are called off. Every job in flight is released then, see
+    /// [`cycle::release_all`], and a file that is stored by that time is not transferred again.
+    fn shut_down(&mut self) {
         let under_way = {
-            let jobs = in_hand::jobs();
-            jobs.values().for_each(|in_hand| in_hand.cancel.cancel());
+            let jobs = flight::jobs();
+            jobs.values().for_each(|in_flight| in_flight.cancel.cancel());
             jobs.len().saturating_sub(self.pending.len() + usize::from(self.asked.is_some()))
         };
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + SHUTDOWN_GRACE;
         for _ in 0..under_way {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(message) = self.results.recv_timeout(left) else { break };
-            self.take(message);
+            let Ok(Message { id, attempt }) = self.results.recv_timeout(left) else { break };
+            self.ends(id, attempt);
         }
     }
 }
 
-/// The services, as the settings are now. Where none are configured jobs wait, as `check()` says; what
-/// is configured and cannot be used is told.
+/// What the thread of a job does.
+fn task(job: Job, files: Files) -> Task {
+    let Job { kind, tenant_id, ticket_id, media_url, bucket, path, .. } = job;
+    match kind {
+        Kind::Fetch => Task::Fetch { media_url, bucket, path },
+        Kind::Restrict => Task::Restrict(Restrict {
+            folder: folder(&tenant_id, &ticket_id),
+            recorded: files.recorded,
+            error: files.error,
+        }),
+    }
+}
+
+/// The services, as the settings are now. Where none are configured jobs wait, as `check()` reports; what
+/// is configured and cannot be used is a WARNING. Without Twilio files can still be restricted.
 fn services() -> Option<Arc<Services>> {
-    let made = service::storage_api()
-        .and_then(|storage| Ok(Services { storage, source: service::media_source()? }));
-    match made {
-        Ok(services) => Some(Arc::new(services)),
-        Err(error) if matches!(error.downcast_ref(), Some(StorageError::NotConfigured { .. })) => {
-            None
+    let usable = |error: Error, what: &str| {
+        if !matches!(error.downcast_ref(), Some(StorageError::NotConfigured { .. })) {
+            warn(&format!("{what} wait: {}", error.message()));
         }
-        Err(error) => {
-            warn(&format!("media jobs wait: {}", error.message()));
-            None
-        }
-    }
-}
-
-fn report(services: &Services, task: &Task, cancel: &Cancel) -> Report {
-    // A panic here would take its job along, and leave it running for as long as the worker does.
-    match catch_unwind(AssertUnwindSafe(|| transfer(services, task, cancel))) {
-        Ok(Ok(stored)) => Report {
-            outcome: Outcome::Stored,
-            stored: Some((stored.content_type, stored.size)),
-            error: None,
-        },
-        Ok(Err(failure)) => {
-            Report { outcome: failure.outcome, stored: None, error: Some(failure.message) }
-        }
-        Err(_) => Report {
-            outcome: Outcome::Refused { may_heal: true, retry_after: None },
-            stored: None,
-            error: Some("a mistake of pg_civic's: the transfer panicked".to_owned()),
-        },
-    }
+    };
+    let storage = service::storage_api().map_err(|error| usable(error, "media jobs")).ok()?;
+    let source = service::media_source().map_err(|error| usable(error, "files to be fetched")).ok();
+    Some(Arc::new(Services { storage, source }))
 }

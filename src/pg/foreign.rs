@@ -222,7 +222,7 @@ mod tests {
         ("pg/role.rs", "the function itself"),
         ("pg/foreign.rs", "this module sets the limit"),
         ("pg/realtime.rs", "sends events of tickets, with a limit for lock waits only"),
-        ("media/queue.rs", "civic.media_jobs is the extension's own table"),
+        ("media/store.rs", "civic.media_jobs is the extension's own table"),
     ];
 
     fn visit(directory: &Path, found: &mut Vec<String>) {

@@ -95,6 +95,12 @@ pub(super) fn set_for_now(name: &CStr, value: &CStr) {
     }
 }
 
+/// Makes names and operators mean those of pg_catalog, until the nest level of settings ends that
+/// [`super::role::acting_as`] has opened.
+pub fn fix_search_path() {
+    set_for_now(c"search_path", c"pg_catalog, pg_temp");
+}
+
 /// Rejects settings of this prefix that no library has defined, so that a misspelled name is
 /// reported.
 pub fn reserve_prefix(prefix: &'static CStr) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::transaction::now;
 
-/// Longest request, in bytes.
-pub const REQUEST_LIMIT: usize = 8192;
+/// Longest request, and longest text of a reply, in bytes.
+pub const REQUEST_LIMIT: usize = 64 * 1024;
 /// Longest qualified and quoted table name, in bytes; a longer one is cut.
 const TABLE_LIMIT: usize = 320;
 
@@ -40,6 +40,8 @@ pub struct Mailbox {
     /// When the last request was taken, in microseconds since 2000-01-01.
     taken_at: AtomicI64,
     request: Bytes<REQUEST_LIMIT>,
+    /// The text that goes with the last answer.
+    reply: Bytes<REQUEST_LIMIT>,
     /// The table that the receiver works on or last worked on.
     table: Bytes<TABLE_LIMIT>,
 }
@@ -72,6 +74,11 @@ impl Mailbox {
         is_answered.then(|| Answer(self.answer.load(Ordering::Relaxed)))
     }
 
+    /// The text that goes with the answer that [`Mailbox::answer_to`] has given.
+    pub fn reply_text(&self) -> Vec<u8> {
+        self.reply.load()
+    }
+
     /// Withdraws a request that was not taken. Only the one sender may call it.
     pub fn withdraw(&self) {
         let sent = self.sent.load(Ordering::Acquire);
@@ -99,8 +106,10 @@ impl Mailbox {
             && self.taken.compare_exchange(taken, sent, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Answers the taken request. Only the one receiver may call it.
-    pub fn reply(&self, answer: Answer) {
+    /// Answers the taken request, with a text of at most [`REQUEST_LIMIT`] bytes. Only the one receiver may
+    /// call it.
+    pub fn reply(&self, answer: Answer, text: &[u8]) {
+        self.reply.store(text);
         self.answer.store(answer.0, Ordering::Relaxed);
         self.answered.store(self.taken.load(Ordering::Relaxed), Ordering::Release);
     }
@@ -108,7 +117,7 @@ impl Mailbox {
     /// Answers a taken request because the receiver ends.
     pub(super) fn abandon(&self, answer: Answer) {
         if self.is_taken() {
-            self.reply(answer);
+            self.reply(answer, b"");
         }
     }
 

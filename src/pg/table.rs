@@ -1,5 +1,7 @@
 //! Tables in the catalog.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 unsafe extern "C-unwind" {
@@ -11,6 +13,40 @@ unsafe extern "C-unwind" {
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,
     ) -> *mut pg_sys::List;
+}
+
+/// A table, view or index by its name; neither opened nor locked.
+pub fn find(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-ups by names that end in NUL; what is missing is InvalidOid.
+    let table = unsafe {
+        match pg_sys::get_namespace_oid(schema.as_ptr(), true) {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            schema => pg_sys::get_relname_relid(name.as_ptr(), schema),
+        }
+    };
+    (table != pg_sys::InvalidOid).then_some(table)
+}
+
+/// The owner of a table that this extension has made. `None` where there is none, or it is another's.
+pub fn owner_of_own(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
+    let table = find(schema, name)?;
+    // SAFETY: catalog look-ups; the row is released and only the copy is used.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_civic".as_ptr(), true);
+        let is_own = extension != pg_sys::InvalidOid
+            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table) == extension
+            && pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_RELATION;
+        if !is_own {
+            return None;
+        }
+        let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
+        (!tuple.is_null()).then(|| {
+            let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relowner;
+            pg_sys::ReleaseSysCache(tuple);
+            owner
+        })
+    }
 }
 
 /// The topmost parent of a partition; for another table the table itself. The table may no longer

@@ -68,6 +68,17 @@ pub fn level() -> i32 {
     unsafe { GetCurrentTransactionNestLevel() }
 }
 
+/// Does something under the transaction's snapshot, which at its end none of its statements has set. Where
+/// an error unwinds, the end of the (sub)transaction takes the snapshot away.
+pub fn with_snapshot<R>(action: impl FnOnce() -> R) -> R {
+    // SAFETY: pushed and popped in pairs, within one (sub)transaction.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = action();
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
 /// Whether the current transaction is read-only.
 pub fn is_read_only() -> bool {
     // SAFETY: reads a variable of this backend.
@@ -110,10 +121,4 @@ pub fn commit_without_waiting() {
             pg_sys::GucSource::PGC_S_OVERRIDE,
         );
     }
-}
-
-/// Whether this background worker was ever asked to shut down.
-pub fn is_shutdown_requested() -> bool {
-    // SAFETY: reads a variable of this process that a signal sets.
-    unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
 }

@@ -149,6 +149,22 @@ impl<'a> TriggerCall<'a> {
 }
 
 impl<'a> TriggerCall<'a> {
+    /// The old row of an UPDATE.
+    pub fn old_row<'b, const N: usize>(&'b self, columns: &'b Columns<N>) -> Option<Row<'b, N>> {
+        if self.fired() != Some(Fired::Update) {
+            return None;
+        }
+        let slot = self.data.tg_trigslot;
+        // SAFETY: for an UPDATE the server fills the slot with a row of this table; all columns that
+        // `columns` names are deformed here.
+        unsafe {
+            if i32::from((*slot).tts_nvalid) < columns.last {
+                pg_sys::slot_getsomeattrs(slot, columns.last);
+            }
+            Some(Row { slot: &*slot, columns })
+        }
+    }
+
     /// The old row of an UPDATE, unless this column has the same bytes in both rows. Only this
     /// column of the row may be read.
     pub fn replaced<'b, const N: usize>(

@@ -1,4 +1,4 @@
-//! Background workers: registration; and transactions, sleep and shutdown of a worker with threads.
+//! Background workers: how they are registered, begin, wait, reload their settings, and end.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
@@ -12,25 +12,25 @@ use pgrx::bgworkers::{
 use pgrx::prelude::*;
 
 unsafe extern "C-unwind" {
-    /// The server's own SIGTERM handler (tcop/tcopprot.h): interrupts whatever is interruptible.
+    /// The server's own handler of SIGTERM (tcop/tcopprot.h): whatever can be interrupted then is.
     fn die(signal: std::ffi::c_int);
 }
 
-/// Whether this process was ever asked to shut down.
+/// Whether a shutdown of this process was ever requested.
 static SHUTDOWN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// The function passed to [`on_shutdown`].
-static SHUTDOWN_HOOK: OnceLock<fn()> = OnceLock::new();
+/// What [`at_shutdown`] was given.
+static AT_SHUTDOWN: OnceLock<fn()> = OnceLock::new();
 
-/// SIGTERM handler: may run at any point.
-unsafe extern "C-unwind" fn request_shutdown(signal: std::ffi::c_int) {
+/// Of SIGTERM: may be called amid anything.
+unsafe extern "C-unwind" fn shutdown_requested(signal: std::ffi::c_int) {
     SHUTDOWN_REQUESTED.store(true, Ordering::Relaxed);
-    // SAFETY: the server's own handler, called from a signal handler.
+    // SAFETY: the server's own handler, called as one.
     unsafe { die(signal) };
 }
 
-/// Registers a worker that starts once the server accepts writes, and restarts a second after it
-/// ends. Call it while the library is preloaded.
+/// Has the server start a worker once it can write, and again a second after it ends. Call it while the
+/// library is preloaded.
 pub fn register(name: &str, function: &str) {
     BackgroundWorkerBuilder::new(name)
         .set_library("pg_civic")
@@ -42,26 +42,46 @@ pub fn register(name: &str, function: &str) {
         .load();
 }
 
-/// Connects a worker to a database as the bootstrap superuser, with a fixed search_path and fixed
-/// transaction defaults.
-///
-/// SIGTERM interrupts whatever the worker does, including a lock wait.
-pub fn begin(database: &str) {
-    // SAFETY: the handler does what the server's own does. It is installed before signals are
-    // unblocked.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(request_shutdown));
-        #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(request_shutdown));
+/// What a shutdown request (SIGTERM) meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It ends a transaction, and a wait for a lock as well.
+    Interrupts,
+    /// A transaction is finished first: it is short, and waits for nobody.
+    AfterTransaction,
+}
+
+/// Begins a worker in a database, as the server's own superuser, with a search_path, defaults of
+/// transactions and timeouts that nobody else chooses.
+pub fn begin(database: &str, shutdown: Shutdown) {
+    match shutdown {
+        Shutdown::AfterTransaction => {
+            BackgroundWorker::attach_signal_handlers(
+                SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM,
+            );
+        }
+        Shutdown::Interrupts => {
+            // SAFETY: a handler that does what the server's own does, in its place before signals are let
+            // in.
+            unsafe {
+                #[cfg(not(feature = "pg18"))]
+                pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(shutdown_requested));
+                #[cfg(feature = "pg18")]
+                pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(shutdown_requested));
+            }
+            BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+        }
     }
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     BackgroundWorker::connect_worker_to_spi(Some(database), None);
     for (name, value) in [
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
         (c"lock_timeout", c"0"),
+        (c"statement_timeout", c"0"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
     ] {
         // SAFETY: settings and values that the server knows.
         unsafe {
@@ -75,59 +95,84 @@ pub fn begin(database: &str) {
     }
 }
 
-/// Registers a function that runs once when this process shuts down on request, also in the middle
-/// of a transaction, which is rolled back first. The function can use its own transactions, but
-/// nothing interrupts it, so it must not wait. An error in it is logged and ends it.
-pub fn on_shutdown(hook: fn()) {
-    if SHUTDOWN_HOOK.set(hook).is_ok() {
-        // SAFETY: the function lives as long as the process. It runs before the server's own exit
-        // callbacks, which were registered earlier.
-        unsafe { pg_sys::before_shmem_exit(Some(run_shutdown_hook), pg_sys::Datum::from(0)) };
+/// Runs a worker's cycles until a shutdown is requested. A cycle is told whether the settings have been
+/// reloaded, and gives how long to wait for the next one. What sets the process's latch, or writes to the
+/// file, ends the wait.
+pub fn run(file: Option<BorrowedFd<'_>>, mut cycle: impl FnMut(bool) -> Duration) {
+    while !takes_shutdown() {
+        let is_reloaded = BackgroundWorker::sighup_received();
+        if is_reloaded {
+            super::guc::reload_settings();
+        }
+        let time = cycle(is_reloaded);
+        wait(file, time);
+    }
+}
+
+/// Has something done once at the shutdown of this process, wherever that meets it: also amid a
+/// transaction, which is rolled back before. It can do transactions of its own, but nothing interrupts
+/// it any more, so it must not wait. An error in it is logged, and ends it.
+pub fn at_shutdown(action: fn()) {
+    if AT_SHUTDOWN.set(action).is_ok() {
+        // SAFETY: a function that lives as long as the process. It is called before what the server
+        // itself does at the end, which was registered earlier.
+        unsafe { pg_sys::before_shmem_exit(Some(exits), pg_sys::Datum::from(0)) };
     }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn run_shutdown_hook(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    let Some(hook) = SHUTDOWN_HOOK.get().filter(|_| SHUTDOWN_REQUESTED.load(Ordering::Relaxed))
-    else {
-        return;
-    };
-    // SAFETY: the server does the same at this point when it removes temporary tables.
+unsafe extern "C-unwind" fn exits(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    let is_shutdown = SHUTDOWN_REQUESTED.load(Ordering::Relaxed);
+    let Some(action) = AT_SHUTDOWN.get().filter(|_| is_shutdown) else { return };
+    // SAFETY: as the server does it itself when it removes temporary tables at this point.
     unsafe { pg_sys::AbortOutOfAnyTransaction() };
-    hook();
+    action();
 }
 
-/// Takes the table lock of a writer if it is free; false if the caller would have to wait.
+/// Locks a table as who changes its rows does; false where he would have to wait.
 pub fn lock_rows_if_free(table: pg_sys::Oid) -> bool {
-    // SAFETY: the end of the transaction releases the lock.
+    // SAFETY: a lock that the transaction's end releases.
     unsafe {
         pg_sys::ConditionalLockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
     }
 }
 
-/// Runs an action in its own transaction. An error ends the worker.
-pub fn transaction<R>(body: impl FnOnce() -> R) -> R {
-    let result = BackgroundWorker::transaction(AssertUnwindSafe(body));
-    // SAFETY: no transaction is open. Without this call the table's changes are not counted, and
-    // autovacuum does not run.
+/// Does something in a transaction of its own. An error that is raised in it, or at its commit, ends the
+/// transaction and not the worker. Gives SQLSTATE and message of such an error.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, (PgSqlErrorCode, String)> {
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        Ok(BackgroundWorker::transaction(AssertUnwindSafe(body)))
+    }))
+    .catch_others(|error| {
+        use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
+        let (PostgresError(report) | ErrorReport(report) | RustPanic { ereport: report, .. }) =
+            &error;
+        // SAFETY: as the server's own loops do it after an error: whatever is open of a transaction ends.
+        unsafe { pg_sys::AbortOutOfAnyTransaction() };
+        Err((report.sql_error_code(), report.message().to_owned()))
+    })
+    .execute();
+    // SAFETY: no transaction is open. Without it the table's changes would not be counted, and
+    // autovacuum would not come.
     unsafe { pg_sys::pgstat_report_stat(true) };
     result
 }
 
-/// Sleeps until this process's latch is set, the file is readable or the time is over. Then it
-/// processes interrupts, which may raise an error. It leaves a shutdown request to the caller, see
-/// [`take_shutdown_request`].
-pub fn wait(file: BorrowedFd<'_>, time: Duration) {
-    let events = pg_sys::WL_LATCH_SET
-        | pg_sys::WL_TIMEOUT
-        | pg_sys::WL_SOCKET_READABLE
-        | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: this process's own latch, and a file that stays open during the call.
+/// Sleeps until this process's latch is set, the file has something to read, or the time is over.
+/// Then it does what the server asks of a process at such a point, and may end here by an error; but
+/// a shutdown request is left to [`run`].
+fn wait(file: Option<BorrowedFd<'_>>, time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let (socket, readable) = match file {
+        Some(file) => (file.as_raw_fd(), pg_sys::WL_SOCKET_READABLE),
+        None => (pg_sys::PGINVALID_SOCKET, 0),
+    };
+    // SAFETY: this process's own latch, and a file that is open throughout, or none.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
-            events as i32,
-            file.as_raw_fd(),
+            (events | readable) as i32,
+            socket,
             time.as_millis() as std::ffi::c_long,
             pg_sys::PG_WAIT_EXTENSION,
         );
@@ -138,18 +183,22 @@ pub fn wait(file: BorrowedFd<'_>, time: Duration) {
     }
 }
 
-fn is_shutdown_requested() -> bool {
-    // SAFETY: reads a variable of this process that a signal sets.
-    unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
+/// Whether a shutdown of this worker has been requested, now or at any time before.
+pub fn is_shutdown_requested() -> bool {
+    // SAFETY: reads variables of this process that signals set.
+    unsafe {
+        (&raw const pg_sys::ProcDiePending).read_volatile() != 0
+            || (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0
+    }
 }
 
-/// Whether the worker was asked to shut down. Clears the request, so that the worker can clean up:
-/// only a further request interrupts it.
-pub fn take_shutdown_request() -> bool {
-    let requested = is_shutdown_requested();
-    if requested {
+/// The same. The worker may still put its things in order: what it does from here on is only interrupted
+/// by the next such request.
+fn takes_shutdown() -> bool {
+    let is_requested = is_shutdown_requested();
+    if is_requested {
         // SAFETY: a variable of this process; the worker ends by itself.
         unsafe { (&raw mut pg_sys::ProcDiePending).write_volatile(0) };
     }
-    requested
+    is_requested
 }

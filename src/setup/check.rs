@@ -11,7 +11,7 @@ use super::{storage, tickets};
 use crate::error::Error;
 
 /// The parts of the check, in the order of its rows.
-const PARTS: [(&str, fn() -> Result<Vec<Finding>, Error>); 15] = [
+const PARTS: [(&str, fn() -> Result<Vec<Finding>, Error>); 16] = [
     ("event triggers", exposure::event_triggers),
     ("version", server::version),
     ("storage", of_storage),
@@ -24,6 +24,7 @@ const PARTS: [(&str, fn() -> Result<Vec<Finding>, Error>); 15] = [
     ("realtime", realtime::findings),
     ("relay", server::relay),
     ("media worker", || Ok(vec![media::worker()?])),
+    ("files of sensitive tickets", media::restricted),
     ("storage service", service::findings),
     ("privileges", server::privileges),
     ("settings", server::settings),

@@ -3,6 +3,8 @@
 //! Rows are written as the table's owner. No other role needs rights on it, so every row describes
 //! a file that exists. Triggers and other code on the table run with only the owner's rights.
 
+mod restrict;
+
 use pgrx::spi::quote_identifier;
 use pgrx::{JsonB, pg_sys, spi};
 use serde_json::{Map, Value, json};

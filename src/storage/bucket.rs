@@ -24,6 +24,9 @@ const PURPOSES: [(&str, Bucket); 4] = [
 ];
 
 impl Bucket {
+    /// Those that everybody in the municipality reads.
+    pub const OPEN: [Bucket; 2] = [Bucket::Evidence, Bucket::Documents];
+
     pub const fn id(self) -> &'static str {
         match self {
             Bucket::Evidence => "evidence",

@@ -59,6 +59,9 @@ pub enum StorageError {
     /// `civic.media_table` names no table, or is not a qualified name.
     #[error("table of attachments \"{}\" {why}", shown(table))]
     NoMediaTable { table: String, why: &'static str },
+    /// A row of the table of attachments still names where a file was.
+    #[error("a row of table {table} still names where a moved file was")]
+    AttachmentStays { table: String },
     #[error("table of attachments {table} has no column {}", missing.join(", "))]
     MediaTableColumns { table: String, missing: Vec<String> },
 }
@@ -94,9 +97,9 @@ impl Report for StorageError {
             | StorageError::NotABucket { .. }
             | StorageError::MalformedPath { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             StorageError::PathTooLong { .. } => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            StorageError::NotConfigured { .. } | StorageError::SecretsExposed => {
-                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            StorageError::NotConfigured { .. }
+            | StorageError::AttachmentStays { .. }
+            | StorageError::SecretsExposed => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             StorageError::Transfer(error) => transfer_sqlstate(error.kind()),
             StorageError::UploadForbidden { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             StorageError::NoUpload { .. } | StorageError::NoObject { .. } => ERRCODE_NO_DATA_FOUND,
@@ -157,6 +160,7 @@ impl Report for StorageError {
                 "Set civic.media_table, for example to public.media_attachments."
             }
             StorageError::InvalidSegment { .. }
+            | StorageError::AttachmentStays { .. }
             | StorageError::PathTooLong { .. }
             | StorageError::NoObject { .. } => return None,
         };

@@ -28,6 +28,20 @@ pub enum Errors {
     AsStatus,
 }
 
+/// What it can do with a file of one bucket and another bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Moves {
+    /// Move and copy: the API of today.
+    #[default]
+    AcrossBuckets,
+    /// Copy alone; what is to be moved fails.
+    CopyOnly,
+    /// Older ones overlook the other bucket, and answer with success.
+    WithinBucket,
+    /// There are no such routes.
+    Missing,
+}
+
 /// Called with each stored file before the client receives the response. The real API writes the row of
 /// `storage.objects` at this point.
 pub type OnUpload = dyn Fn(&Object) + Send + Sync;
@@ -39,6 +53,7 @@ pub struct Options {
     /// The key that a client must send. By default a token of `service_role`, signed with the secret.
     pub service_key: Option<String>,
     pub errors: Errors,
+    pub moves: Moves,
     pub latency: Duration,
     /// Where files are kept when the server ends. `None` keeps them in memory only.
     pub directory: Option<PathBuf>,
@@ -52,6 +67,7 @@ impl Default for Options {
             jwt_secret: "a-jwt-secret-with-at-least-32-characters".to_owned(),
             service_key: None,
             errors: Errors::default(),
+            moves: Moves::default(),
             latency: Duration::ZERO,
             directory: None,
             on_upload: None,
@@ -81,7 +97,7 @@ struct State {
     /// Responses that are sent without handling the request.
     failures: Mutex<VecDeque<Answer>>,
     /// Responses that are sent instead of the true one, after the request was handled.
-    afterwards: Mutex<VecDeque<Answer>>,
+    afterwards: Mutex<VecDeque<Option<Answer>>>,
 }
 
 impl Storage {
@@ -163,7 +179,19 @@ impl Storage {
     /// Handles the next requests, but sends these responses instead of the true ones: the client does not
     /// see the result.
     pub fn answers_instead(&self, answers: impl IntoIterator<Item = Answer>) {
-        lock(&self.state.afterwards).extend(answers);
+        lock(&self.state.afterwards).extend(answers.into_iter().map(Some));
+    }
+
+    /// The same for one answer, after so many true ones.
+    pub fn answers_instead_at(&self, place: usize, answer: Answer) {
+        let mut afterwards = lock(&self.state.afterwards);
+        afterwards.extend((0..place).map(|_| None));
+        afterwards.push_back(Some(answer));
+    }
+
+    /// A file is gone.
+    pub fn forget(&self, bucket: &str, path: &str) {
+        lock(&self.state.objects).remove(&format!("{bucket}/{path}"));
     }
 }
 
@@ -173,7 +201,7 @@ impl State {
             return failure;
         }
         let answer = self.act(request).unwrap_or_else(|refusal| refusal);
-        lock(&self.afterwards).pop_front().unwrap_or(answer)
+        lock(&self.afterwards).pop_front().flatten().unwrap_or(answer)
     }
 
     fn act(&self, request: &Request) -> Result<Answer, Answer> {
@@ -182,10 +210,14 @@ impl State {
         let rest = rest.ok_or_else(|| self.refusal(404, "not_found", "Route not found"))?;
         match (request.method.as_str(), rest.split_once('/')) {
             ("GET", Some(("sign", object))) => self.download(request, object),
-            (_, Some(_)) if !self.is_allowed(request) => {
+            _ if !self.is_allowed(request) => {
                 Err(self.refusal(403, "Unauthorized", "signature verification failed"))
             }
             ("POST", Some(("sign", object))) => self.sign(request, object),
+            ("POST", Some(("list", bucket))) => Ok(self.list(request, bucket)),
+            ("POST", None) if matches!(rest, "move" | "copy") => {
+                self.send_to(request, rest == "move")
+            }
             ("GET", Some(("info", object))) => match object.strip_prefix("authenticated/") {
                 Some(object) => self.info(object),
                 None => Err(self.refusal(404, "not_found", "Route not found")),
@@ -255,6 +287,66 @@ impl State {
         let answer = Answer::json(200, &json!({"Key": key, "Id": object.id}));
         objects.insert(key, object);
         Ok(answer)
+    }
+
+    fn send_to(&self, request: &Request, is_move: bool) -> Result<Answer, Answer> {
+        let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let text = |key: &str| asked[key].as_str().unwrap_or_default().to_owned();
+        let moves = self.options.moves;
+        let bucket = match moves {
+            Moves::Missing => return Err(self.refusal(404, "not_found", "Route not found")),
+            Moves::CopyOnly if is_move => {
+                return Err(self.refusal(400, "Error", "cannot move to another bucket"));
+            }
+            Moves::WithinBucket => text("bucketId"),
+            Moves::CopyOnly | Moves::AcrossBuckets => text("destinationBucket"),
+        };
+        let from = format!("{}/{}", text("bucketId"), text("sourceKey"));
+        let key = format!("{bucket}/{}", text("destinationKey"));
+        let mut objects = lock(&self.objects);
+        let Some(object) = objects.get(&from).cloned() else {
+            return Err(self.refusal(404, "not_found", "Object not found"));
+        };
+        if from != key {
+            if objects.contains_key(&key) {
+                return Err(self.refusal(409, "Duplicate", "The resource already exists"));
+            }
+            let path = text("destinationKey");
+            let sent = Object { id: uuid(&key), bucket, path, ..object.clone() };
+            if let Some(directory) = &self.options.directory {
+                disk::store(directory, &sent);
+            }
+            objects.insert(key.clone(), sent);
+            if is_move {
+                objects.remove(&from);
+                if let Some(directory) = &self.options.directory {
+                    disk::remove(directory, &object);
+                }
+            }
+        }
+        // The real one's schema leaves nothing but the message of a move.
+        let answer =
+            if is_move { json!({"message": "Successfully moved"}) } else { json!({"Key": key}) };
+        Ok(Answer::json(200, &answer))
+    }
+
+    fn list(&self, request: &Request, bucket: &str) -> Answer {
+        let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let prefix = format!("{bucket}/{}", asked["prefix"].as_str().unwrap_or_default());
+        let number = |key: &str, other| asked[key].as_u64().unwrap_or(other) as usize;
+        let objects = lock(&self.objects);
+        let names =
+            objects.iter().filter_map(|(key, object)| Some((key.strip_prefix(&prefix)?, object)));
+        let mut entries = BTreeMap::new();
+        for (name, object) in names {
+            match name.split_once('/') {
+                Some((folder, _)) => entries.insert(folder.to_owned(), Value::Null),
+                None => entries.insert(name.to_owned(), Value::from(object.id.as_str())),
+            };
+        }
+        let page = entries.into_iter().skip(number("offset", 0)).take(number("limit", 100));
+        let page: Vec<_> = page.map(|(name, id)| json!({"name": name, "id": id})).collect();
+        Answer::json(200, &Value::from(page))
     }
 
     fn remove(&self, object: &str) -> Result<Answer, Answer> {

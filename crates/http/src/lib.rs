@@ -35,4 +35,4 @@ pub use limits::{Cancel, Limits};
 pub use media::{Media, MediaSource};
 pub use path::encode as encode_path;
 pub use secret::Secret;
-pub use storage::{Stat, StorageApi, Uploaded};
+pub use storage::{Entry, LIST_PAGE, Place, Stat, StorageApi, Uploaded};

@@ -1,5 +1,7 @@
 //! A client of the Storage API, with the service key.
 
+mod moving;
+
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -13,6 +15,8 @@ use crate::media::Media;
 use crate::path;
 use crate::secret::{self, Secret};
 use crate::transfer::{self, Progress, UploadBody};
+
+pub use self::moving::{Entry, LIST_PAGE, Place};
 
 /// The longest JSON response that is read, in bytes. It describes one object.
 const MAX_RESPONSE: u64 = 64 * 1024;

@@ -7,6 +7,7 @@ mod cancellation;
 mod certificates;
 mod credentials;
 mod media;
+mod moving;
 mod redirects;
 mod storage;
 mod uploads;

@@ -1,28 +1,25 @@
-//! What becomes of a job in hand before and after its transfer, one step at a time: the process that
-//! works on other people's tables does what these take part in.
+//! What becomes of a job in flight before and after its transfer, one step at a time. The process that
+//! works on other people's tables does the steps that these take part in.
 
 use std::time::{Duration, Instant};
 
 use pgrx::Uuid;
 
-use super::{IDLE, SHORTEST_SLEEP, Worker};
+use super::{IDLE, SHORTEST_SLEEP, Worker, cycle, flight};
 use crate::media::MediaError;
-use crate::media::in_hand::{self, InHand};
-use crate::media::job::{Outcome, Report};
-use crate::media::queue::{Claim, Hold};
-use crate::media::request::{Request, Step};
-use crate::media::tables::{LOCKED, READY, SENSITIVE};
-use crate::media::turn;
-use crate::pg;
-use crate::pg::foreign;
+use crate::media::job::{Attempt, Kind, Outcome};
+use crate::media::store::{Hold, Job};
+use crate::media::tables::request::{Files, Request, Step};
+use crate::media::tables::{LATER, READY, SENSITIVE};
 use crate::pg::mailbox::Answer;
 use crate::pg::shared::Shared;
+use crate::pg::{self, foreign};
 
-/// The next step of a job in hand.
+/// The next step of a job in flight.
 pub(super) struct Pending {
     pub id: Uuid,
     pub work: Work,
-    /// Not before this, where a session has locked the job's row.
+    /// Not before this, where a session has locked the job's row, or recording failed.
     pub due: Option<Instant>,
 }
 
@@ -30,7 +27,7 @@ pub(super) enum Work {
     /// The other process does it.
     Ask(Step),
     /// This process records it, without other people's tables.
-    Settle(Report),
+    Settle(Attempt),
 }
 
 /// A step that the other process has been asked to do.
@@ -38,7 +35,7 @@ pub(super) struct Asked {
     pub number: u64,
     pub pending: Pending,
     pub since: Instant,
-    /// Whether the try that it belongs to is recorded, and the job claimed again: its answer is still to
+    /// Whether the attempt that it belongs to is recorded, and the job claimed again: its answer is still to
     /// be read, and changes nothing.
     pub is_over: bool,
 }
@@ -53,38 +50,38 @@ impl Worker {
             && (self.asked.is_some() || mailbox.is_idle())
     }
 
-    /// Takes a claimed job in hand.
-    pub(super) fn takes(&mut self, claim: Claim) {
-        let (id, is_sensitive) = (claim.id, claim.is_sensitive);
+    /// Begins with a claimed job.
+    pub(super) fn takes(&mut self, job: Job) {
+        let id = job.id;
         if let Some(asked) = self.asked.as_mut().filter(|asked| asked.pending.id == id) {
             asked.is_over = true;
         }
-        let stored = claim.stored.clone();
+        // Nothing makes a sensitive ticket's media ordinary.
+        let is_ready = job.kind == Kind::Fetch && job.is_sensitive;
+        let stored = job.stored.clone();
         let cancel = civic_http::Cancel::new();
-        let in_hand = InHand { claim, cancel, has_begun: false, stored };
-        in_hand::jobs().insert(id, in_hand);
-        // Nothing makes a sensitive job an ordinary one.
-        if is_sensitive { self.begin(id) } else { self.plan(id, Work::Ask(Step::Prepare)) }
+        flight::jobs().insert(id, flight::InFlight { job, cancel, has_begun: false, stored });
+        if is_ready {
+            self.begin(id, Files::default());
+        } else {
+            self.plan(id, Work::Ask(Step::Prepare));
+        }
     }
 
-    /// A try has ended, and is to be recorded.
-    pub(super) fn ends(&mut self, id: Uuid, report: Report) {
+    /// An attempt has ended, and is to be recorded.
+    pub(super) fn ends(&mut self, id: Uuid, attempt: Attempt) {
         let is_sensitive = {
-            let mut jobs = in_hand::jobs();
-            let Some(job) = jobs.get_mut(&id) else { return };
-            if report.stored.is_some() {
-                job.stored = report.stored.clone();
+            let mut jobs = flight::jobs();
+            let Some(it) = jobs.get_mut(&id) else { return };
+            if attempt.stored.is_some() {
+                it.stored = attempt.stored.clone();
             }
-            job.claim.is_sensitive
+            it.job.is_sensitive
         };
-        let needs_no_table = is_sensitive && report.stored.is_none();
-        let work = Work::Ask(Step::Record(report));
+        let needs_no_table = is_sensitive && attempt.stored.is_none() && attempt.moved.is_empty();
         self.plan(
             id,
-            match work {
-                Work::Ask(Step::Record(report)) if needs_no_table => Work::Settle(report),
-                work => work,
-            },
+            if needs_no_table { Work::Settle(attempt) } else { Work::Ask(Step::Record(attempt)) },
         );
     }
 
@@ -92,8 +89,7 @@ impl Worker {
         self.pending.push_back(Pending { id, work, due: None });
     }
 
-    /// Does what can be done next. Gives how long there is nothing more to do: no time at all where a
-    /// file may be in the open.
+    /// Does what can be done next. Gives how long there is nothing more to do.
     pub(super) fn go_on(&mut self) -> Duration {
         let mut time = IDLE;
         loop {
@@ -131,15 +127,14 @@ impl Worker {
     /// Asks the other process, unless the municipality's jobs have held it up.
     fn ask(&mut self, pending: Pending) {
         let id = pending.id;
-        let claim = in_hand::jobs().get(&id).map(|job| job.claim.clone());
-        let (Some(claim), Work::Ask(step)) = (claim, &pending.work) else { return };
-        if let Some(left) = self.stalls.held(&claim.tenant_id, Instant::now()) {
-            let error =
-                MediaError::TenantStalled { tenant_id: claim.tenant_id.clone() }.to_string();
-            self.give_up(&claim, step, Outcome::Postponed { delay: left }, error);
+        let job = flight::jobs().get(&id).map(|it| it.job.clone());
+        let (Some(job), Work::Ask(step)) = (job, &pending.work) else { return };
+        if let Some(left) = self.stalls.held(&job.tenant_id, Instant::now()) {
+            let error = MediaError::TenantStalled { tenant_id: job.tenant_id.clone() }.to_string();
+            self.give_up(&job, step, Outcome::Postponed { delay: left }, error);
             return;
         }
-        let request = Request { id, tries: claim.tries, step: step.clone() }.to_json();
+        let request = Request { id, attempts: job.attempts, step: step.clone() }.to_json();
         let number = self.shared.mailbox.send(request.as_bytes());
         self.shared.media_tables.wake();
         self.asked = Some(Asked { number, pending, since: Instant::now(), is_over: false });
@@ -150,19 +145,22 @@ impl Worker {
         if is_over {
             return IDLE;
         }
-        let claim = in_hand::jobs().get(&id).map(|job| job.claim.clone());
-        let (Some(claim), Work::Ask(step)) = (claim, work) else { return IDLE };
-        self.stalls.note(&claim.tenant_id, id, since.elapsed(), Instant::now());
+        let job = flight::jobs().get(&id).map(|it| it.job.clone());
+        let (Some(job), Work::Ask(step)) = (job, work) else { return IDLE };
+        self.stalls.note(&job.tenant_id, id, since.elapsed(), Instant::now());
         match answer {
-            READY => self.begin(id),
-            SENSITIVE => {
-                if let Some(job) = in_hand::jobs().get_mut(&id) {
-                    job.claim.takes_cover();
-                    job.stored = job.claim.stored.clone();
-                }
-                self.begin(id);
+            READY => {
+                let files = Files::from_json(&self.shared.mailbox.reply_text());
+                self.begin(id, files.unwrap_or_default());
             }
-            LOCKED => {
+            SENSITIVE => {
+                if let Some(it) = flight::jobs().get_mut(&id) {
+                    it.job.becomes_sensitive();
+                    it.stored = it.job.stored.clone();
+                }
+                self.begin(id, Files::default());
+            }
+            LATER => {
                 let due = Some(Instant::now() + SHORTEST_SLEEP);
                 self.pending.push_back(Pending { id, work: Work::Ask(step), due });
                 return SHORTEST_SLEEP;
@@ -174,35 +172,44 @@ impl Worker {
                 } else {
                     MediaError::HelperEnded { table }.to_string()
                 };
-                let outcome = Outcome::Refused { may_heal: true, retry_after: None };
-                self.give_up(&claim, &step, outcome, error);
+                if job.kind == Kind::Restrict && step == Step::Prepare {
+                    // What is found without that table is moved all the same.
+                    let error = Some(error);
+                    self.begin(id, Files { recorded: vec![], error });
+                    return IDLE;
+                }
+                let outcome = Outcome::Refused { is_transient: true, retry_after: None };
+                self.give_up(&job, &step, outcome, error);
             }
-            _ => return self.lay_down(id, &claim),
+            _ => return self.lay_down(id),
         }
         IDLE
     }
 
     /// A step is not done. A file that is stored already stays so.
-    fn give_up(&mut self, claim: &Claim, step: &Step, outcome: Outcome, error: String) {
+    fn give_up(&mut self, job: &Job, step: &Step, outcome: Outcome, error: String) {
         let stored = match step {
-            Step::Prepare => claim.stored.clone(),
-            Step::Record(report) => report.stored.clone(),
+            Step::Prepare => job.stored.clone(),
+            Step::Record(attempt) => attempt.stored.clone(),
         };
         let error = Some(error);
-        self.plan(claim.id, Work::Settle(Report { outcome, stored, error }));
+        self.plan(job.id, Work::Settle(Attempt { stored, error, ..Attempt::new(outcome) }));
     }
 
     /// Records what needs no other process. Gives the time that is left of `time`.
     fn settle_own(&mut self, mut time: Duration) -> Duration {
         let now = Instant::now();
         for mut pending in std::mem::take(&mut self.pending) {
-            if let Work::Settle(report) = &pending.work
+            if let Work::Settle(attempt) = &pending.work
                 && pending.due.is_none_or(|due| due <= now)
             {
-                let claim = in_hand::jobs().get(&pending.id).map(|job| job.claim.clone());
-                let Some(claim) = claim else { continue };
-                if turn::settle(claim.id, claim.tries, report) != Hold::Locked {
-                    time = time.min(self.lay_down(claim.id, &claim));
+                let attempts = flight::jobs().get(&pending.id).map(|it| it.job.attempts);
+                let Some(attempts) = attempts else { continue };
+                if !matches!(
+                    cycle::settle(pending.id, attempts, attempt),
+                    Ok(Hold::Locked) | Err(())
+                ) {
+                    time = time.min(self.lay_down(pending.id));
                     continue;
                 }
                 pending.due = Some(now + SHORTEST_SLEEP);
@@ -214,9 +221,10 @@ impl Worker {
     }
 
     /// The job is recorded. Gives how long there is nothing more to do.
-    fn lay_down(&mut self, id: Uuid, claim: &Claim) -> Duration {
-        let has_begun = in_hand::jobs().remove(&id).is_some_and(|job| job.has_begun);
-        // A file may be in the open, or another job can be claimed.
-        if claim.former_bucket.is_some() || !has_begun { Duration::ZERO } else { IDLE }
+    fn lay_down(&mut self, id: Uuid) -> Duration {
+        let removed = flight::jobs().remove(&id);
+        // Another job can be claimed, or this one is due again at once.
+        let goes_on = |it: flight::InFlight| !it.has_begun || it.job.is_sensitive;
+        if removed.is_some_and(goes_on) { Duration::ZERO } else { IDLE }
     }
 }

@@ -89,6 +89,12 @@ impl<const N: usize> Columns<N> {
         self.sources[column].is_some()
     }
 
+    /// Whether the trigger's rows hold the column's value: there is such a column, and it is not a generated
+    /// one whose value is missing.
+    pub fn is_known(&self, column: usize) -> bool {
+        self.sources[column].is_some_and(|source| !source.is_uncomputed)
+    }
+
     /// Whether the column is a `char(n)`, whose trailing blanks are not significant.
     pub fn is_padded(&self, column: usize) -> bool {
         self.sources[column].is_some_and(|source| source.type_oid == pg_sys::BPCHAROID)

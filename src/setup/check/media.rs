@@ -4,8 +4,8 @@ use super::super::plan::{Finding, bad, good};
 use super::server::preload_statement;
 use crate::catalog;
 use crate::error::Error;
-use crate::media::request::Request;
-use crate::media::{queue, tables};
+use crate::media::tables::request::Request;
+use crate::media::{store, tables};
 use crate::pg::foreign;
 use crate::pg::shared::{self, Shared};
 use crate::settings;
@@ -25,28 +25,10 @@ fn held_up(shared: &Shared) -> Option<String> {
 /// Where no job waits, nothing is wrong: not every database has media.
 pub fn worker() -> Result<Finding, Error> {
     let component = "media worker";
-    let (has_jobs, (failed, overdue)) = match queue::owner()? {
-        Some(owner) => {
-            queue::as_owner(owner, || Ok((queue::has_unfinished()?, queue::count_in_the_open()?)))?
-        }
-        None => (false, (0, 0)),
+    let has_jobs = match store::owner() {
+        Some(owner) => store::as_owner(owner, store::has_unfinished)?,
+        None => false,
     };
-    if failed > 0 {
-        let detail = format!(
-            "{failed} jobs have failed, and files of theirs may be in bucket evidence though the tickets \
-             are sensitive"
-        );
-        let fix = "SELECT civic.retry_media_job(id) FROM civic.media_jobs
-WHERE former_bucket IS NOT NULL AND state = 'failed';";
-        return Ok(bad(component, detail, fix));
-    }
-    if overdue > 0 {
-        let detail = format!(
-            "files of {overdue} jobs whose tickets are sensitive cannot be removed from bucket evidence: \
-             the server's log says why"
-        );
-        return Ok((component.to_owned(), false, detail, None));
-    }
     let found = |detail: String, fix: Option<String>| match has_jobs {
         false => good(component, detail),
         true => (component.to_owned(), false, format!("{detail}; jobs wait"), fix),
@@ -88,4 +70,29 @@ WHERE former_bucket IS NOT NULL AND state = 'failed';";
             bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")
         }
     })
+}
+
+/// Sensitive tickets of which files may be where everybody in the municipality reads them.
+pub fn restricted() -> Result<Vec<Finding>, Error> {
+    let component = "files of sensitive tickets";
+    let Some(owner) = store::owner() else { return Ok(vec![]) };
+    let Some(open) = store::as_owner(owner, store::open_tickets)? else { return Ok(vec![]) };
+    if open.tickets == 0 {
+        let detail = format!("{} tickets wait for their last look", open.last_looks);
+        return Ok(vec![good(component, detail)]);
+    }
+    let since = open.since.unwrap_or_default();
+    let detail =
+        format!("{} tickets wait for their files to be moved, since {since}", open.tickets);
+    if open.attempts == 0 && !open.is_overdue {
+        return Ok(vec![good(component, detail)]);
+    }
+    let why = open.error.map_or_else(String::new, |why| format!(": {why}"));
+    let detail = format!(
+        "files of {} tickets may be in bucket evidence or documents, since {since}{why}",
+        open.tickets
+    );
+    let fix = "SELECT civic.retry_media_job(id) FROM civic.media_jobs
+WHERE kind = 'restrict' AND state = 'queued' AND NOT last_look;";
+    Ok(vec![bad(component, detail, fix)])
 }

@@ -1,13 +1,14 @@
-//! What sessions ask of the queue: a job more, one cancelled, one tried again.
+//! Commands of sessions: add a job, cancel one, retry one.
 
 use pgrx::Uuid;
 
-use super::{column, execute, rows, take_cover, tell};
+use super::{column, execute, make_sensitive, publish_end, rows};
 use crate::error::Error;
 use crate::media::MediaError;
-use crate::media::job::State;
-use crate::media::target::{self, Target};
+use crate::media::job::{Kind, State};
+use crate::media::target::Target;
 use crate::pg;
+use crate::tickets::sensitivity::is_sensitive;
 
 /// What a new job is made of; its target does not change from here on.
 pub struct NewJob<'a> {
@@ -41,17 +42,20 @@ pub fn add(job: &NewJob<'_>) -> Result<Uuid, Error> {
     Ok(ids.into_iter().next().ok_or_else(missing)?)
 }
 
-/// A job's state, its row locked. Errors: there is no such job.
-fn locked_state(id: Uuid) -> Result<State, Error> {
-    let states =
-        rows("SELECT state FROM civic.media_jobs WHERE id = $1 FOR UPDATE", &[id.into()], |row| {
-            column::<String>(row, 1)
-        })?;
-    let state = states.first().and_then(|state| State::from_name(state));
-    state.ok_or_else(|| MediaError::NoMediaJob { id }.into())
+/// A job's kind and state, its row locked. Errors: there is no such job.
+fn locked(id: Uuid) -> Result<(Kind, State), Error> {
+    let found = rows(
+        "SELECT kind, state FROM civic.media_jobs WHERE id = $1 FOR UPDATE",
+        &[id.into()],
+        |row| Ok::<(String, String), Error>((column(row, 1)?, column(row, 2)?)),
+    )?;
+    let found = found
+        .first()
+        .and_then(|(kind, state)| Some((Kind::from_name(kind)?, State::from_name(state)?)));
+    found.ok_or_else(|| MediaError::NoMediaJob { id }.into())
 }
 
-/// Looks once more at the ticket of a job whose file an earlier try may have left in the open.
+/// Looks once more at the ticket of a job of which an earlier attempt may have left the file in the open.
 fn look_at_ticket(id: Uuid) -> Result<(), Error> {
     let tickets = rows(
         "SELECT tenant_id, ticket_id FROM civic.media_jobs
@@ -60,19 +64,22 @@ fn look_at_ticket(id: Uuid) -> Result<(), Error> {
         |row| Ok::<(String, String), Error>((column(row, 1)?, column(row, 2)?)),
     )?;
     for (tenant_id, ticket_id) in tickets {
-        if target::is_sensitive(&tenant_id, &ticket_id, false)? {
-            take_cover(id)?;
+        if is_sensitive(&tenant_id, &ticket_id, false)? {
+            make_sensitive(id)?;
         }
     }
     Ok(())
 }
 
-/// Cancels a job: at once where it waits, by the worker where it runs. Where the file may be in the open
-/// the worker removes it from there.
+/// Cancels a job: at once if it waits, by the worker if it runs.
 ///
-/// Errors: there is no such job; it has ended; it cannot be told whether its ticket is sensitive.
+/// Errors: there is no such job; it has ended; it restricts a sensitive ticket's files; whether its ticket
+/// is sensitive is unknown.
 pub fn cancel(id: Uuid) -> Result<(), Error> {
-    let state = locked_state(id)?;
+    let (kind, state) = locked(id)?;
+    if kind == Kind::Restrict {
+        return Err(MediaError::RestrictsFiles { id }.into());
+    }
     look_at_ticket(id)?;
     let refused = MediaError::MediaJobState { id, state, action: "cancelled" };
     let next = state.when_cancelled().ok_or(refused)?;
@@ -80,30 +87,28 @@ pub fn cancel(id: Uuid) -> Result<(), Error> {
         "UPDATE civic.media_jobs
          SET cancel_requested = true, state = $2,
              next_attempt_at = NULL,
-             finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END,
-             sweep_at = CASE WHEN $2 = 'cancelled' AND former_bucket IS NOT NULL
-                             THEN pg_catalog.now() END
+             finished_at = CASE $2 WHEN 'cancelled' THEN pg_catalog.now() END
          WHERE id = $1",
         &[id.into(), next.name().into()],
     )?;
     if next == State::Cancelled {
-        tell(id)?;
+        publish_end(id)?;
     }
     Ok(())
 }
 
-/// Makes a job due at once: one that has failed or was cancelled with all its tries before it, one
-/// that waits for its next try with those that it has left.
+/// Makes a job due at once. A failed or cancelled job starts over with the full number of attempts. A
+/// waiting job keeps its remaining attempts.
 ///
 /// Errors: there is no such job; it runs, or is done.
 pub fn retry(id: Uuid) -> Result<(), Error> {
-    let state = locked_state(id)?;
+    let (_, state) = locked(id)?;
     let refused = MediaError::MediaJobState { id, state, action: "retried" };
     state.when_retried().ok_or(refused)?;
     execute(
         "UPDATE civic.media_jobs
          SET attempts = CASE state WHEN 'queued' THEN attempts ELSE 0 END,
-             state = 'queued', cancel_requested = false, finished_at = NULL, sweep_at = NULL,
+             state = 'queued', cancel_requested = false, finished_at = NULL,
              next_attempt_at = pg_catalog.now()
          WHERE id = $1",
         &[id.into()],

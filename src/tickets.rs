@@ -1,0 +1,9 @@
+//! Tickets: the tables that hold them, whether one is sensitive, and which become so.
+
+mod error;
+pub mod sensitivity;
+pub mod tables;
+pub mod ticket;
+pub mod transitions;
+
+pub use error::TicketError;
