@@ -381,13 +381,15 @@ fn a_restrict_job_is_never_given_up_and_cannot_be_cancelled() {
     // Two lists and a look each.
     town.storage.fails_first((0..6).map(|_| Answer::new(401)));
     town.becomes_sensitive(TICKET);
-    wait_until("it has failed", || {
-        town.hurry();
-        town.session.text(
-            &format!("{RESTRICT} AND state = 'queued' AND attempts = 2")
-                .replace("SELECT id", "SELECT count(id)"),
-        ) == "1"
-    });
+    let failed = |times| {
+        format!(
+            "SELECT count(*) FROM civic.media_jobs
+             WHERE kind = 'restrict' AND state = 'queued' AND attempts = {times}"
+        )
+    };
+    wait_until("it has failed once", || town.session.text(&failed(1)) == "1");
+    town.hurry();
+    wait_until("it has failed twice", || town.session.text(&failed(2)) == "1");
     let id = town.session.text(RESTRICT);
     let waits = "next_attempt_at - now() BETWEEN interval '50 minutes' AND interval '1 hour'";
     assert_eq!(town.job(&id, waits), "t");

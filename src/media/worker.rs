@@ -37,9 +37,9 @@ use crate::storage::StorageError;
 use crate::storage::api as service;
 use crate::{pg, settings};
 
-/// With nothing to do it looks this often, though whoever has something wakes it.
+/// With nothing to do it polls this often. A process that has work for it wakes it.
 const IDLE: Duration = Duration::from_secs(10);
-/// It looks no more often than this, unless it is woken.
+/// It polls no more often than this, unless it is woken.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
 /// With no transfer to spare it polls this often, at most.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
@@ -65,7 +65,7 @@ pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
         Ok(mut worker) => worker.run(),
         Err(error) => warn(&format!("the media worker cannot start: {error}")),
     }
-    // To be ended by a person or by DROP DATABASE … (FORCE) is no reason to stay away.
+    // Ended by pg_terminate_backend() or DROP DATABASE … (FORCE), it is started again.
     pg::end_process_to_be_restarted();
 }
 

@@ -52,7 +52,7 @@ pub enum Shutdown {
 }
 
 /// Begins a worker in a database, as the server's own superuser, with a search_path, defaults of
-/// transactions and timeouts that nobody else chooses.
+/// transactions and timeouts that no other role chooses.
 pub fn begin(database: &str, shutdown: Shutdown) {
     match shutdown {
         Shutdown::AfterTransaction => {
@@ -95,7 +95,7 @@ pub fn begin(database: &str, shutdown: Shutdown) {
     }
 }
 
-/// Runs a worker's cycles until a shutdown is requested. A cycle is told whether the settings have been
+/// Runs a worker's cycles until a shutdown is requested. A cycle gets whether the settings have been
 /// reloaded, and gives how long to wait for the next one. What sets the process's latch, or writes to the
 /// file, ends the wait.
 pub fn run(file: Option<BorrowedFd<'_>>, mut cycle: impl FnMut(bool) -> Duration) {
@@ -129,7 +129,7 @@ unsafe extern "C-unwind" fn exits(_code: std::ffi::c_int, _argument: pg_sys::Dat
     action();
 }
 
-/// Locks a table as who changes its rows does; false where he would have to wait.
+/// Locks a table as a change of its rows does; false where that would have to wait.
 pub fn lock_rows_if_free(table: pg_sys::Oid) -> bool {
     // SAFETY: a lock that the transaction's end releases.
     unsafe {

@@ -15,12 +15,12 @@ use crate::{pg, settings};
 
 /// Bytes of events that one batch carries, about.
 const BATCH: usize = 256 * 1024;
-/// With nothing to do it looks this often, though whoever has something wakes it.
+/// With nothing to do it polls this often. A process that has work for it wakes it.
 const IDLE: Duration = Duration::from_secs(10);
 /// Under load it lets transactions gather for so long: each batch wakes every listener of the
 /// database, whatever its channel.
 const GATHERING: Duration = Duration::from_millis(50);
-/// How often it looks meanwhile whether somebody waits.
+/// How often it checks meanwhile whether a transaction waits.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long it leaves the server's own queue to drain when that is nearly full.
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -39,16 +39,16 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
     pg::transaction::commit_without_waiting();
     shared.take_over();
     run(shared);
-    // To be ended by a person or by DROP DATABASE … (FORCE) is no reason to stay away.
+    // Ended by pg_terminate_backend() or DROP DATABASE … (FORCE), it is started again.
     pg::end_process_to_be_restarted();
 }
 
 fn run(shared: &'static Shared) {
     pg::worker::run(None, |_| match deliver(shared) {
         0 if shared.queue().used() == 0 => IDLE,
-        // Its transaction has not ended yet, and will wake us; or the server's queue is full.
+        // Its transaction has not ended yet, and will wake this process; or the server's queue is full.
         0 => STANDSTILL,
-        // One client's events are told at once. Many clients' gather, the longer the more.
+        // One client's events are notified at once. Those of many clients gather, the longer the more.
         1..=2 => Duration::ZERO,
         many => {
             gather(shared, Duration::from_millis(many).min(GATHERING));
