@@ -13,6 +13,8 @@ for pg_config in "${TESTED_PG_CONFIGS[@]}"; do
     majors+=("$major")
     copies[$major]=$(test_copy_of "$pg_config")$("$pg_config" --bindir)/pg_config
 done
+# Random cases of each rule without a server, which make proof has many more of.
+export PROPTEST_CASES=${PROPTEST_CASES:-64}
 # Most tests wait for a server, not for a processor.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 3))}
 
