@@ -122,6 +122,12 @@ fn functions(session: &mut Session) -> Vec<Function> {
         .collect()
 }
 
+/// Held by a test that fills a gigabyte of memory or more: one at a time.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 /// A cluster that preloads the library, set up, in which each role can log in.
 fn cluster(memory: Option<u64>) -> Cluster {
     let settings = [
@@ -238,6 +244,7 @@ fn huge_value(type_name: &str) -> Option<&'static str> {
 
 #[test]
 fn no_function_ends_the_cluster_by_a_value_that_memory_does_not_hold() {
+    let _alone = alone();
     let cluster = cluster(Some(1_800_000));
     let functions = functions(&mut cluster.superuser());
     let before = started(&cluster);
@@ -269,6 +276,7 @@ fn no_function_ends_the_cluster_by_a_value_that_memory_does_not_hold() {
 
 #[test]
 fn claims_that_memory_does_not_hold_allow_nothing_and_end_no_server() {
+    let _alone = alone();
     let cluster = cluster(Some(1_800_000));
     let before = started(&cluster);
     for kilobytes in extent(&[1100][..], &[1100, 200_000]) {
@@ -447,6 +455,7 @@ const FILL: &str = "CREATE FUNCTION pg_temp.fill(bytes int, low int, list text[]
 /// far that the next block of a few kilobytes is the one that is missing.
 #[test]
 fn a_session_that_has_filled_its_memory_ends_and_not_the_cluster() {
+    let _alone = alone();
     let cluster = cluster(Some(700_000));
     let before = started(&cluster);
     let list = "array_fill(''::text, ARRAY[12900])";
@@ -480,6 +489,7 @@ fn a_session_that_has_filled_its_memory_ends_and_not_the_cluster() {
 /// NOTIFY has a copy of each event, and where that does not fit the server fails the transaction.
 #[test]
 fn tickets_whose_events_memory_does_not_hold_twice_are_written() {
+    let _alone = alone();
     let cluster = cluster(Some(400_000));
     let before = started(&cluster);
     cluster.superuser().run(
