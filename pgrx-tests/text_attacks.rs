@@ -122,6 +122,12 @@ fn functions(session: &mut Session) -> Vec<Function> {
         .collect()
 }
 
+/// Held by a test that fills a gigabyte of memory or more: one at a time.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 /// A cluster that preloads the library, after setup, in which each role can log in.
 fn cluster(memory: Option<u64>) -> Cluster {
     let settings = [
@@ -239,6 +245,7 @@ fn huge_value(type_name: &str) -> Option<&'static str> {
 
 #[test]
 fn no_function_ends_the_cluster_with_a_value_too_large_for_memory() {
+    let _alone = alone();
     let cluster = cluster(Some(1_800_000));
     let functions = functions(&mut cluster.superuser());
     let before = started(&cluster);
@@ -270,6 +277,7 @@ fn no_function_ends_the_cluster_with_a_value_too_large_for_memory() {
 
 #[test]
 fn claims_too_large_for_memory_allow_nothing_and_do_not_end_the_server() {
+    let _alone = alone();
     let cluster = cluster(Some(1_800_000));
     let before = started(&cluster);
     for kilobytes in extent(&[1100][..], &[1100, 200_000]) {
@@ -448,6 +456,7 @@ const FILL: &str = "CREATE FUNCTION pg_temp.fill(bytes int, low int, list text[]
 /// memory so far that the next block of a few kilobytes is missing.
 #[test]
 fn a_session_that_has_filled_its_memory_ends_without_the_cluster() {
+    let _alone = alone();
     let cluster = cluster(Some(700_000));
     let before = started(&cluster);
     let list = "array_fill(''::text, ARRAY[12900])";
@@ -482,6 +491,7 @@ fn a_session_that_has_filled_its_memory_ends_without_the_cluster() {
 /// transaction.
 #[test]
 fn tickets_are_written_if_memory_does_not_hold_their_events_twice() {
+    let _alone = alone();
     let cluster = cluster(Some(400_000));
     let before = started(&cluster);
     cluster.superuser().run(

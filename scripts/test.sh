@@ -13,6 +13,8 @@ for pg_config in "${TESTED_PG_CONFIGS[@]}"; do
     majors+=("$major")
     copies[$major]=$(test_copy_of "$pg_config")$("$pg_config" --bindir)/pg_config
 done
+# Random cases of each rule without a server, which make proof has many more of.
+export PROPTEST_CASES=${PROPTEST_CASES:-64}
 # Most tests wait for a server, not for a processor.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 3))}
 
@@ -21,7 +23,9 @@ options=()
 
 # Each test makes a database, which is a thousand files: in memory where there is room for them.
 data=$CACHE/test
-if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ "$(df --output=avail -BG /dev/shm | tail -1 | tr -dc 0-9)" -ge $((6 * ${#majors[@]})) ]; then
+gigabytes_free=$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)
+if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ "$gigabytes_free" -ge $((4 + 7 * ${#majors[@]})) ] \
+    && [ "$(df --output=avail -BG /dev/shm | tail -1 | tr -dc 0-9)" -ge $((6 * ${#majors[@]})) ]; then
     # Named after the tools' directory, so that two checkouts with one each can be tested at once.
     data=/dev/shm/pg_civic-test-$(id -un)-$(printf %s "$CACHE" | cksum | cut -d ' ' -f 1)
 fi

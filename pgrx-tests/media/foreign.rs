@@ -180,7 +180,7 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
          CREATE INDEX trap ON public.tickets ((id = public.constant(1)))"
     ));
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    town.twilio.takes(Duration::from_secs(5));
+    town.twilio.takes(Duration::from_secs(3));
     let stuck = town.enqueue(&url);
     // The first look is over by then.
     town.twilio.api().wait_for(1);
@@ -202,9 +202,14 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
 
     wait_until("a session that calls enqueue_media() ends", || asked.is_finished());
     let error = asked.join().expect("no panic").expect_err("it is given up");
-    let error = error.as_db_error().expect("of the server");
-    assert_eq!((error.severity(), error.code().code()), ("FATAL", "57P01"));
-    assert!(error.detail().is_some_and(|it| it.contains("public.tickets")), "{error:?}");
+    // The driver may see the closed connection before the message.
+    match error.as_db_error() {
+        Some(error) => {
+            assert_eq!((error.severity(), error.code().code()), ("FATAL", "57P01"));
+            assert!(error.detail().is_some_and(|it| it.contains("public.tickets")), "{error:?}");
+        }
+        None => assert!(error.is_closed(), "{error:?}"),
+    }
 
     town.session.run("DELETE FROM public.armed");
     assert_eq!(town.wait_for_end(&stuck), "done", "{}", town.job(&stuck, "last_error"));
