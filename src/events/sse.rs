@@ -29,7 +29,7 @@ pub fn stream(
     }
     let connected = json!({
         "status": "deprecated",
-        "message": "This endpoint only beats. Tickets are told through Supabase Realtime: \
+        "message": "This endpoint only beats. Tickets are published through Supabase Realtime: \
                     subscribe as in \"migration\".",
         "municipality_id": municipality_id,
         "ward_id": ward_id,

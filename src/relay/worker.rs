@@ -76,7 +76,7 @@ fn gather(shared: &'static Shared, time: Duration) {
 /// Tells of the transactions that are next, in one transaction of its own. Gives how many they were.
 ///
 /// NOTIFY folds what is repeated within a transaction, so a text that another transaction of the
-/// batch has sent begins the next one: it is heard as often as it was sent.
+/// batch has sent begins the next one: it is received as often as it was sent.
 fn deliver(shared: &'static Shared) -> u64 {
     let queue = shared.queue();
     let (mut place, mut frame) = (queue.tail(), Vec::new());
