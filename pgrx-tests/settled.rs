@@ -504,11 +504,10 @@ fn notify_is_called_only_once_it_is_known_what_may_be_published() {
 #[test]
 fn nothing_but_the_end_of_a_transaction_calls_notify() {
     /// Who calls NOTIFY, and why no ticket's event leaves too early by it.
-    const CALLERS: [(&str, &str); 4] = [
+    const CALLERS: [(&str, &str); 3] = [
         ("src/pg/notify.rs", "is the call"),
         ("src/relay/transaction.rs", "is called at the commit, with what is settled"),
         ("src/relay/worker.rs", "has what transactions have handed over"),
-        ("src/media/queue.rs", "publishes the end of jobs, and no ticket"),
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("src"), root.join("sql")];
