@@ -331,9 +331,9 @@ fn without_the_service_a_ticket_is_written_and_its_job_waits_and_is_reported() {
     // Not preloaded.
     let mut session = Database::guarded().superuser();
     session.run(&format!("INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{TENANT}')"));
-    session.warnings();
+    session.all_warnings();
     session.run("UPDATE tickets SET is_sensitive = true");
-    let warnings = session.warnings();
+    let warnings = session.all_warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0].code().code(), "01000");
     let hint = warnings[0].hint().unwrap_or_default();
@@ -360,9 +360,9 @@ fn without_the_service_a_ticket_is_written_and_its_job_waits_and_is_reported() {
         ) == "1"
     });
     town.session.run("SELECT 1");
-    town.session.warnings();
+    town.session.all_warnings();
     town.becomes_sensitive(TICKET);
-    let warnings = town.session.warnings();
+    let warnings = town.session.all_warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].hint().is_some_and(|hint| hint.contains("civic.service_key")));
     assert_eq!(town.session.text(UNFINISHED), "1");

@@ -79,8 +79,16 @@ fn a_slow_table_of_attachments_keeps_no_old_view_of_the_tickets() {
     assert!(ids.iter().all(|id| town.wait_for_end(id) == "done"));
     town.session.run("DROP TRIGGER dawdle ON media_attachments; DROP FUNCTION public.dawdle()");
     for (what, open) in [
-        ("no job", "SELECT count(*) FROM civic.media_jobs WHERE bucket = 'evidence'"),
-        ("no attachment", "SELECT count(*) FROM media_attachments WHERE s3_bucket = 'evidence'"),
+        (
+            "no job",
+            "SELECT count(*) FROM civic.media_jobs j JOIN tickets t ON j.ticket_id = t.id::text
+             WHERE bucket = 'evidence'",
+        ),
+        (
+            "no attachment",
+            "SELECT count(*) FROM media_attachments a JOIN tickets t ON a.ticket_id = t.id
+             WHERE s3_bucket = 'evidence'",
+        ),
     ] {
         wait_until(&format!("{what} is in the open"), || town.session.text(open) == "0");
     }
