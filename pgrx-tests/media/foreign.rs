@@ -210,6 +210,9 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
         }
         None => assert!(error.is_closed(), "{error:?}"),
     }
+    let log = town.cluster.log();
+    assert!(log.contains("FATAL:  terminating connection due to administrator command"), "{log}");
+    assert!(log.contains("Code on table public.tickets ran longer than 10 s"), "{log}");
 
     town.session.run("DELETE FROM public.armed");
     assert_eq!(town.wait_for_end(&stuck), "done", "{}", town.job(&stuck, "last_error"));

@@ -56,8 +56,8 @@ fn a_table_that_cannot_record_a_file_is_reported() {
         ("public.short", "42703", "s3_key"),
         ("public.seen", "42P01", "does not exist"),
         ("public.absent", "42P01", "does not exist"),
-        ("media_attachments", "42P01", "schema"),
-        ("", "42P01", "schema"),
+        ("media_attachments", "42P01", "is not a qualified table name"),
+        ("", "42P01", "is not a qualified table name"),
     ] {
         let error = citizen(&database, table).error(&confirm());
         assert_eq!(error.code().code(), state, "{table}");
