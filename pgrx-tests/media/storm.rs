@@ -66,7 +66,7 @@ const TICKETS: usize = 48;
 fn at_rest_no_file_of_a_sensitive_ticket_is_in_the_open_whatever_was_killed_between() {
     let mut files = Files::start();
     let mut town = Town::apart(Storage::start(Options::default()));
-    town.set("civic.storage_url", &files.process.url().to_owned());
+    town.set("civic.storage_url", files.process.url());
     wait_until("the worker stores there", || {
         town.reload();
         !files.places().is_empty()

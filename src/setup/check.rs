@@ -10,8 +10,11 @@ use super::plan::{self, Finding, bad, readable, walk};
 use super::{storage, tickets};
 use crate::error::Error;
 
-/// The parts of the check, in the order of its rows.
-const PARTS: [(&str, fn() -> Result<Vec<Finding>, Error>); 16] = [
+/// A part of the check, by the name that reports what cannot be read.
+type Part = (&'static str, fn() -> Result<Vec<Finding>, Error>);
+
+/// The parts, in the order of the check's rows.
+const PARTS: [Part; 16] = [
     ("event triggers", exposure::event_triggers),
     ("version", server::version),
     ("storage", of_storage),

@@ -20,7 +20,7 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
 pub fn expiry(seconds: i32) -> Result<u32, StorageError> {
     match u32::try_from(seconds) {
         Ok(expiry) if (1..=LONGEST).contains(&seconds) => Ok(expiry),
-        _ => Err(StorageError::Expiry { seconds }.into()),
+        _ => Err(StorageError::Expiry { seconds }),
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(expiry(1), Ok(1));
         assert_eq!(expiry(604_800), Ok(604_800));
         for seconds in [0, -1, 604_801, i32::MIN, i32::MAX] {
-            assert_eq!(expiry(seconds), Err(StorageError::Expiry { seconds }.into()));
+            assert_eq!(expiry(seconds), Err(StorageError::Expiry { seconds }));
         }
     }
 }
