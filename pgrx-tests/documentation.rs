@@ -77,3 +77,26 @@ fn every_setting_is_in_the_documentation() {
         );
     }
 }
+
+/// Files that a release or a run of the bench makes.
+const MADE_LATER: [&str; 2] = ["sql/pg_civic--OLD--NEW.sql", "crates/bench/results/latest.json"];
+
+#[test]
+fn the_files_that_the_documentation_names_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let others = ["CONTRIBUTING.md", "docs/architecture.md", "docs/performance.md"];
+    let mut named = 0;
+    for document in DOCUMENTS.iter().map(|(name, _)| *name).chain(others) {
+        let text = std::fs::read_to_string(root.join(document)).expect("a document");
+        let quoted = text.split('`').skip(1).step_by(2);
+        let is_path = |quoted: &&str| {
+            let folders = ["src/", "crates/", "pgrx-tests/", "scripts/", "sql/", "docs/"];
+            folders.iter().any(|folder| quoted.starts_with(folder)) && !quoted.contains(' ')
+        };
+        for path in quoted.filter(is_path).filter(|path| !MADE_LATER.contains(path)) {
+            assert!(root.join(path).exists(), "{document} names {path}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
+}
