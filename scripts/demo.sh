@@ -9,4 +9,4 @@ scripts/install.sh
 scripts/cluster.sh destroy demo
 CLUSTER_PRELOAD=pg_civic scripts/cluster.sh start demo
 cargo build --quiet --release --package pg_civic_demo
-target/release/pg_civic_demo "$(scripts/cluster.sh socket demo)"
+"${CARGO_TARGET_DIR:-target}/release/pg_civic_demo" "$(scripts/cluster.sh socket demo)"
