@@ -143,6 +143,22 @@ fn every_file_of_the_ticket_is_moved_and_no_other() {
 }
 
 #[test]
+fn a_ticket_whose_municipality_names_a_folder_of_another_moves_nothing_of_it() {
+    let mut town = Town::new();
+    let (tenant, path) = (format!("{OTHER_TENANT}/a"), format!("{OTHER_TENANT}/a/photo.jpg"));
+    town.storage.keep("evidence", &path, "image/jpeg", PHOTO);
+    town.session.run(&format!(
+        "INSERT INTO tickets (id, tenant_id) VALUES ('{TICKET}', '{tenant}');
+         INSERT INTO media_attachments (id, ticket_id, tenant_id, s3_bucket, s3_key, file_id)
+         VALUES (gen_random_uuid(), '{TICKET}', '{tenant}', 'evidence', '{path}', 'a')"
+    ));
+    town.becomes_sensitive(TICKET);
+    town.wait_for_clean_look();
+    assert!(town.storage.object("evidence", &path).is_some());
+    assert!(town.storage.object("gbv-evidence", &path).is_none());
+}
+
+#[test]
 fn more_files_than_one_attempt_moves_are_all_moved() {
     let mut town = Town::new();
     town.add_ticket(TICKET);

@@ -27,6 +27,7 @@ use crate::settings::media::media_attempts;
 use crate::settings::service::media_table;
 use crate::storage::StorageError;
 use crate::storage::attachment::{Attachment, Attachments};
+use crate::storage::path;
 use crate::tickets::TicketError;
 use crate::tickets::sensitivity::is_sensitive;
 use crate::tickets::ticket::TicketId;
@@ -296,8 +297,12 @@ fn attach(job: &Job, content_type: &str, size: u64) -> Result<(), Error> {
     attached.map(|_| ())
 }
 
-/// The files that are recorded with the ticket of a job that restricts them.
+/// The files that are recorded with the ticket of a job that restricts them. A municipality whose id cannot
+/// be one segment of a path has none: its folder would be within another's.
 fn files_of(job: &Job) -> Files {
+    if path::segment("tenant", &job.tenant_id).is_err() {
+        return Files::default();
+    }
     let ticket = TicketId::new(&job.ticket_id);
     match with_attachments(|table| table.of_ticket(&job.tenant_id, &ticket, FILES)) {
         Ok(recorded) => Files { recorded: recorded.unwrap_or_default(), error: None },

@@ -30,7 +30,7 @@ impl Target {
 
 /// What the webhook says that a file is, without parameters. 22023 for what is not on the list.
 pub fn media_type(content_type: &str) -> Result<&str, MediaError> {
-    let essence = bucket::essence(content_type);
+    let essence = civic_http::essence(content_type);
     if bucket::MEDIA_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
         return Ok(essence);
     }

@@ -92,17 +92,12 @@ pub const MEDIA_TYPES: [&str; EXTENSIONS.len()] = {
     types
 };
 
-/// A media type without its parameters, which are not significant (RFC 9110, section 8.3.1).
-pub fn essence(content_type: &str) -> &str {
-    content_type.split(';').next().unwrap_or_default().trim()
-}
-
 /// The filename extension that the application uses for a media type; `bin` for any other.
 pub fn file_extension(content_type: &str) -> &'static str {
     EXTENSIONS
         .into_iter()
         .find_map(|(known, extension)| {
-            essence(content_type).eq_ignore_ascii_case(known).then_some(extension)
+            civic_http::essence(content_type).eq_ignore_ascii_case(known).then_some(extension)
         })
         .unwrap_or("bin")
 }

@@ -3,7 +3,9 @@
 use super::StorageError;
 use super::access;
 use super::api;
-use super::bucket::{Bucket, essence};
+use civic_http::essence;
+
+use super::bucket::Bucket;
 use super::path;
 use crate::claims::Identity;
 use crate::error::Error;

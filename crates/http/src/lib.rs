@@ -32,7 +32,7 @@ mod tests;
 pub use error::{Error, Kind};
 pub use hosts::Hosts;
 pub use limits::{Cancel, Limits};
-pub use media::{Media, MediaSource};
+pub use media::{Media, MediaSource, essence};
 pub use path::encode as encode_path;
 pub use secret::Secret;
 pub use storage::{Entry, LIST_PAGE, Place, Stat, StorageApi, Uploaded};

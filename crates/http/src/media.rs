@@ -38,6 +38,11 @@ pub struct Media {
     pub body: Vec<u8>,
 }
 
+/// A media type without its parameters, which are not significant (RFC 9110, section 8.3.1).
+pub fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
 impl MediaSource {
     /// `content_types` are those that are accepted, such as `image/jpeg`. [`Kind::Invalid`] if the
     /// account's SID cannot be part of a header.
@@ -146,8 +151,7 @@ impl MediaSource {
         let Some(content_type) = text(response.headers(), CONTENT_TYPE) else {
             return refuse(format!("{host} sends no content type"));
         };
-        let essence =
-            content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let essence = essence(&content_type).to_ascii_lowercase();
         if !self.content_types.contains(&essence) {
             return refuse(format!("{host} sends the content type \"{}\"", shown(&essence)));
         }
