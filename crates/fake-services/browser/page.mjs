@@ -1,0 +1,90 @@
+// A page in which the module runs with the real supabase-js, against the fake services and on the test's
+// clock. `PG_CIVIC_SUPABASE_JS` names the directory of the npm packages.
+
+import { readFileSync } from 'node:fs'
+import { installClock } from './clock.mjs'
+import { FakeRealtime, fakeWebSocket } from './fake-realtime.mjs'
+import { FakeSupabase, TENANT } from './fake-supabase.mjs'
+
+export const root = new URL('../../../', import.meta.url)
+export const MODULE = new URL('docs/browser/ticket-updates.js', root)
+const packages = `file://${process.env.PG_CIVIC_SUPABASE_JS}/node_modules/`
+
+/** An ES module of the tree, whatever the nearest package.json says of its files. */
+export function importSource(url) {
+  return import(`data:text/javascript,${encodeURIComponent(readFileSync(url, 'utf8'))}`)
+}
+
+/** The document of a page, of which only the visibility matters. */
+function fakeDocument() {
+  const document = new EventTarget()
+  document.visibilityState = 'visible'
+  return document
+}
+
+export async function openPage({ email = 'thandi@example.org' } = {}) {
+  const clock = installClock()
+  const supabase = new FakeSupabase()
+  const realtime = new FakeRealtime(supabase)
+  globalThis.document = fakeDocument()
+  const { createClient } = await import(`${packages}@supabase/supabase-js/dist/index.mjs`)
+  const { watchTickets, TicketList } = await importSource(MODULE)
+  const client = createClient('https://supabase.example.org', supabase.anonKey, {
+    global: { fetch: supabase.fetch },
+    realtime: { transport: fakeWebSocket(realtime) },
+  })
+  const signIn = client.auth.signInWithPassword({ email, password: 'secret' })
+  await clock.advance(1_000)
+  const { data, error } = await signIn
+  if (error) throw error
+
+  const page = {
+    clock, supabase, realtime, client, watchTickets, TicketList,
+    user: data.user, tickets: undefined, shown: 0, events: [], statuses: [], errors: [],
+    /** The last status of the topic. */
+    get status() {
+      return page.statuses.at(-1)?.status
+    },
+    /** How often the list was read. */
+    get reads() {
+      return supabase.requests.filter(({ path }) => path === '/rest/v1/tickets').length
+    },
+    get joins() {
+      return page.statuses.filter(({ status }) => status === 'live').length
+    },
+    watch(options = {}) {
+      page.watching = watchTickets({
+        supabase: client,
+        topics: `ticket_updates:${TENANT}`,
+        load: ({ signal }) => client.from('tickets').select('*').abortSignal(signal),
+        onTickets: (tickets) => {
+          page.tickets = tickets
+          page.shown += 1
+        },
+        onEvent: (event) => page.events.push(event),
+        onStatus: (status) => page.statuses.push(status),
+        onError: (problem) => page.errors.push(problem),
+        ...options,
+      })
+      return page.watching
+    },
+    /** Watches, and waits until events flow and the list was read after that. */
+    async live(options) {
+      page.watch(options)
+      await clock.until(() => page.status === 'live', 'the channel is live')
+      await clock.advance(1_000)
+    },
+    show(visibilityState) {
+      document.visibilityState = visibilityState
+      document.dispatchEvent(new Event('visibilitychange'))
+    },
+    ticket: (id) => page.tickets?.find((ticket) => ticket.id === id),
+    /** Nothing of the module may be left behind. */
+    async close() {
+      page.watching?.stop()
+      await client.removeAllChannels()
+      await client.auth.stopAutoRefresh()
+    },
+  }
+  return page
+}
