@@ -1,6 +1,6 @@
 // Keeps a list of tickets current in the browser: reads it, follows the events of pg_civic over Supabase
 // Realtime, and recovers from everything that browsers.md lists. Copy this file into the page; it needs
-// nothing but a supabase-js client (2.80 or later) and Realtime 2.112 or later.
+// nothing but a supabase-js client (2.80 or later) and Realtime 2.111.4 or later.
 //
 //     const watch = watchTickets({ supabase, topics, load, onTickets })
 //     watch.refresh()   reads the list now, for example after a change of the page's own
@@ -27,6 +27,7 @@
 //   refreshEvery  milliseconds between two reads of the list, 60 000 by default
 
 const READY = 'Replication connection established'
+const DENIED = /unauthorized|permission/i
 const READ_TIMEOUT = 30_000
 const AUTH_TIMEOUT = 15_000
 const LONGEST_PAUSE = 30_000
@@ -34,7 +35,15 @@ const STEADY_AFTER = 30_000
 const REFUSED_PAUSE = 300_000
 const REPLAY_MARGIN = 60_000
 const REMEMBERED_MESSAGES = 200
-const COLUMNS = ['tracking_number', 'status', 'category', 'ward_id', 'is_sensitive']
+/** The columns of which events carry the value, under which key. */
+const COLUMNS = {
+  tenant_id: 'municipality_id',
+  tracking_number: 'tracking_number',
+  status: 'status',
+  category: 'category',
+  ward_id: 'ward_id',
+  is_sensitive: 'is_sensitive',
+}
 
 /** A pause of one second that doubles with each attempt; pages must not all come back at the same moment. */
 const pause = (attempts) => Math.min(LONGEST_PAUSE, 1000 * 2 ** attempts) * (0.5 + Math.random() / 2)
@@ -45,7 +54,7 @@ function within(milliseconds, promise, onTimeout) {
   const tooLong = new Promise((_, reject) => {
     timer = setTimeout(() => {
       onTimeout?.()
-      reject(new Error(`no answer within ${milliseconds / 1000} s`))
+      reject(Object.assign(new Error(`no answer within ${milliseconds / 1000} s`), { name: 'TimeoutError' }))
     }, milliseconds)
   })
   return Promise.race([promise, tooLong]).finally(() => clearTimeout(timer))
@@ -98,9 +107,9 @@ export class TicketList {
     const merged = { ...(ticket ?? { id }) }
     const date = new Date(typeof changed === 'number' ? changed * 1000 : NaN)
     if (!Number.isNaN(date.getTime())) merged.updated_at = date.toISOString()
-    for (const column of COLUMNS) {
+    for (const [column, key] of Object.entries(COLUMNS)) {
       // Null also means that the table has no such column.
-      if (payload[column] != null || column in merged) merged[column] = payload[column]
+      if (payload[key] != null || column in merged) merged[column] = payload[key] ?? null
     }
     this.#tickets.set(id, { ticket: merged, isRead: false })
     return false
@@ -112,7 +121,7 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
   let channel // the current one; null while a retry is pending
   let timer
   let attempts = 0
-  let renewed = false // the session, since the last time that the channel was live
+  let isRenewed = false // whether the current attempt has the user's newest claims
   let liveSince // when the current channel became live
   let lostAt // when the last live channel was lost: replay begins there
   let joinedAt // when the current attempt began
@@ -147,13 +156,12 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     if (old) Promise.resolve(supabase.removeChannel(old)).catch(() => {})
   }
 
-  async function renewSession(reason) {
-    const isDenied = /unauthorized|permission/i.test(reason)
-    // getSession, behind setAuth, renews only what it sees as expired by this computer's clock.
-    if (isDenied || /token|jwt/i.test(reason)) {
-      renewed ||= isDenied
-      await within(AUTH_TIMEOUT, Promise.resolve(supabase.auth.refreshSession()))
-    }
+  /** Whether the session is as new as it can be. Without an answer of the server nothing is known. */
+  async function renewSession() {
+    // A client with its own accessToken function has no auth, and throws.
+    const renewal = Promise.resolve().then(() => supabase.auth.refreshSession())
+    const { error } = await within(AUTH_TIMEOUT, renewal).catch((problem) => ({ error: problem }))
+    return !['AuthRetryableFetchError', 'TimeoutError'].includes(error?.name)
   }
 
   async function join() {
@@ -162,8 +170,8 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     drop()
     const turn = ++joins
     joinedAt = Date.now()
-    // A client with its own accessToken function has no auth; without a session the join itself is refused.
-    await renewSession(lastReason).catch(() => {})
+    // getSession, behind setAuth, renews only what has expired by this computer's clock.
+    isRenewed = DENIED.test(lastReason) || /token|jwt/i.test(lastReason) ? await renewSession() : false
     await within(AUTH_TIMEOUT, supabase.realtime.setAuth()).catch(() => {})
     if (stopped || turn !== joins) return
     systemError = undefined
@@ -179,7 +187,6 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     if (outcome === 'error') systemError = message
     if (message !== READY) return
     liveSince = Date.now()
-    renewed = false
     report('live')
     onLive()
   }
@@ -199,7 +206,7 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     drop()
     lastReason = reason
     if (/replay/i.test(reason)) lostAt = undefined
-    const isRefused = renewed && /unauthorized|permission/i.test(reason)
+    const isRefused = isRenewed && DENIED.test(reason)
     report(isRefused ? 'refused' : 'waiting', reason)
     const delay = isRefused ? REFUSED_PAUSE * (0.9 + Math.random() / 5) : pause(attempts++)
     timer = setTimeout(join, delay)

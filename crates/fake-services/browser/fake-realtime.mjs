@@ -180,6 +180,7 @@ class Connection {
 
 class Channel {
   #timers = new Set()
+  #tokenTimer
   #token
   #claims
 
@@ -223,6 +224,7 @@ class Channel {
       action()
     }, milliseconds)
     this.#timers.add(timer)
+    return timer
   }
 
   push(event, payload) {
@@ -242,8 +244,9 @@ class Channel {
   }
 
   #checkTokenLater() {
+    clearTimeout(this.#tokenTimer)
     const left = this.#claims.exp * 1000 - Date.now()
-    this.#after(Math.min(TOKEN_CHECK, left), () => {
+    this.#tokenTimer = this.#after(Math.min(TOKEN_CHECK, left), () => {
       const { expired } = readToken(this.#token)
       if (expired) this.close(expired)
       else this.#checkTokenLater()
@@ -280,6 +283,7 @@ class Channel {
     else {
       this.#token = token
       this.#claims = claims
+      this.#checkTokenLater()
     }
   }
 

@@ -188,7 +188,7 @@ export class FakeSupabase {
       if (!claims) return { status: 401, body: { code: 'PGRST303', message: 'JWT expired' } }
       const columns = (query.get('select') ?? '*').split(',')
       const pick = (row) => (columns[0] === '*' ? row : Object.fromEntries(columns.map((column) => [column, row[column]])))
-      return { body: this.visible(claims).map(pick) }
+      return { body: queried(this.visible(claims), query).map(pick) }
     }
     return { status: 404, body: {} }
   }
@@ -201,6 +201,19 @@ export class FakeSupabase {
     }
     return { status: 400, body: { code: grant === 'password' ? 'invalid_credentials' : 'refresh_token_not_found', message: 'refused' } }
   }
+}
+
+/** What the examples of the documentation ask for: `neq` on a column, and an order. */
+function queried(rows, query) {
+  let found = rows
+  for (const [column, condition] of query) {
+    const [operator, value] = condition.split('.')
+    if (operator === 'neq') found = found.filter((row) => String(row[column]) !== value)
+  }
+  const [column, direction] = (query.get('order') ?? '').split('.')
+  if (!column) return found
+  const sign = direction === 'desc' ? -1 : 1
+  return [...found].sort((a, b) => sign * (a[column] < b[column] ? -1 : a[column] > b[column] ? 1 : 0))
 }
 
 const DETAILS = ['tracking_number', 'status', 'category', 'ward_id']
@@ -229,7 +242,11 @@ function messagesOf(before, after) {
   if (!after) add('DELETE', before, before.is_sensitive)
   else {
     if (before && before.tenant_id !== after.tenant_id) add('DELETE', before, before.is_sensitive || after.is_sensitive)
-    add(before ? 'UPDATE' : 'INSERT', after, Boolean(after.is_sensitive || before?.is_sensitive))
+    const isSensitive = Boolean(after.is_sensitive || before?.is_sensitive)
+    add(before ? 'UPDATE' : 'INSERT', after, isSensitive)
+    if (before?.user_id && before.user_id !== after.user_id && !isSensitive) {
+      messages.push({ topic: `ticket_owner:${before.user_id}`, event: 'DELETE', payload: { type: 'DELETE', ticket_id: before.id } })
+    }
   }
   return messages
 }

@@ -26,12 +26,13 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
   const clock = installClock()
   const supabase = new FakeSupabase()
   const realtime = new FakeRealtime(supabase)
+  const transport = fakeWebSocket(realtime)
   globalThis.document = fakeDocument()
   const { createClient } = await import(`${packages}@supabase/supabase-js/dist/index.mjs`)
   const { watchTickets, TicketList } = await importSource(MODULE)
   const client = createClient('https://supabase.example.org', supabase.anonKey, {
     global: { fetch: supabase.fetch },
-    realtime: { transport: fakeWebSocket(realtime) },
+    realtime: { transport },
   })
   const signIn = client.auth.signInWithPassword({ email, password: 'secret' })
   await clock.advance(1_000)
@@ -39,7 +40,7 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
   if (error) throw error
 
   const page = {
-    clock, supabase, realtime, client, watchTickets, TicketList,
+    clock, supabase, realtime, client, watchTickets, TicketList, WebSocket: transport,
     user: data.user, tickets: undefined, shown: 0, events: [], statuses: [], errors: [],
     /** The last status of the topic. */
     get status() {
@@ -82,8 +83,9 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
     /** Nothing of the module may be left behind. */
     async close() {
       page.watching?.stop()
-      await client.removeAllChannels()
-      await client.auth.stopAutoRefresh()
+      client.removeAllChannels()
+      client.auth.stopAutoRefresh()
+      await clock.advance(60_000)
     },
   }
   return page
