@@ -1,4 +1,4 @@
-//! The SQL in README.md and docs/ runs unchanged.
+//! The SQL in README.md and docs/ runs unchanged. crates/fake-services/tests/browser.rs runs the JavaScript.
 
 use super::support::Database;
 
@@ -10,28 +10,9 @@ const DOCUMENTS: [(&str, &str); 5] = [
     ("docs/browsers.md", include_str!("../docs/browsers.md")),
 ];
 
-/// The code blocks of a document in one language.
-fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
-    let rests = document.split(&format!("```{language}\n")).skip(1).collect::<Vec<_>>();
-    rests.into_iter().filter_map(|rest| rest.split_once("```").map(|(code, _)| code)).collect()
-}
-
 fn sql_blocks(document: &str) -> Vec<&str> {
-    blocks(document, "sql")
-}
-
-#[test]
-fn the_javascript_in_the_documentation_is_javascript() {
-    let blocks = blocks(include_str!("../docs/browsers.md"), "js");
-    assert!(blocks.len() >= 2);
-    for code in blocks {
-        let file = std::env::temp_dir().join(format!("pg_civic_{}.mjs", std::process::id()));
-        std::fs::write(&file, code).expect("a file");
-        let node = std::process::Command::new("node").arg("--check").arg(&file).output();
-        std::fs::remove_file(&file).expect("it was written");
-        let node = node.expect("node runs");
-        assert!(node.status.success(), "{code}\n{}", String::from_utf8_lossy(&node.stderr));
-    }
+    let rests = document.split("```sql\n").skip(1);
+    rests.filter_map(|rest| rest.split_once("```").map(|(code, _)| code)).collect()
 }
 
 #[test]

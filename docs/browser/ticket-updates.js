@@ -1,6 +1,6 @@
 // Keeps a list of tickets current in the browser: reads it, follows the events of pg_civic over Supabase
 // Realtime, and recovers from everything that browsers.md lists. Copy this file into the page; it needs
-// nothing but a supabase-js client (2.80 or later) and Realtime 2.111.4 or later.
+// nothing but a supabase-js client (2.109 or later) and Realtime 2.111.4 or later.
 //
 //     const watch = watchTickets({ supabase, topics, load, onTickets })
 //     watch.refresh()   reads the list now, for example after a change of the page's own

@@ -6,8 +6,7 @@ import { installClock } from './clock.mjs'
 import { FakeRealtime, fakeWebSocket } from './fake-realtime.mjs'
 import { FakeSupabase, TENANT } from './fake-supabase.mjs'
 
-export const root = new URL('../../../', import.meta.url)
-export const MODULE = new URL('docs/browser/ticket-updates.js', root)
+export const MODULE = new URL('../../../docs/browser/ticket-updates.js', import.meta.url)
 const packages = `file://${process.env.PG_CIVIC_SUPABASE_JS}/node_modules/`
 
 /** An ES module of the tree, whatever the nearest package.json says of its files. */

@@ -4,15 +4,8 @@ import assert from 'node:assert/strict'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { MODULE, openPage, root } from '../page.mjs'
-
-const text = readFileSync(new URL('docs/browsers.md', root), 'utf8')
-
-/** The blocks of a language that contain the word. */
-export function blocks(language, word = '') {
-  const found = text.split(`\`\`\`${language}\n`).slice(1).map((rest) => rest.split('```')[0])
-  return found.filter((code) => code.includes(word))
-}
+import { blocks } from '../documents.mjs'
+import { MODULE, openPage } from '../page.mjs'
 
 function onlyBlock(language, word) {
   const found = blocks(language, word)
@@ -180,7 +173,7 @@ export async function a_public_page_receives_nothing_from_the_database_and_what_
 }
 
 export async function every_block_of_javascript_in_the_documentation_is_run() {
-  const [here] = [readFileSync(new URL(import.meta.url), 'utf8')]
+  const here = readFileSync(new URL(import.meta.url), 'utf8')
   const words = [...here.matchAll(/onlyBlock\('(js|html)', '([^']+)'\)/g)].map(([, language, word]) => [language, word])
   for (const language of ['js', 'html', 'javascript', 'jsx', 'ts', 'tsx']) {
     for (const code of blocks(language)) {

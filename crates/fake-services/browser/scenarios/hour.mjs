@@ -150,7 +150,7 @@ async function scriptedHour(seed, email, topicsOf) {
 }
 
 async function hours(email, topicsOf) {
-  const seeds = process.env.SEED ? [Number(process.env.SEED)] : Array.from({ length: Number(process.env.HOURS ?? 8) }, (_, index) => index + 1)
+  const seeds = process.env.SEED ? [Number(process.env.SEED)] : Array.from({ length: process.env.CIVIC_PROOF ? 40 : 4 }, (_, index) => index + 1)
   const happened = new Set()
   let faults
   for (const seed of seeds) {
@@ -159,7 +159,7 @@ async function hours(email, topicsOf) {
     for (const name of hour.happened) happened.add(name)
     faults = hour.faults
   }
-  if (seeds.length >= 8) assert.deepEqual([...happened].sort(), faults.sort(), 'every fault has happened')
+  if (seeds.length > 1) assert.deepEqual([...happened].sort(), faults.sort(), 'every fault has happened')
 }
 
 export const no_event_of_a_scripted_hour_is_missing_at_the_end = () => hours('thandi@example.org', () => `ticket_updates:${TENANT}`)
