@@ -63,12 +63,12 @@ function within(milliseconds, promise, onTimeout) {
 /** When a row changed last, in the unit of an event's `updated_at`: seconds since 1970. */
 const changedAt = (row) => Date.parse(row.updated_at ?? row.created_at) / 1000
 
-/** Says only that a sensitive ticket has changed: the whole event is on the topic with `:sensitive`. */
+/** Says only that a sensitive ticket has changed. */
 const isRedacted = (payload) =>
   Boolean(payload.is_sensitive) && [payload.tracking_number, payload.status, payload.category].every((value) => value == null)
 
 /** The tickets that were read, and what events have changed since. */
-export class TicketList {
+class TicketList {
   #tickets = new Map()
 
   constructor({ hasSensitiveTopic = false } = {}) {
@@ -97,13 +97,13 @@ export class TicketList {
     const { ticket, isRead } = this.#tickets.get(id) ?? {}
     // Events come in the order of the commits. Only a row that was read may be ahead of them.
     if (isRead && changed < changedAt(ticket)) return false
-    if (isRedacted(payload)) {
-      if (this.hasSensitiveTopic) return false
+    if (isRedacted(payload) && !this.hasSensitiveTopic) {
       // The row policy decides whether this user still sees it. Until it is read, it is not shown.
       if (!ticket?.is_sensitive) this.#tickets.delete(id)
       return true
     }
     if (payload.truncated) return true
+    if (isRedacted(payload)) return false // the whole event is on the other topic
     const merged = { ...(ticket ?? { id }) }
     const date = new Date(typeof changed === 'number' ? changed * 1000 : NaN)
     if (!Number.isNaN(date.getTime())) merged.updated_at = date.toISOString()
@@ -128,7 +128,6 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
   let status
   let systemError // why the server is about to close the channel
   let lastReason = '' // why the next attempt is needed
-  let joins = 0
   let stopped = false
 
   function report(next, reason) {
@@ -168,12 +167,11 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     clearTimeout(timer)
     timer = undefined
     drop()
-    const turn = ++joins
     joinedAt = Date.now()
     // getSession, behind setAuth, renews only what has expired by this computer's clock.
     isRenewed = DENIED.test(lastReason) || /token|jwt/i.test(lastReason) ? await renewSession() : false
     await within(AUTH_TIMEOUT, supabase.realtime.setAuth()).catch(() => {})
-    if (stopped || turn !== joins) return
+    if (stopped) return
     systemError = undefined
     const joining = supabase.channel(topic, { config: config() })
     channel = joining
@@ -187,6 +185,7 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     if (outcome === 'error') systemError = message
     if (message !== READY) return
     liveSince = Date.now()
+    lastReason = ''
     report('live')
     onLive()
   }

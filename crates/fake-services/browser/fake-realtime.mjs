@@ -195,6 +195,7 @@ class Channel {
     this.bindings = (config.postgres_changes ?? []).map((binding, index) => ({ ...binding, id: index + 1 }))
     this.#token = token
     this.#claims = claims
+    this.joinedWith = claims
   }
 
   get claims() {

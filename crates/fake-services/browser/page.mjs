@@ -28,7 +28,7 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
   const transport = fakeWebSocket(realtime)
   globalThis.document = fakeDocument()
   const { createClient } = await import(`${packages}@supabase/supabase-js/dist/index.mjs`)
-  const { watchTickets, TicketList } = await importSource(MODULE)
+  const { watchTickets } = await importSource(MODULE)
   const client = createClient('https://supabase.example.org', supabase.anonKey, {
     global: { fetch: supabase.fetch },
     realtime: { transport },
@@ -39,7 +39,7 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
   if (error) throw error
 
   const page = {
-    clock, supabase, realtime, client, watchTickets, TicketList, WebSocket: transport,
+    clock, supabase, realtime, client, watchTickets, WebSocket: transport,
     user: data.user, tickets: undefined, shown: 0, events: [], statuses: [], errors: [],
     /** The last status of the topic. */
     get status() {

@@ -69,27 +69,36 @@ scenarios! {
     a_socket_that_the_page_itself_closes_is_opened_again
     a_token_that_only_the_server_sees_as_expired_is_renewed
     a_topic_can_be_watched_again_after_stop_but_not_twice
+    a_user_is_not_refused_because_their_session_could_not_be_renewed
     an_expired_token_is_renewed_and_the_channel_joined_again
     joined_late_the_list_is_read_when_events_begin_to_flow
     replay_brings_the_newest_missed_events_once
     replay_works_after_a_lost_connection_too
+    replayed_events_of_an_earlier_time_do_not_change_the_list
     stop_ends_an_attempt_that_waits
+    stop_ends_an_attempt_that_waits_for_a_new_session
+    stop_ends_the_reads_also_while_one_is_on_its_way
     stop_leaves_the_channel_and_nothing_runs_after_it
     the_fake_refuses_and_reports_as_the_real_server_does
     without_a_session_the_page_is_refused_and_stays_quiet
     a_bulk_event_and_a_truncated_one_are_answered_by_a_read
     a_burst_is_shown_once
     a_citizen_receives_their_own_tickets_on_their_own_topic
+    a_column_that_the_list_does_not_have_is_not_added_as_null
     a_list_with_keep_shows_only_its_tickets
     a_police_liaison_follows_both_topics
     a_read_that_fails_is_reported_and_tried_again_with_growing_pauses
+    a_read_that_is_asked_for_during_another_one_follows_it
     a_read_that_never_ends_is_given_up
     a_redacted_event_never_empties_a_ticket_that_the_policy_shows
     a_ticket_moved_to_another_municipality_leaves_the_list_and_comes_back
     a_ticket_that_becomes_sensitive_leaves_a_managers_list_at_once
     a_topic_of_another_user_or_municipality_is_refused
+    a_truncated_event_of_a_sensitive_ticket_is_answered_by_a_read
     above_the_rate_limit_the_page_catches_up_within_a_minute
+    an_event_without_a_time_leaves_the_time_as_it_was
     an_event_older_than_the_row_that_was_read_does_not_overwrite_it
+    bulk_events_without_end_do_not_put_off_the_read
     errors_of_the_pages_own_callbacks_stop_nothing
     events_change_the_list_at_once
     events_of_the_application_reach_on_event_and_not_the_list
