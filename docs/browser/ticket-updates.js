@@ -15,7 +15,8 @@
 //   keep          optional: which tickets belong to the list, (ticket) => boolean. Events report every
 //                 ticket of the topic, also those that `load` leaves out.
 //   onTickets     optional: receives the whole list after each change, as a new array in the order of `load`.
-//                 A ticket that only an event has reported has the columns of the event until the next read.
+//                 A ticket that only an event has reported comes last, and has the columns of the event
+//                 until the next read.
 //   onEvent       optional: receives each event, { topic, event, payload, replayed }. `replayed` is true for
 //                 one that was missed while the channel was closed.
 //   onStatus      optional: receives { topic, status, reason }, status being
@@ -175,10 +176,14 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
     systemError = undefined
     const joining = supabase.channel(topic, { config: config() })
     channel = joining
-    joining
-      .on('broadcast', { event: '*' }, (message) => channel === joining && onMessage(message))
-      .on('system', {}, (message) => channel === joining && onSystem(message))
-      .subscribe((state, error) => channel === joining && onState(state, error))
+    try {
+      joining
+        .on('broadcast', { event: '*' }, (message) => channel === joining && onMessage(message))
+        .on('system', {}, (message) => channel === joining && onSystem(message))
+        .subscribe((state, error) => channel === joining && onState(state, error))
+    } catch (error) {
+      retryLater(error.message) // the browser forbids the connection
+    }
   }
 
   function onSystem({ status: outcome, message }) {
@@ -202,6 +207,10 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
       return
     }
     if (state === 'CLOSED') channel = null // supabase-js has removed it
+    retryLater(reason)
+  }
+
+  function retryLater(reason) {
     drop()
     lastReason = reason
     if (/replay/i.test(reason)) lostAt = undefined
@@ -235,7 +244,7 @@ function watchTopic({ supabase, topic, onMessage, onLive, onStatus }) {
 
 export function watchTickets(options) {
   const { supabase, load, keep = () => true, onTickets, onEvent, onStatus, refreshEvery = 60_000 } = options
-  const onError = options.onError ?? ((error) => console.error(error))
+  const { onError = (error) => console.error(error) } = options
   const topics = [options.topics].flat()
   for (const topic of topics) {
     if (supabase.getChannels().some((channel) => channel.topic === `realtime:${topic}`)) {
@@ -259,7 +268,8 @@ export function watchTickets(options) {
     try {
       callback(value)
     } catch (error) {
-      onError(error)
+      if (callback === onError) console.error(error)
+      else call(onError, error)
     }
   }
 
@@ -267,7 +277,7 @@ export function watchTickets(options) {
     // Many events in a row are shown once.
     showTimer ??= setTimeout(() => {
       showTimer = undefined
-      call(onTickets, list.tickets.filter(keep))
+      call((tickets) => onTickets?.(tickets.filter(keep)), list.tickets)
     }, 20)
   }
 
@@ -304,7 +314,7 @@ export function watchTickets(options) {
       show()
     } catch (error) {
       next = Math.min(next, pause(failedReads++))
-      if (!stopped) onError(error)
+      call(onError, error)
     } finally {
       reading = undefined
     }

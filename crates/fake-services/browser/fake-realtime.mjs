@@ -17,6 +17,8 @@ export class FakeRealtime {
   up = true
   privateOnly = false
   isRateLimited = false
+  isForbidden = false // by the browser: the page's content security policy, or ws: on a page of https:
+  reportsReady = true // false: a version before 2.111.4
   connections = new Set()
   #slot = 'none' // 'none', 'starting' (an open write transaction holds it up), 'ready'
 
@@ -208,7 +210,7 @@ class Channel {
     if (replay) this.#replay(replay)
     if (this.config.presence?.enabled) this.push('presence_state', {})
     if (this.isPrivate) this.realtime.needSlot()
-    if (replication_ready) this.#reportReady(Date.now() + READY_DEADLINE)
+    if (replication_ready && this.realtime.reportsReady) this.#reportReady(Date.now() + READY_DEADLINE)
     if (this.bindings.length > 0) {
       this.#after(200, () => this.system('ok', 'Subscribed to PostgreSQL', 'postgres_changes'))
     }
@@ -354,6 +356,7 @@ export function fakeWebSocket(realtime, latency = 1) {
     onerror = null
 
     constructor(url) {
+      if (realtime.isForbidden) throw new Error('the page may not connect to this address')
       this.url = String(url)
       setTimeout(() => {
         if (this.readyState !== 0) return

@@ -49,7 +49,7 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
     get reads() {
       return supabase.requests.filter(({ path }) => path === '/rest/v1/tickets').length
     },
-    get joins() {
+    get timesLive() {
       return page.statuses.filter(({ status }) => status === 'live').length
     },
     watch(options = {}) {
@@ -88,4 +88,46 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
     },
   }
   return page
+}
+
+/** The page as it is, with the list read once and nothing on the way. */
+export async function livePage(options, watch) {
+  const page = await openPage(options)
+  const tickets = [1, 2, 3].map(() => page.supabase.insert())
+  await page.live(watch)
+  return { page, tickets }
+}
+
+/** supabase-js does not renew the token, as in a computer that sleeps, until the returned function is called. */
+export function sleep({ client }) {
+  client.auth.stopAutoRefresh()
+  const { getSession } = client.auth
+  let session = { access_token: client.realtime.accessTokenValue }
+  client.auth.onAuthStateChange((_, renewed) => {
+    session = renewed ?? session
+  })
+  client.auth.getSession = async () => ({ data: { session } })
+  return () => {
+    client.auth.getSession = getSession
+  }
+}
+
+/** The joins that reach the server from now on. */
+export function countJoins({ realtime }) {
+  let joins = 0
+  const connect = realtime.connect.bind(realtime)
+  const watch = (connection) => {
+    const receive = connection.receive.bind(connection)
+    connection.receive = (frame) => {
+      if (typeof frame === 'string' && JSON.parse(frame)[3] === 'phx_join') joins += 1
+      receive(frame)
+    }
+    return connection
+  }
+  for (const connection of realtime.connections) watch(connection)
+  realtime.connect = (...options) => {
+    const connection = connect(...options)
+    return connection && watch(connection)
+  }
+  return () => joins
 }

@@ -59,6 +59,7 @@ scenarios! {
     a_client_with_its_own_access_token_function_recovers_too
     a_database_restart_that_no_channel_reports_is_made_good_within_a_minute
     a_hidden_page_that_becomes_visible_reads_at_once
+    a_connection_that_the_browser_forbids_is_reported_and_the_list_is_read
     a_network_that_swallows_everything_is_noticed
     a_page_that_becomes_visible_does_not_wait_for_a_pause_to_end
     a_role_of_which_the_token_knows_nothing_yet_is_found_by_renewing_it
@@ -80,6 +81,7 @@ scenarios! {
     stop_ends_the_reads_also_while_one_is_on_its_way
     stop_leaves_the_channel_and_nothing_runs_after_it
     the_fake_refuses_and_reports_as_the_real_server_does
+    with_an_older_realtime_events_arrive_and_the_channel_is_left_in_peace
     without_a_session_the_page_is_refused_and_stays_quiet
     a_bulk_event_and_a_truncated_one_are_answered_by_a_read
     a_burst_is_shown_once

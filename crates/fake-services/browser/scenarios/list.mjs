@@ -1,18 +1,10 @@
-// What reads and events make of the list.
+// What events make of the list.
 
 import assert from 'node:assert/strict'
-import { openPage } from '../page.mjs'
 import { OTHER_TENANT, TENANT } from '../fake-supabase.mjs'
+import { livePage, openPage } from '../page.mjs'
 
 const TOPIC = `ticket_updates:${TENANT}`
-
-/** The page as it is, with the list read once and nothing on the way. */
-async function livePage(options, watch) {
-  const page = await openPage(options)
-  const tickets = [1, 2, 3].map(() => page.supabase.insert())
-  await page.live(watch)
-  return { page, tickets }
-}
 
 export async function events_change_the_list_at_once() {
   const { page, tickets } = await livePage()
@@ -157,7 +149,7 @@ export async function a_police_liaison_follows_both_topics() {
   const { clock, supabase } = page
   const [ordinary, secret] = [supabase.insert(), supabase.insert({ is_sensitive: true, category: 'gbv' })]
   page.watch({ topics })
-  await clock.until(() => page.joins === 2, 'both are live')
+  await clock.until(() => page.timesLive === 2, 'both are live')
   await clock.advance(1_000)
   const { reads } = page
   supabase.update(secret.id, { status: 'in_progress' })
@@ -179,7 +171,7 @@ export async function a_truncated_event_of_a_sensitive_ticket_is_answered_by_a_r
   const { clock, supabase, realtime } = page
   const ticket = supabase.insert({ is_sensitive: true })
   page.watch({ topics: [TOPIC, `${TOPIC}:sensitive`] })
-  await clock.until(() => page.joins === 2, 'both are live')
+  await clock.until(() => page.timesLive === 2, 'both are live')
   await clock.advance(1_000)
   realtime.isRateLimited = true
   supabase.update(ticket.id, { status: 'escalated' })
@@ -215,53 +207,6 @@ export async function a_topic_of_another_user_or_municipality_is_refused() {
     await page.clock.until(() => page.status === 'refused', topic)
     await page.close()
   }
-}
-
-export async function a_bulk_event_and_a_truncated_one_are_answered_by_a_read() {
-  const { page, tickets } = await livePage()
-  const { clock, supabase, realtime } = page
-  for (const payload of [
-    { type: 'BULK' },
-    { type: 'UPDATE', ticket_id: tickets[0].id, tracking_number: null, status: null, category: null, is_sensitive: false, updated_at: Date.now() / 1000 + 1, truncated: true },
-  ]) {
-    const { reads } = page
-    realtime.isRateLimited = true
-    supabase.update(tickets[0].id, { status: payload.type, updated_at: new Date(Date.now() + 500).toISOString() })
-    realtime.isRateLimited = false
-    for (let time = 0; time < 20; time += 1) supabase.publish(payload)
-    await clock.advance(50)
-    assert.notEqual(page.ticket(tickets[0].id).status, payload.type)
-    assert.ok(page.ticket(tickets[0].id).status, 'null says nothing')
-    await clock.advance(2_500)
-    assert.equal(page.ticket(tickets[0].id).status, payload.type)
-    assert.equal(page.reads, reads + 1, 'one read for all of them')
-  }
-  await page.close()
-}
-
-export async function bulk_events_without_end_do_not_put_off_the_read() {
-  const { page } = await livePage()
-  const { reads } = page
-  for (let time = 0; time < 100; time += 1) {
-    page.supabase.publish({ type: 'BULK' })
-    await page.clock.advance(200)
-  }
-  assert.ok(page.reads - reads >= 8 && page.reads - reads <= 40, `${page.reads - reads} reads in 20 s`)
-  await page.close()
-}
-
-export async function a_read_that_is_asked_for_during_another_one_follows_it() {
-  const { page } = await livePage()
-  const { clock, supabase, realtime } = page
-  supabase.latency = 5_000
-  page.watching.refresh()
-  await clock.advance(1_000)
-  realtime.isRateLimited = true
-  const missed = supabase.insert()
-  page.watching.refresh()
-  await clock.advance(11_000)
-  assert.ok(page.ticket(missed.id))
-  await page.close()
 }
 
 export async function events_of_the_application_reach_on_event_and_not_the_list() {
@@ -303,7 +248,7 @@ export async function no_payload_breaks_the_updates() {
   assert.equal(page.ticket(ticket_id).status, 'resolved')
   await clock.advance(67_000)
   assert.equal(page.tickets.length, 3)
-  assert.deepEqual([page.status, page.joins], ['live', 1])
+  assert.deepEqual([page.status, page.timesLive], ['live', 1])
   await page.close()
 }
 
@@ -328,123 +273,5 @@ export async function a_burst_is_shown_once() {
   await clock.advance(500)
   assert.equal(page.tickets.length, 2_003)
   assert.ok(page.shown - shown < 5, `${page.shown - shown} times`)
-  await page.close()
-}
-
-export async function above_the_rate_limit_the_page_catches_up_within_a_minute() {
-  const { page } = await livePage()
-  const { clock, supabase, realtime } = page
-  realtime.isRateLimited = true // Realtime drops what it would send: joined, and silent
-  const missed = supabase.insert()
-  await clock.advance(67_000)
-  assert.ok(page.ticket(missed.id))
-  assert.deepEqual([page.status, page.joins], ['live', 1])
-  await page.close()
-}
-
-export async function a_read_that_fails_is_reported_and_tried_again_with_growing_pauses() {
-  for (const failure of [true, 'network']) {
-    const { page, tickets } = await livePage()
-    const { clock, supabase } = page
-    supabase.failReads = failure
-    page.watching.refresh()
-    await clock.advance(300_000)
-    // supabase-js repeats each of them three times.
-    assert.ok(page.errors.length > 5 && page.errors.length < 25, `${page.errors.length} reads in five minutes`)
-    assert.equal(page.tickets.length, 3, 'the list stays as it was')
-    supabase.update(tickets[0].id, { status: 'resolved' })
-    await clock.advance(100)
-    assert.equal(page.ticket(tickets[0].id).status, 'resolved', 'events still arrive')
-    const missed = supabase.insert()
-    supabase.failReads = false
-    await clock.advance(31_000)
-    assert.ok(page.ticket(missed.id).description)
-    await page.close()
-  }
-}
-
-export async function a_read_that_never_ends_is_given_up() {
-  const { page } = await livePage()
-  const { clock, supabase } = page
-  supabase.latency = Infinity
-  const { setTimeout } = globalThis
-  globalThis.setTimeout = (action, milliseconds, ...rest) => (milliseconds === Infinity ? 0 : setTimeout(action, milliseconds, ...rest))
-  page.watching.refresh()
-  await clock.advance(20_000)
-  supabase.latency = 20
-  await clock.advance(20_000)
-  assert.match(page.errors[0].message, /no answer within 30 s/)
-  const { reads } = page
-  const missed = supabase.insert()
-  await clock.advance(67_000)
-  assert.ok(page.reads > reads)
-  assert.ok(page.ticket(missed.id).description)
-  await page.close()
-}
-
-export async function errors_of_the_pages_own_callbacks_stop_nothing() {
-  const { page, tickets } = await livePage()
-  page.watching.stop()
-  const errors = []
-  let shown
-  const fail = () => {
-    throw new Error('of the page')
-  }
-  page.watch({
-    onEvent: fail,
-    onStatus: fail,
-    onTickets: (list) => {
-      shown = list
-      fail()
-    },
-    onError: (error) => errors.push(error.message),
-  })
-  await page.clock.advance(10_000)
-  page.supabase.update(tickets[0].id, { status: 'resolved' })
-  await page.clock.advance(100)
-  assert.equal(shown.find(({ id }) => id === tickets[0].id).status, 'resolved')
-  assert.deepEqual([...new Set(errors)], ['of the page'])
-  await page.close()
-}
-
-export async function load_may_return_rows_and_may_fail_in_any_way() {
-  const { page } = await livePage()
-  page.watching.stop()
-  const answers = [
-    () => [{ id: 7, updated_at: null, created_at: '2026-03-02T08:00:00Z' }],
-    async () => [{ id: '8' }],
-    () => ({ data: [{ id: 9 }], error: null }),
-    () => undefined,
-    () => ({ data: null, error: new Error('refused') }),
-    () => Promise.reject(new Error('no network')),
-    () => {
-      throw new Error('thrown')
-    },
-  ]
-  let answer
-  page.watch({ load: () => answer() })
-  const results = []
-  for (answer of answers) {
-    page.errors.length = 0
-    page.watching.refresh()
-    await page.clock.advance(100)
-    results.push(page.errors[0]?.message ?? page.tickets[0].id)
-  }
-  assert.deepEqual(results, [7, '8', 9, 'load returned no rows', 'refused', 'no network', 'thrown'])
-  await page.close()
-}
-
-export async function the_list_is_read_about_once_a_minute_and_not_at_the_same_moment_everywhere() {
-  const { page } = await livePage()
-  const { reads } = page
-  const times = []
-  page.supabase.requests.push = function push(request) {
-    times.push(Date.now())
-    return Array.prototype.push.call(this, request)
-  }
-  await page.clock.advance(3_600_000)
-  const pauses = times.slice(1).map((time, index) => time - times[index]).filter((pause) => pause > 1_000)
-  assert.ok(page.reads - reads >= 54 && page.reads - reads <= 68, `${page.reads - reads}`)
-  assert.ok(new Set(pauses.map((pause) => Math.round(pause / 1_000))).size > 5, 'the pauses differ')
   await page.close()
 }
