@@ -1,7 +1,7 @@
-// A clock that moves only when a test says so. Installed before supabase-js is loaded, it drives that
-// library, the module under test and the fake services alike, so that an hour takes seconds.
+// A clock that moves only when a test says so. It drives supabase-js, the module under test and the fake
+// services alike, so that an hour takes seconds.
 
-const setImmediate = globalThis.setImmediate
+import { nextTurn } from './runtime.mjs'
 
 export function installClock(start = Date.parse('2026-03-02T08:00:00Z')) {
   let now = start
@@ -32,7 +32,7 @@ export function installClock(start = Date.parse('2026-03-02T08:00:00Z')) {
 
   /** Lets promises, and the streams of responses, come to rest. */
   async function settle() {
-    for (let round = 0; round < 4; round += 1) await new Promise((done) => setImmediate(done))
+    for (let round = 0; round < 4; round += 1) await nextTurn()
   }
 
   async function advance(milliseconds) {

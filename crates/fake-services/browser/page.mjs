@@ -1,34 +1,17 @@
-// A page in which the module runs with the real supabase-js, against the fake services and on the test's
-// clock. `PG_CIVIC_SUPABASE_JS` names the directory of the npm packages.
+// A page in which the module runs with the real supabase-js, against the fake services and on the test's clock.
 
-import { readFileSync } from 'node:fs'
 import { installClock } from './clock.mjs'
 import { FakeRealtime, fakeWebSocket } from './fake-realtime.mjs'
 import { FakeSupabase, TENANT } from './fake-supabase.mjs'
-
-export const MODULE = new URL('../../../docs/browser/ticket-updates.js', import.meta.url)
-const packages = `file://${process.env.PG_CIVIC_SUPABASE_JS}/node_modules/`
-
-/** An ES module of the tree, whatever the nearest package.json says of its files. */
-export function importSource(url) {
-  return import(`data:text/javascript,${encodeURIComponent(readFileSync(url, 'utf8'))}`)
-}
-
-/** The document of a page, of which only the visibility matters. */
-function fakeDocument() {
-  const document = new EventTarget()
-  document.visibilityState = 'visible'
-  return document
-}
+import { createClient, loadModule, setVisibility } from './runtime.mjs'
 
 export async function openPage({ email = 'thandi@example.org' } = {}) {
   const clock = installClock()
   const supabase = new FakeSupabase()
   const realtime = new FakeRealtime(supabase)
   const transport = fakeWebSocket(realtime)
-  globalThis.document = fakeDocument()
-  const { createClient } = await import(`${packages}@supabase/supabase-js/dist/index.mjs`)
-  const { watchTickets } = await importSource(MODULE)
+  setVisibility('visible')
+  const { watchTickets } = await loadModule()
   const client = createClient('https://supabase.example.org', supabase.anonKey, {
     global: { fetch: supabase.fetch },
     realtime: { transport },
@@ -75,7 +58,7 @@ export async function openPage({ email = 'thandi@example.org' } = {}) {
       await clock.advance(1_000)
     },
     show(visibilityState) {
-      document.visibilityState = visibilityState
+      setVisibility(visibilityState)
       document.dispatchEvent(new Event('visibilitychange'))
     },
     ticket: (id) => page.tickets?.find((ticket) => ticket.id === id),

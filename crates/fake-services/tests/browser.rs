@@ -129,17 +129,24 @@ fn every_scenario_is_a_test() {
     assert_eq!(names.lines().collect::<BTreeSet<_>>(), SCENARIOS.iter().copied().collect());
 }
 
-#[test]
-fn the_dashboard_page_of_the_documentation_works_in_chromium() {
-    let test = "the_dashboard_page_of_the_documentation_works_in_chromium";
+/// Runs a script with the name of the browser, if there is one.
+fn chromium(test: &str, script: &str) {
     let is_there = |program: &&str| Command::new(program).arg("--version").output().is_ok();
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|program| is_there(&program))
-    else {
+    let mut programs = ["chromium", "chromium-browser", "google-chrome"].into_iter();
+    let Some(program) = programs.find(is_there) else {
         return skipped(test, "no Chromium is installed");
     };
-    if let Some(output) = node(test, &["chromium.mjs", browser]) {
+    if let Some(output) = node(test, &[script, program]) {
         assert_success(&output);
     }
+}
+
+#[test]
+fn the_dashboard_page_of_the_documentation_works_in_chromium() {
+    chromium("the_dashboard_page_of_the_documentation_works_in_chromium", "chromium/dashboard.mjs");
+}
+
+#[test]
+fn every_scenario_of_the_module_passes_in_chromium() {
+    chromium("every_scenario_of_the_module_passes_in_chromium", "chromium/scenarios.mjs");
 }

@@ -5,7 +5,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { blocks } from '../documents.mjs'
-import { MODULE, openPage } from '../page.mjs'
+import { openPage } from '../page.mjs'
+import { createClient, MODULE } from '../runtime.mjs'
 
 function onlyBlock(language, word) {
   const found = blocks(language, word)
@@ -56,7 +57,6 @@ export async function the_dashboard_page_of_the_documentation_runs() {
     return { insertCell: () => ({ set textContent(value) { row.push(value) } }) }
   }
   document.querySelector = (selector) => ({ '#status': status, '#tickets': table })[selector]
-  const { createClient } = await import(`file://${process.env.PG_CIVIC_SUPABASE_JS}/node_modules/@supabase/supabase-js/dist/index.mjs`)
   globalThis.supabase = { createClient }
   const [, script] = onlyBlock('html', 'watchTickets').split('<script type="module">')
   await run(page, script.split('</script>')[0])
@@ -149,7 +149,6 @@ export async function the_page_for_postgres_changes_runs_where_only_private_chan
 export async function a_public_page_receives_nothing_from_the_database_and_what_anybody_sends() {
   const page = await openPage()
   const { clock, supabase, client } = page
-  const { createClient } = await import(`file://${process.env.PG_CIVIC_SUPABASE_JS}/node_modules/@supabase/supabase-js/dist/index.mjs`)
   const options = { global: { fetch: supabase.fetch }, realtime: { transport: page.WebSocket } }
   const stranger = createClient('https://supabase.example.org', supabase.anonKey, options)
   const topic = `ticket_updates:${supabase.insert().tenant_id}`

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { fakeWebSocket } from '../fake-realtime.mjs'
 import { readToken } from '../fake-supabase.mjs'
 import { countJoins, openPage, sleep } from '../page.mjs'
+import { createClient } from '../runtime.mjs'
 
 export async function an_expired_token_is_renewed_and_the_channel_joined_again() {
   const page = await openPage()
@@ -92,7 +93,6 @@ export async function without_a_session_the_page_is_refused_and_stays_quiet() {
 export async function a_client_with_its_own_access_token_function_recovers_too() {
   const page = await openPage()
   const { clock, supabase, realtime } = page
-  const { createClient } = await import(`file://${process.env.PG_CIVIC_SUPABASE_JS}/node_modules/@supabase/supabase-js/dist/index.mjs`)
   const { data } = await page.client.auth.getSession()
   let token = data.session.access_token
   const client = createClient('https://supabase.example.org', supabase.anonKey, {
