@@ -31,7 +31,7 @@ async function scriptedHour(seed, email, topicsOf) {
   const claims = { sub: user.id, app_metadata: { tenant_id: TENANT, role: supabase.users.get(email).role } }
 
   const isCitizen = email.startsWith('citizen')
-  const rare = isCitizen ? 0.025 : 0.3
+  const [bulk, rare] = isCitizen ? [0.005, 0.01] : [0.02, 0.3]
   let trouble = 0 // until when the page may differ
   const faults = {
     'Realtime restarts': () => {
@@ -101,9 +101,12 @@ async function scriptedHour(seed, email, topicsOf) {
     move: (row) => supabase.update(row.id, { tenant_id: row.tenant_id === TENANT ? OTHER_TENANT : TENANT }),
     'become sensitive, or ordinary': (row) => supabase.update(row.id, { is_sensitive: !row.is_sensitive }),
     'bulk import': () => {
-      const rows = Array.from({ length: 40 }, () => supabase.insert({ user_id: user.id }))
+      // One event for all of them.
+      const { isRateLimited } = realtime
+      realtime.isRateLimited = true
+      for (let number = 0; number < 40; number += 1) supabase.insert({ user_id: user.id })
+      realtime.isRateLimited = isRateLimited
       supabase.publish({ type: 'BULK' })
-      return rows
     },
   }
 
@@ -119,10 +122,10 @@ async function scriptedHour(seed, email, topicsOf) {
     await clock.advance(200 + 4_000 * random())
     if (supabase.databaseUp) {
       const dice = random()
-      const name = dice < 0.02 ? 'bulk import' : dice < rare ? pick(['move', 'become sensitive, or ordinary']) : pick(['insert', 'update', 'update', 'delete'])
+      const name = dice < bulk ? 'bulk import' : dice < rare ? pick(['move', 'become sensitive, or ordinary']) : pick(['insert', 'update', 'update', 'delete'])
       const row = pick([...supabase.tickets.values()])
-      // No event tells citizens that they may not see a ticket any more.
-      if (isCitizen && dice >= 0.02 && dice < rare) trouble = Math.max(trouble, Date.now() + 67_000)
+      // No event tells citizens that they may not see a ticket any more, or of an import.
+      if (isCitizen && dice < rare) trouble = Math.max(trouble, Date.now() + 67_000)
       if (row || name === 'insert') {
         changes[name](row)
         written += 1
