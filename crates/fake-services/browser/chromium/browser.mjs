@@ -28,6 +28,8 @@ export async function inChromium(program, address, watch) {
   const logs = ['--enable-logging=stderr', `--user-data-dir=${profile}`]
   const browser = spawn(program, [...options, ...logs, address], { detached: true })
   const exited = new Promise((done) => browser.on('exit', done))
+  const kill = () => process.kill(-browser.pid, 'SIGKILL') // its helpers too
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => { kill(); process.exit(1) })
   let output = ''
   browser.stderr.on('data', (data) => {
     output = (output + data).slice(-4_000)
@@ -43,7 +45,7 @@ export async function inChromium(program, address, watch) {
   try {
     await watch(expect)
   } finally {
-    process.kill(-browser.pid, 'SIGKILL')
+    kill()
     await exited
     rmSync(profile, { recursive: true, maxRetries: 10, retryDelay: 100 })
   }
