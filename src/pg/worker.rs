@@ -77,8 +77,8 @@ pub fn begin(
     if failed > 0 {
         guc::set_in_session(log_level, Some(c"panic"));
     }
-    // By its name it would not be found after ALTER DATABASE … RENAME.
-    match slot.last_database().filter(|_| failed == 0) {
+    // In turn: its name has changed after ALTER DATABASE … RENAME, its OID where it was created again.
+    match slot.last_database().filter(|_| failed % 2 == 0) {
         Some(database) => BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None),
         None => BackgroundWorker::connect_worker_to_spi(Some(database), None),
     }
