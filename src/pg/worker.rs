@@ -78,7 +78,7 @@ pub fn begin(
         guc::set_in_session(log_level, Some(c"panic"));
     }
     // In turn: its name has changed after ALTER DATABASE … RENAME, its OID where it was created again.
-    match slot.last_database().filter(|_| failed % 2 == 0) {
+    match slot.last_database().filter(|_| failed.is_multiple_of(2)) {
         Some(database) => BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None),
         None => BackgroundWorker::connect_worker_to_spi(Some(database), None),
     }
