@@ -5,6 +5,7 @@ mod failures;
 mod join;
 mod locks;
 mod matrix;
+mod owner;
 mod settled;
 mod setup;
 mod transport;

@@ -38,6 +38,11 @@ impl Flags {
     const SENSITIVE: Flags = Flags(32);
     /// Not an event: a changed id. The texts are the old and the new one.
     const RENAMED: Flags = Flags(64);
+    /// Not an event: a sensitive version that the transaction has replaced. The texts are empty and
+    /// the id.
+    const WAS_SENSITIVE: Flags = Flags(32 | 64);
+    /// To the owner of the ticket: not sent at all if the ticket is or was sensitive.
+    pub const OWNER: Flags = Flags(128);
 
     pub fn has(self, flags: Flags) -> bool {
         self.0 & flags.0 == flags.0
@@ -52,7 +57,11 @@ impl Flags {
     }
 
     pub fn is_event(self) -> bool {
-        self.0 & (Flags::SENSITIVE.0 | Flags::RENAMED.0) == 0
+        self.is_kind(Flags(0))
+    }
+
+    fn is_kind(self, kind: Flags) -> bool {
+        self.0 & (Flags::SENSITIVE.0 | Flags::RENAMED.0) == kind.0
     }
 }
 
@@ -92,13 +101,18 @@ impl<'a> Record<'a> {
         self.texts_of(Flags::SENSITIVE)
     }
 
+    /// Id of a ticket that was sensitive before the transaction changed it.
+    pub fn was_sensitive(&self) -> Option<&'a [u8]> {
+        self.texts_of(Flags::WAS_SENSITIVE).map(|(_, id)| id)
+    }
+
     /// Old and new id.
     pub fn renamed(&self) -> Option<(&'a [u8], &'a [u8])> {
         self.texts_of(Flags::RENAMED)
     }
 
     fn texts_of(&self, kind: Flags) -> Option<(&'a [u8], &'a [u8])> {
-        self.flags.has(kind).then(|| (without_nul(self.first), without_nul(self.second)))
+        self.flags.is_kind(kind).then(|| (without_nul(self.first), without_nul(self.second)))
     }
 }
 
@@ -119,7 +133,7 @@ pub struct Buffer {
     bytes: Vec<u8>,
     /// The subtransaction levels that have records, in ascending order.
     levels: Vec<Level>,
-    /// Number of recorded sensitive versions.
+    /// Number of recorded sensitive versions, also of those that were replaced.
     sensitive: usize,
     /// The flags of all events that were ever added.
     flags: Flags,
@@ -174,8 +188,24 @@ impl Buffer {
     /// memory for the record, every ticket of the transaction counts as sensitive.
     pub fn push_sensitive(&mut self, level: i32, table: u32, municipality: &[u8], id: &[u8]) {
         let is_known = fits(municipality) && fits(id);
-        let (municipality, id) = (if is_known { municipality } else { b"" }, known_id(id));
-        match self.add(level, Flags::SENSITIVE, table, municipality, id) {
+        let municipality = if is_known { municipality } else { b"" };
+        self.count_sensitive(level, Flags::SENSITIVE, table, municipality, id);
+    }
+
+    /// Records that a ticket was sensitive before the transaction changed it.
+    pub fn push_was_sensitive(&mut self, level: i32, table: u32, id: &[u8]) {
+        self.count_sensitive(level, Flags::WAS_SENSITIVE, table, b"", id);
+    }
+
+    fn count_sensitive(
+        &mut self,
+        level: i32,
+        kind: Flags,
+        table: u32,
+        municipality: &[u8],
+        id: &[u8],
+    ) {
+        match self.add(level, kind, table, municipality, known_id(id)) {
             Ok(()) => self.sensitive += 1,
             Err(_) => self.is_blind = true,
         }
