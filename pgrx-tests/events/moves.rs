@@ -122,7 +122,8 @@ fn a_sensitive_ticket_that_moves_is_redacted_in_both_municipalities() {
 /// Each way in which a ticket that moves is sensitive afterwards: the old municipality knows it as an ordinary
 /// one, and must not receive any part of the transaction whole.
 #[test]
-fn a_ticket_that_moves_and_becomes_sensitive_in_one_transaction_is_redacted_in_the_old_municipality() {
+fn a_ticket_that_moves_and_becomes_sensitive_in_one_transaction_is_redacted_in_the_old_municipality()
+ {
     let sensitive = "UPDATE tickets SET is_sensitive = true;";
     for statements in [
         format!("UPDATE tickets SET tenant_id = '{OTHER_TENANT}', is_sensitive = true;"),
@@ -141,7 +142,10 @@ fn a_ticket_that_moves_and_becomes_sensitive_in_one_transaction_is_redacted_in_t
         session.heard();
         session.run(&format!("BEGIN; {statements} COMMIT"));
         let seen = seen(&mut session);
-        assert!(seen.iter().any(|seen| seen.1 == "DELETE" && seen.0 == OLD), "{statements}: {seen:?}");
+        assert!(
+            seen.iter().any(|seen| seen.1 == "DELETE" && seen.0 == OLD),
+            "{statements}: {seen:?}"
+        );
         for (channel, _, _, category) in &seen {
             let is_sensitive = channel.ends_with(":sensitive");
             assert_eq!(!category.is_null(), is_sensitive, "{statements}: {seen:?}");
@@ -186,7 +190,8 @@ fn each_municipality_ends_with_the_last_of_many_moves() {
         let mut session = session();
         session.run(&insert(1, false));
         session.heard();
-        let moves: String = [OTHER_TENANT, TENANT].iter().cycle().take(moves).map(|id| move_to(id)).collect();
+        let moves: String =
+            [OTHER_TENANT, TENANT].iter().cycle().take(moves).map(|id| move_to(id)).collect();
         session.run(&format!("BEGIN; {moves} COMMIT"));
         let seen = seen(&mut session);
         let last = |channel: &str| seen.iter().rfind(|seen| seen.0 == channel).unwrap().1.clone();
@@ -211,7 +216,8 @@ fn a_move_that_is_rolled_back_is_not_published() {
 #[test]
 fn a_ticket_that_loses_its_municipality_is_deleted_there_and_one_that_gains_it_is_updated() {
     let mut session = session();
-    session.run(&format!("ALTER TABLE tickets ALTER tenant_id DROP NOT NULL; {}", insert(1, false)));
+    session
+        .run(&format!("ALTER TABLE tickets ALTER tenant_id DROP NOT NULL; {}", insert(1, false)));
     session.heard();
     for nowhere in ["NULL", "''", "repeat('x', 10000)"] {
         session.run(&format!("UPDATE tickets SET tenant_id = {nowhere}"));
@@ -277,7 +283,9 @@ fn a_table_partitioned_by_municipality_publishes_a_move_as_delete_and_insert() {
     session.heard();
     session.run(&format!("UPDATE parts SET tenant_id = '{OTHER_TENANT}'"));
     assert_eq!(seen(&mut session), [event(OLD, "DELETE", true), event(NEW, "INSERT", true)]);
-    session.run(&format!("BEGIN; UPDATE parts SET tenant_id = '{TENANT}', is_sensitive = true; COMMIT"));
+    session.run(&format!(
+        "BEGIN; UPDATE parts SET tenant_id = '{TENANT}', is_sensitive = true; COMMIT"
+    ));
     let expected = [
         event(NEW, "DELETE", false),
         event(NEW_SENSITIVE, "DELETE", true),

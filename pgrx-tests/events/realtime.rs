@@ -6,8 +6,10 @@ mod join;
 mod locks;
 mod matrix;
 mod owner;
+mod publication;
 mod settled;
 mod setup;
+mod tenant;
 mod transport;
 mod wal;
 

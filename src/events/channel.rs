@@ -184,8 +184,16 @@ mod tests {
             ("", "ticket_owner:", false),
         ] {
             let identity = of_user(claims);
-            assert_eq!(can_join(&identity, &access(), topic.as_bytes()), expected, "{claims} {topic}");
-            assert_eq!(passes_read(&identity, &access(), topic.as_bytes()), expected, "{claims} {topic}");
+            assert_eq!(
+                can_join(&identity, &access(), topic.as_bytes()),
+                expected,
+                "{claims} {topic}"
+            );
+            assert_eq!(
+                passes_read(&identity, &access(), topic.as_bytes()),
+                expected,
+                "{claims} {topic}"
+            );
             assert!(!passes_send(&identity, &access(), topic.as_bytes(), b"broadcast"), "{topic}");
         }
     }

@@ -214,7 +214,8 @@ impl<'a> SensitiveTickets<'a> {
         };
         let mut classes = Classes::default();
         for record in buffers.iter().flat_map(|buffer| buffer.records()) {
-            let was_sensitive = || record.was_sensitive().filter(|_| is_ever).map(|id| (&b""[..], id));
+            let was_sensitive =
+                || record.was_sensitive().filter(|_| is_ever).map(|id| (&b""[..], id));
             if let Some((municipality, id)) = record.sensitive().or_else(was_sensitive) {
                 let municipality = if is_ever { b"" } else { municipality };
                 tickets.add(tickets.roots.root(record.table), municipality, id)?;

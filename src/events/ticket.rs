@@ -180,15 +180,16 @@ fn publish_to_owners(
         if topics.is_empty() {
             return;
         }
-        let sent = write_fitting(buffer, operation, version.ticket, version.changed_at, Detail::Whole)
-            .and_then(|()| {
-                // Without an id nobody could tell at the end which ticket it is.
-                if payload::written_ticket_id(buffer) == Some(payload::NO_ID) {
-                    return Ok(());
-                }
-                let send = |topic| publish::send_to_owner(topic, buffer, call.table());
-                topics.iter().try_for_each(send)
-            });
+        let sent =
+            write_fitting(buffer, operation, version.ticket, version.changed_at, Detail::Whole)
+                .and_then(|()| {
+                    // Without an id nobody could tell at the end which ticket it is.
+                    if payload::written_ticket_id(buffer) == Some(payload::NO_ID) {
+                        return Ok(());
+                    }
+                    let send = |topic| publish::send_to_owner(topic, buffer, call.table());
+                    topics.iter().try_for_each(send)
+                });
         if let Err(error) = sent {
             warn(call, &error.message(), &error.hint().unwrap_or_default());
         }
@@ -255,11 +256,7 @@ fn note_transition(
 
 /// Records an id that this UPDATE changes, because events under the old id are about the same
 /// ticket. Returns whether the old id is readable.
-fn note_changed_id(
-    call: &TriggerCall<'_>,
-    columns: &TicketColumns,
-    ticket: &Ticket,
-) -> bool {
+fn note_changed_id(call: &TriggerCall<'_>, columns: &TicketColumns, ticket: &Ticket) -> bool {
     let Some(old_row) = call.replaced(columns, Column::Id as usize) else { return true };
     let (mut old, mut before, mut now) = (Ticket::default(), vec![], vec![]);
     read_row(&old_row, &mut old, &[Column::Id]);

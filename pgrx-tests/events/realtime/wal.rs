@@ -93,6 +93,12 @@ fn changes(session: &mut Session, slot: &str, publication: &str) -> Vec<Change> 
                 let values = columns.iter().cloned().zip(reader.tuple()).collect();
                 changes.push(Change::Row { table: table.clone(), what, values });
             }
+            'D' => {
+                let (table, columns) = &relations[&reader.int32()];
+                assert_eq!(reader.byte(), 'K', "the old row's key");
+                let values = columns.iter().cloned().zip(reader.tuple()).collect();
+                changes.push(Change::Row { table: table.clone(), what: 'D', values });
+            }
             'C' => changes.push(Change::Commit),
             'B' | 'O' | 'Y' => {}
             other => panic!("unexpected message {other}"),
@@ -205,6 +211,32 @@ fn the_publication_contains_each_changed_ticket() {
     }
     published.retain(|published| published != "C");
     assert_eq!(published, ["I public.tickets open", "U public.tickets closed"]);
+}
+
+/// Realtime sends a DELETE to every subscriber, whatever row security says, so it must not be in what it reads.
+#[test]
+fn the_publication_contains_no_deleted_ticket() {
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    let deleted = |session: &mut Session| -> Vec<String> {
+        session.run(&insert(TENANT, 1, false));
+        session.run("DELETE FROM tickets");
+        let changes = changes(session, "changes", "supabase_realtime");
+        let operation = |change: Change| match change {
+            Change::Row { what, values, .. } => {
+                assert!(values["id"].is_some());
+                Some(what.to_string())
+            }
+            Change::Commit => None,
+        };
+        changes.into_iter().filter_map(operation).collect()
+    };
+    assert_eq!(deleted(&mut session), ["I"]);
+    let published = broadcasts(&mut session);
+    let kinds: Vec<_> = published.iter().map(|(_, payload)| payload["type"].clone()).collect();
+    assert_eq!(kinds, ["INSERT", "DELETE"], "those who may know receive it as a broadcast");
+    session.run("SELECT civic.teardown()");
+    assert_eq!(deleted(&mut session), ["I", "D"], "as it was before setup");
 }
 
 #[test]

@@ -37,6 +37,11 @@ impl Operations {
     pub fn find() -> Result<Option<Operations>, Error> {
         Ok(Publication::find()?.map(|_| Operations))
     }
+
+    /// Whether a table of tickets is in the publication.
+    pub fn publishes_tickets() -> Result<bool, Error> {
+        Ok(Publication::find()?.is_some_and(|publication| !publication.tickets.is_empty()))
+    }
 }
 
 impl Publication {
