@@ -1,10 +1,10 @@
 //! The users to whom a ticket belongs (`civic.ticket_owner_columns`), and their topics.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::channel::{Channel, owner_topic};
-use crate::pg::realtime;
+use crate::pg;
 use crate::pg::trigger::{Columns, Form, Row, Tables, TriggerCall};
 use crate::settings::{self, EventTransport, OWNER_COLUMNS};
 
@@ -14,6 +14,21 @@ pub type OwnerColumns = Columns<OWNER_COLUMNS>;
 thread_local! {
     /// The tables as the setting of this generation names their columns.
     static TABLES: RefCell<Option<(u64, Tables<OWNER_COLUMNS>)>> = const { RefCell::new(None) };
+    /// A transaction, and whether Realtime was installed at its first ticket.
+    static IS_INSTALLED: Cell<Option<(u32, bool)>> = const { Cell::new(None) };
+}
+
+/// Whether Supabase Realtime is installed, looked up once per transaction and not for each row.
+fn is_installed() -> bool {
+    let transaction = pg::transaction_number();
+    if let Some((of, is_installed)) = IS_INSTALLED.get()
+        && of == transaction
+    {
+        return is_installed;
+    }
+    let is_installed = pg::realtime::is_installed();
+    IS_INSTALLED.set(Some((transaction, is_installed)));
+    is_installed
 }
 
 /// `None` if the table has none of the columns, or if there is no Supabase Realtime to send to.
@@ -22,7 +37,7 @@ pub fn columns(call: &TriggerCall<'_>) -> Option<Rc<OwnerColumns>> {
     let transport = access.event_transport;
     if access.ticket_owner_columns.is_empty()
         || !transport.has_realtime()
-        || transport == EventTransport::Auto && !realtime::is_installed()
+        || transport == EventTransport::Auto && !is_installed()
     {
         return None;
     }

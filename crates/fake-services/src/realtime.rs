@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn a_rate_a_little_over_the_limit_is_silent_for_fifteen_seconds_at_a_time() {
         let silences = silences(100, 6, 20);
-        assert!(silences.len() > 5 && silences.iter().all(|seconds| *seconds == 15), "{silences:?}");
+        assert!(
+            silences.len() > 5 && silences.iter().all(|seconds| *seconds == 15),
+            "{silences:?}"
+        );
     }
 
     /// As measured with the real server: 2,000 tickets in one transaction before five dashboards.
@@ -137,7 +140,11 @@ mod tests {
                 assert!(is_lost(minute.div_ceil(each)) && !is_lost((minute - 1) / each), "{row}");
                 let per_second = limit / each;
                 if per_second > 0 {
-                    assert_eq!(silences(limit, per_second.min((limit - 1) / each), dashboards), [0; 0], "{row}");
+                    assert_eq!(
+                        silences(limit, per_second.min((limit - 1) / each), dashboards),
+                        [0; 0],
+                        "{row}"
+                    );
                 }
                 assert_ne!(silences(limit, limit.div_ceil(each), dashboards), [0; 0], "{row}");
             }

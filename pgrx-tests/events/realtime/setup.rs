@@ -252,6 +252,11 @@ fn a_publication_and_a_table_of_two_other_owners_are_left_to_a_superuser() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, PUBLISHED);
     session.run(found[0].2.as_deref().expect("a fix"));
+    // Now that the table is published, its deletes must not be.
+    let found = wrong(&mut session);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "changes in publication supabase_realtime");
+    session.run(found[0].2.as_deref().expect("a fix"));
     assert_eq!(wrong(&mut session), []);
 }
 
