@@ -2,12 +2,14 @@
 //! replication.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use civic_fake_services::RateLimit;
 use serde_json::{Value, json};
 
 use super::insert;
 use crate::pg_tests::support::cluster::Cluster;
-use crate::pg_tests::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
+use crate::pg_tests::support::{APPLICATION, OTHER_TENANT, REALTIME, SUPABASE, Session, TENANT};
 
 /// A row in the log, or the end of a transaction.
 #[derive(Debug)]
@@ -211,6 +213,34 @@ fn the_publication_contains_each_changed_ticket() {
     }
     published.retain(|published| published != "C");
     assert_eq!(published, ["I public.tickets open", "U public.tickets closed"]);
+}
+
+/// What the real server does with 2,000 tickets in one transaction before five dashboards, and with its limit
+/// raised.
+#[test]
+fn a_large_transaction_silences_every_municipality_unless_the_limit_is_raised() {
+    const DASHBOARDS: u64 = 5;
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    session.run(&format!(
+        "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 2000)"
+    ));
+    let imported = broadcasts(&mut session);
+    session.run(&insert(OTHER_TENANT, 1, false));
+    let next = broadcasts(&mut session);
+    assert_eq!((imported.len(), next.len()), (2000, 1));
+    for (limit, receives_next) in [(100, false), (20_000, true)] {
+        let mut limit = RateLimit::new(limit);
+        let mut receive = |messages: &[(String, Value)], second: u64| -> u64 {
+            let at = Duration::from_secs(second);
+            messages.iter().map(|_| limit.broadcast(at, DASHBOARDS)).sum()
+        };
+        assert_eq!(receive(&[], 0), 0);
+        assert_eq!(receive(&imported, 60), 2000 * DASHBOARDS, "all of them arrive");
+        assert_eq!(receive(&next, 70) == DASHBOARDS, receives_next);
+        assert_eq!(receive(&next, 110) == DASHBOARDS, receives_next);
+        assert_eq!(receive(&next, 130), DASHBOARDS, "a minute later");
+    }
 }
 
 /// Realtime sends a DELETE to every subscriber, whatever row security says, so it must not be in what it reads.
