@@ -150,7 +150,7 @@ fn a_policy_of_a_hostile_owner_runs_as_that_owner_and_not_as_a_superuser() {
     found(&mut session);
     let mut ran = trapped(&mut session);
     ran.dedup();
-    assert_eq!(ran, [hostile.clone()], "the trap works, with the rights of its owner only");
+    assert_eq!(ran, [hostile.as_str()], "the trap works, with the rights of its owner only");
     session.run("CREATE OR REPLACE FUNCTION public.trap() RETURNS boolean LANGUAGE plpgsql AS
                      $$ BEGIN EXECUTE 'ALTER ROLE ' || current_user || ' SUPERUSER'; RETURN true; END $$");
     is_not_known(&mut session, "_realtime.tenants");
