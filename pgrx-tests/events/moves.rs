@@ -1,4 +1,4 @@
-//! Deletes, and moves of a ticket to another municipality: whoever loses a ticket receives its DELETE.
+//! Deletes, and moves of a ticket to another municipality: the one that loses it receives a DELETE.
 
 use serde_json::{Value, json};
 

@@ -135,6 +135,8 @@ pub struct Buffer {
     levels: Vec<Level>,
     /// Number of recorded sensitive versions, also of those that were replaced.
     sensitive: usize,
+    /// Bytes of the events for NOTIFY.
+    notified: usize,
     /// The flags of all events that were ever added.
     flags: Flags,
     /// A sensitive version could not be recorded, so any ticket may be sensitive.
@@ -146,8 +148,9 @@ struct Level {
     number: i32,
     /// Position of its first record.
     start: usize,
-    /// Number of sensitive versions recorded before it.
+    /// Number of sensitive versions recorded before it, and bytes of events for NOTIFY.
     sensitive: usize,
+    notified: usize,
 }
 
 impl Buffer {
@@ -160,12 +163,18 @@ impl Buffer {
         self.bytes.len()
     }
 
+    /// Bytes of the events for NOTIFY, about as many as they take in the relay's queue.
+    pub fn notified(&self) -> usize {
+        self.notified
+    }
+
     pub fn clear(&mut self) {
         self.bytes.clear();
         // A transaction with many events must not hold its memory for the rest of the session.
         self.bytes.shrink_to(KEPT);
         self.levels.clear();
-        (self.sensitive, self.flags, self.is_blind) = (0, Flags::default(), false);
+        (self.sensitive, self.notified) = (0, 0);
+        (self.flags, self.is_blind) = (Flags::default(), false);
     }
 
     /// Adds an event of a subtransaction of this level.
@@ -181,6 +190,9 @@ impl Buffer {
     ) -> Result<(), Unrecorded> {
         self.add(level, flags, table, channel, payload)?;
         self.flags = self.flags.with(flags);
+        if flags.has(Flags::NOTIFY) {
+            self.notified += HEADER + channel.len() + payload.len() + 2;
+        }
         Ok(())
     }
 
@@ -231,8 +243,8 @@ impl Buffer {
         may_fail(|| self.bytes.try_reserve(HEADER + first.len() + second.len() + 2))?;
         if self.levels.last().is_none_or(|last| last.number < level) {
             may_fail(|| self.levels.try_reserve(1))?;
-            let (start, sensitive) = (self.bytes.len(), self.sensitive);
-            self.levels.push(Level { number: level, start, sensitive });
+            let (start, sensitive, notified) = (self.bytes.len(), self.sensitive, self.notified);
+            self.levels.push(Level { number: level, start, sensitive, notified });
         }
         append(&mut self.bytes, flags, table, first, second);
         Ok(())
@@ -242,7 +254,7 @@ impl Buffer {
     pub fn roll_back(&mut self, level: i32) {
         while let Some(last) = self.levels.pop_if(|last| last.number >= level) {
             self.bytes.truncate(last.start);
-            self.sensitive = last.sensitive;
+            (self.sensitive, self.notified) = (last.sensitive, last.notified);
         }
     }
 
@@ -265,10 +277,11 @@ impl Buffer {
             return Err(Unrecorded);
         }
         if self.levels.is_empty() {
-            self.levels.push(Level { number: 1, start: 0, sensitive: 0 });
+            self.levels.push(Level { number: 1, start: 0, sensitive: 0, notified: 0 });
         }
         self.bytes.extend_from_slice(&other.bytes);
         self.sensitive += other.sensitive;
+        self.notified += other.notified;
         self.flags = self.flags.with(other.flags);
         Ok(())
     }

@@ -11,9 +11,9 @@ thread_local! {
     static EVENTS: RefCell<Buffer> = RefCell::default();
 }
 
-/// The number of bytes that wait.
-pub fn len() -> usize {
-    EVENTS.with_borrow(Buffer::len)
+/// The number of bytes that wait for NOTIFY.
+pub fn notified() -> usize {
+    EVENTS.with_borrow(Buffer::notified)
 }
 
 /// Errors: there is not enough memory.

@@ -121,8 +121,8 @@ fn public_channels(open: Option<bool>) -> Finding {
         Some(false) => good(PUBLIC_CHANNELS, "closed"),
         Some(true) => unrepaired(
             PUBLIC_CHANNELS,
-            "open: a page that joins ticket_updates:… without private: true receives what anybody with the \
-             publishable key sends there, and takes it for events. Set private_only for the tenant in \
+            "open: a page that joins ticket_updates:… without private: true receives what any client with \
+             the publishable key sends there, and takes it for events. Set private_only for the tenant in \
              Realtime (\"Allow public access\" off in the dashboard of Supabase); every channel then needs \
              private: true and a policy on realtime.messages",
         ),
