@@ -15,7 +15,7 @@ use crate::error::Error;
 type Part = (&'static str, fn() -> Result<Vec<Finding>, Error>);
 
 /// The parts, in the order of the check's rows.
-const PARTS: [Part; 16] = [
+const PARTS: [Part; 17] = [
     ("event triggers", exposure::event_triggers),
     ("version", server::version),
     ("storage", of_storage),
@@ -28,6 +28,7 @@ const PARTS: [Part; 16] = [
     ("realtime", realtime::findings),
     ("relay", server::relay),
     ("media worker", || Ok(vec![media::worker()?])),
+    ("failed media jobs", media::failed),
     ("files of sensitive tickets", media::restricted),
     ("storage service", service::findings),
     ("privileges", server::privileges),
