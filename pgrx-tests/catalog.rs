@@ -119,7 +119,7 @@ const WITH_A_SEARCH_PATH: [&str; 9] = [
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 16] = [
     ("civic.claims_setting", "request.jwt.claims"),
     ("civic.event_listeners", "manager, admin, ward_councillor, saps_liaison"),
     ("civic.event_transport", "auto"),
@@ -135,6 +135,7 @@ const SETTINGS: [(&str, &str); 15] = [
     ("civic.sensitive_readers", "saps_liaison, admin"),
     ("civic.sensitive_uploaders", "manager, saps_liaison, admin"),
     ("civic.tenant_claim", "app_metadata.tenant_id"),
+    ("civic.ticket_owner_columns", "user_id, created_by"),
 ];
 
 /// Settings of the server, set at its start if the library is preloaded.
@@ -261,7 +262,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_p
 }
 
 #[test]
-fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -281,15 +282,19 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
     );
     listed.push("schema civic".to_owned());
     listed.push("table civic.changed_privileges".to_owned());
+    listed.push("table civic.changed_publications".to_owned());
     listed.push("table civic.media_jobs".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 5);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
                   ORDER BY objid::regclass::text";
-    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs"]);
+    assert_eq!(
+        session.column(inside),
+        ["civic.changed_privileges", "civic.changed_publications", "civic.media_jobs"]
+    );
 }
 
 #[test]

@@ -321,12 +321,15 @@ fn a_trigger_that_differs_is_replaced() {
         "ALTER TABLE tickets ENABLE REPLICA TRIGGER ticket_update_notify".to_owned(),
         create("AFTER INSERT", row),
         create("AFTER UPDATE", row),
-        create("BEFORE INSERT OR UPDATE", row),
-        create("AFTER INSERT OR UPDATE OF status", row),
-        create("AFTER INSERT OR UPDATE", "FOR EACH STATEMENT"),
+        create("AFTER INSERT OR UPDATE", row),
+        create("AFTER INSERT OR DELETE", row),
+        create("BEFORE INSERT OR UPDATE OR DELETE", row),
+        create("AFTER INSERT OR UPDATE OF status OR DELETE", row),
+        create("AFTER INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"),
         create("AFTER INSERT OR UPDATE", "FOR EACH ROW WHEN (NEW.status = 'open')"),
-        create("AFTER INSERT OR UPDATE", row).replace("update()", "update('argument')"),
-        create("AFTER INSERT OR UPDATE", row).replace("CREATE", "CREATE CONSTRAINT"),
+        create("AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW WHEN (pg_trigger_depth() = 0)"),
+        create("AFTER INSERT OR UPDATE OR DELETE", row).replace("update()", "update('argument')"),
+        create("AFTER INSERT OR UPDATE OR DELETE", row).replace("CREATE", "CREATE CONSTRAINT"),
     ] {
         session.run(&tampered);
         let steps = session.steps(SETUP);

@@ -117,7 +117,7 @@ COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of th
 COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'queues a job: the worker fetches media of a ticket and stores it; returns the id of the job';
 COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
 COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a queued, failed or cancelled media job due at once';
-COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality';
+COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality, or this topic of their own tickets';
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';

@@ -34,6 +34,15 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let (mut client, _) = pgrx_tests::client().expect("the server answers");
     let port: String = client.query_one("SHOW port", &[]).expect("it has a port").get(0);
     let server = Server { port: port.parse().expect("a number"), user: pgrx_tests::get_pg_user() };
+    // A database without findings needs it, on the servers that have the setting.
+    let plugins = "SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'";
+    if client.query_opt(plugins, &[]).expect("the server answers").is_some() {
+        client
+            .batch_execute(
+                "ALTER ROLE CURRENT_USER SET output_plugin_libraries = pgoutput, test_decoding, wal2json",
+            )
+            .expect("a list of names");
+    }
     for (name, fixtures) in [
         ("template_uninstalled", vec![SUPABASE, APPLICATION]),
         ("template_plain", vec!["CREATE EXTENSION pg_civic"]),

@@ -69,6 +69,7 @@ mod tests {
             sensitive_readers: list(&["saps_liaison", "admin"]),
             event_listeners: vec![],
             event_transport: Default::default(),
+            ticket_owner_columns: vec![],
         }
     }
 

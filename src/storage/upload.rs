@@ -186,6 +186,7 @@ mod tests {
                 sensitive_readers: vec![],
                 event_listeners: vec![],
                 event_transport: crate::settings::EventTransport::Auto,
+                ticket_owner_columns: vec![],
             };
             let file = File { name: &name, content_type: "image/png", size: 1 };
             if let Ok((bucket, path)) =
