@@ -27,6 +27,13 @@ use serde_json::json;
 use crate::{claims, pg, settings};
 use bucket::Bucket;
 
+pg::planner::support_function!(
+    /// The range that `in_tenant_folder` stands for.
+    civic_tenant_folder_range,
+    pg_finfo_civic_tenant_folder_range,
+    pg::planner::Folder { start: c"tenant_folder_start", end: c"tenant_folder_end" }
+);
+
 #[pg_schema]
 mod civic {
     use super::*;
@@ -100,6 +107,13 @@ mod civic {
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn tenant_folder_end() -> Option<pg::TextResult> {
         claims::ask(|identity| identity.folder_end().map(pg::TextResult::new))
+    }
+
+    /// Whether a name is in the caller's folder, in byte order; NULL without a tenant. The planner makes
+    /// it the range of the folder where the name is a column, see [`pg::planner`].
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn in_tenant_folder(name: pg::RawText<'_>) -> Option<bool> {
+        claims::ask(|identity| access::is_in_folder(identity, &name))
     }
 
     /// Whether the caller may add an object of this name to this bucket. False if the name is not

@@ -22,6 +22,6 @@ pub use jwt::{sign as sign_jwt, verify as verify_jwt};
 pub use process::Process;
 pub use request::Request;
 pub use server::{FakeServer, sequence};
-pub use storage::{Errors, Moves, Object, Options, Storage};
+pub use storage::{Entry, Errors, Moves, Object, Options, Storage};
 pub use sync::Gate;
 pub use twilio::Twilio;
