@@ -11,7 +11,9 @@ fn anonymous(database: &Database) -> Session {
 }
 
 fn insert(bucket: &str) -> String {
-    format!("INSERT INTO storage.objects (bucket_id, name) VALUES ('{bucket}', '{TENANT}/id/new.jpg')")
+    format!(
+        "INSERT INTO storage.objects (bucket_id, name) VALUES ('{bucket}', '{TENANT}/id/new.jpg')"
+    )
 }
 
 #[test]
@@ -44,7 +46,8 @@ fn the_rules_answer_a_token_of_anon_by_its_claims_and_open_nothing() {
     let database = stocked();
     let mut session = anonymous(&database);
     assert_eq!(session.text("SELECT civic.tenant_id()"), TENANT);
-    let may = format!("SELECT civic.can_read_object('gbv-evidence', '{TENANT}/id/gbv-evidence.jpg')");
+    let may =
+        format!("SELECT civic.can_read_object('gbv-evidence', '{TENANT}/id/gbv-evidence.jpg')");
     assert_eq!(session.text(&may), "t");
     session.text("SELECT civic.request_upload('a.jpg', 'image/jpeg', 1, 'gbv-evidence')");
     assert_eq!(seen(&mut session), Vec::<String>::new());
@@ -55,7 +58,9 @@ fn the_rules_answer_a_token_of_anon_by_its_claims_and_open_nothing() {
 #[test]
 fn a_careless_policy_opens_to_a_token_of_anon_only_the_folder_that_it_names() {
     let database = stocked();
-    database.superuser().run("CREATE POLICY careless ON storage.objects USING (true) WITH CHECK (true)");
+    database
+        .superuser()
+        .run("CREATE POLICY careless ON storage.objects USING (true) WITH CHECK (true)");
     let mut session = anonymous(&database);
     let mut visible = [TENANT, OTHER_TENANT].map(|tenant| object("avatars", tenant)).to_vec();
     visible.extend(own(TENANT, true));

@@ -52,14 +52,38 @@ fn the_next_entry_of_a_folder_is_one_row_of_the_index() {
             let mut session = database.person(tenant, "citizen");
             prepare(&mut session, plans);
             let folder = tenant.to_lowercase();
-            let plan = explained(&mut session, &format!("{folder}/folder-200"), &format!("{folder}0"));
-            let part = |part: &str| plan.lines().find(|line| line.contains(part)).unwrap_or_default();
+            let plan =
+                explained(&mut session, &format!("{folder}/folder-200"), &format!("{folder}0"));
+            let part =
+                |part: &str| plan.lines().find(|line| line.contains(part)).unwrap_or_default();
             let condition = part("Index Cond");
             assert!(condition.contains("lower(civic.tenant_folder_start())"), "{plans}:\n{plan}");
             assert!(plan.contains("idx_objects_bucket_id_name_lower"), "{plans}:\n{plan}");
             assert!(!plan.contains("Sort"), "{plans}:\n{plan}");
             assert!(!plan.contains("Rows Removed"), "{plans}:\n{plan}");
         }
+    }
+}
+
+/// Old installations of Storage lack the index, and have a list that does not ask for it.
+#[test]
+fn without_the_index_the_folder_is_the_range_of_the_names() {
+    let database = Database::guarded();
+    fill(&database);
+    for changed in [
+        "DROP INDEX storage.idx_objects_bucket_id_name_lower",
+        "CREATE INDEX ON storage.objects (bucket_id, lower(name))",
+        "CREATE INDEX ON storage.objects (bucket_id, lower(name) COLLATE \"C\") WHERE name > 'x'",
+        "CREATE INDEX ON storage.objects (bucket_id, lower(version) COLLATE \"C\")",
+        "CREATE INDEX ON storage.objects (bucket_id, upper(name) COLLATE \"C\")",
+    ] {
+        database.superuser().run(changed);
+        let mut session = database.person("m-22", "citizen");
+        prepare(&mut session, "generic");
+        let plan = explained(&mut session, "m-22/folder-200", "m-220");
+        assert!(plan.contains("(name >= civic.tenant_folder_start())"), "{changed}:\n{plan}");
+        let first = next(&mut session, "evidence", "m-22/", "m-220").expect("an entry");
+        assert_eq!(first, "m-22/Folder-003/Photo 3.JPG", "{changed}");
     }
 }
 
@@ -96,7 +120,9 @@ fn no_bounds_show_a_row_of_another_folder() {
     for plans in ["generic", "custom"] {
         let mut session = database.person("m-22", "citizen");
         prepare(&mut session, plans);
-        for (from, to) in [("m-20/", "m-200"), ("", "m-22/"), ("m-220", "z"), ("M-22/", "M-220"), ("z", "a")] {
+        for (from, to) in
+            [("m-20/", "m-200"), ("", "m-22/"), ("m-220", "z"), ("M-22/", "M-220"), ("z", "a")]
+        {
             assert_eq!(next(&mut session, "evidence", from, to), None, "{from:?} {to:?}");
         }
         // A municipality whose id differs in the case of a letter only is another one.
@@ -176,7 +202,8 @@ fn the_bounds_of_a_query_are_not_asked_of_rows_that_it_writes() {
          WHERE bucket_id = 'avatars' AND lower(name) COLLATE \"C\" >= '{TENANT}/z'"
     );
     assert_eq!(session.affected(&moved), 1);
-    let away = format!("UPDATE storage.objects SET name = '{OTHER_TENANT}/b' WHERE bucket_id = 'avatars'");
+    let away =
+        format!("UPDATE storage.objects SET name = '{OTHER_TENANT}/b' WHERE bucket_id = 'avatars'");
     assert_eq!(session.sqlstate(&away), "42501");
 }
 

@@ -4,12 +4,12 @@
 //! Row security lets an index serve only conditions of a policy, and conditions of the query that cannot
 //! reveal a row that a policy hides. `lower()` counts as one that can. The Storage API's list asks for
 //! `lower(name) COLLATE "C"` between two texts, a hundred times per call, and each time every object of
-//! the folder would be read and sorted. So where a query asks for that, the policy's own range gets it too:
-//! the bounds of the folder in lower case, and the query's bounds. Each row has to be within both anyway.
-//! The query's bounds are constants and parameters only, so that nothing runs that the user wrote.
+//! the folder would be read and sorted. So where a query asks for that, and an index has it, the policy's
+//! range is that of the folder in lower case, with the query's own bounds. Each row has to be within these
+//! anyway. They are constants and parameters only, so that nothing runs that the user wrote.
 
 use std::ffi::{CStr, c_void};
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 
 use pgrx::pg_sys::{self, BoolExprType, CmdType, CoercionForm, NodeTag, ParamKind};
 use pgrx::{PgList, is_a};
@@ -40,10 +40,15 @@ pub unsafe fn as_range(request: pg_sys::Datum, folder: &Folder) -> Option<pg_sys
         let name = column(argument((*call).args, 0)?)?;
         let start = bound((*call).funcid, folder.start)?;
         let end = bound((*call).funcid, folder.end)?;
-        let mut range = PgList::<pg_sys::Node>::new();
-        range.push(compare(GREATER_OR_EQUAL, name.cast(), start));
-        range.push(compare(LESS, name.cast(), end));
-        in_lower_case((*request).root, name, start, end, &mut range);
+        let range = match lower_range((*request).root, name, start, end) {
+            Some(range) => range,
+            None => {
+                let mut range = PgList::<pg_sys::Node>::new();
+                range.push(compare(GREATER_OR_EQUAL, name.cast(), start));
+                range.push(compare(LESS, name.cast(), end));
+                range
+            }
+        };
         let range = pg_sys::makeBoolExpr(BoolExprType::AND_EXPR, range.into_pg(), -1);
         Some(pg_sys::Datum::from(range))
     }
@@ -54,45 +59,92 @@ const GREATER_OR_EQUAL: u32 = pg_sys::TextGreaterEqualOperator;
 /// `<`, `<=`, `>`, `>=` of text.
 const COMPARISONS: [u32; 4] = [LESS, 665, 666, GREATER_OR_EQUAL];
 
-/// Adds the bounds in lower case, if the query compares the column in lower case.
+/// The folder in lower case, and the query's bounds in lower case, with the test of the name itself. `None`
+/// if the query does not ask for that, or no index has it: then the name's own range is better.
 ///
 /// # Safety
 ///
 /// The planner's own nodes; `root` may be null.
-unsafe fn in_lower_case(
+unsafe fn lower_range(
     root: *mut pg_sys::PlannerInfo,
     name: *mut pg_sys::Var,
     start: *mut pg_sys::Node,
     end: *mut pg_sys::Node,
-    range: &mut PgList<pg_sys::Node>,
-) {
+) -> Option<PgList<pg_sys::Node>> {
     // SAFETY: the caller's promise; each cast follows a check of the tag.
     unsafe {
         // Other commands check new rows with the same policy, and those need not be what WHERE says.
-        let Some(query) = root.as_ref().and_then(|root| root.parse.as_ref()) else { return };
+        let query = root.as_ref()?.parse.as_ref()?;
         if query.commandType != CmdType::CMD_SELECT || query.jointree.is_null() {
-            return;
+            return None;
         }
+        let mut range = PgList::<pg_sys::Node>::new();
         let mut lower = None;
         for condition in conditions((*query.jointree).quals) {
-            let Some((operator, function, bound)) = lower_comparison(condition, name) else {
-                continue;
-            };
-            range.push(compare(operator, with_argument(function, name.cast()), bound));
-            lower = Some(function);
+            let Some((operator, call, bound)) = lower_comparison(condition, name) else { continue };
+            range.push(compare(operator, with_argument(call, name.cast()), bound));
+            lower = Some(call);
         }
-        if let Some(function) = lower {
-            range.push(compare(
-                GREATER_OR_EQUAL,
-                with_argument(function, name.cast()),
-                with_argument(function, start),
-            ));
-            range.push(compare(
-                LESS,
-                with_argument(function, name.cast()),
-                with_argument(function, end),
-            ));
+        let lower = |argument| lower.map(|call| with_argument(call, argument));
+        range.push(compare(GREATER_OR_EQUAL, lower(name.cast())?, lower(start)?));
+        range.push(compare(LESS, lower(name.cast())?, lower(end)?));
+        if !has_index(query, name) {
+            return None;
         }
+        // As a function, so that the planner does not choose the index of the names for their range: it
+        // overrates that one, as it knows nothing of the query's parameters.
+        range.push(call(pg_sys::F_STARTS_WITH.into(), pg_sys::BOOLOID, &[name.cast(), start]));
+        Some(range)
+    }
+}
+
+/// Whether a valid index of the column's table is on another column and `lower(name) COLLATE "C"`.
+///
+/// # Safety
+///
+/// A query in planning, whose tables are locked.
+unsafe fn has_index(query: &pg_sys::Query, name: *mut pg_sys::Var) -> bool {
+    // SAFETY: the caller's promise. What an error leaves open, the server closes.
+    unsafe {
+        let tables = PgList::<pg_sys::RangeTblEntry>::from_pg(query.rtable);
+        let entry = usize::try_from((*name).varno - 1).ok().and_then(|place| tables.get_ptr(place));
+        let Some(entry) = entry.filter(|it| (**it).rtekind == pg_sys::RTEKind::RTE_RELATION) else {
+            return false;
+        };
+        let table = pg_sys::RelationIdGetRelation((*entry).relid);
+        if table.is_null() {
+            return false;
+        }
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let indexes = PgList::<c_void>::from_pg(pg_sys::RelationGetIndexList(table));
+        let found = indexes.iter_oid().any(|oid| {
+            let index = pg_sys::index_open(oid, lock);
+            let is_it = is_on_lower(index, (*name).varattno);
+            pg_sys::index_close(index, lock);
+            is_it
+        });
+        pg_sys::RelationClose(table);
+        found
+    }
+}
+
+/// # Safety
+///
+/// An open index.
+unsafe fn is_on_lower(index: pg_sys::Relation, column_number: pg_sys::AttrNumber) -> bool {
+    // SAFETY: the caller's promise; an index has as many keys and collations as it counts.
+    unsafe {
+        let form = &*(*index).rd_index;
+        if !form.indisvalid || form.indnkeyatts != 2 || form.indkey.values.as_slice(2)[1] != 0 {
+            return false;
+        }
+        let expressions =
+            PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
+        let lower = expressions.get_ptr(0).and_then(|expression| lower_call(expression));
+        expressions.len() == 1
+            && lower.is_some_and(|(_, compared)| (*compared).varattno == column_number)
+            && *(*index).rd_indcollation.add(1) == pg_sys::C_COLLATION_OID
+            && pg_sys::RelationGetIndexPredicate(index).is_null()
     }
 }
 
@@ -116,15 +168,7 @@ unsafe fn lower_comparison(
         if !COMPARISONS.contains(&operator) || (*condition).inputcollid != pg_sys::C_COLLATION_OID {
             return None;
         }
-        let function = argument((*condition).args, 0)?;
-        if !is_a(function, NodeTag::T_FuncExpr) {
-            return None;
-        }
-        let function = function.cast::<pg_sys::FuncExpr>();
-        if (*function).funcid.to_u32() != pg_sys::F_LOWER_TEXT {
-            return None;
-        }
-        let compared = column(argument((*function).args, 0)?)?;
+        let (call, compared) = lower_call(argument((*condition).args, 0)?)?;
         if (*compared).varno != (*name).varno || (*compared).varattno != (*name).varattno {
             return None;
         }
@@ -132,7 +176,24 @@ unsafe fn lower_comparison(
         let is_fixed = is_a(bound, NodeTag::T_Const)
             || is_a(bound, NodeTag::T_Param)
                 && (*bound.cast::<pg_sys::Param>()).paramkind == ParamKind::PARAM_EXTERN;
-        is_fixed.then_some((operator, function, bound))
+        is_fixed.then_some((operator, call, bound))
+    }
+}
+
+/// A call of `lower` for a column, and the column.
+///
+/// # Safety
+///
+/// A node.
+unsafe fn lower_call(node: *mut pg_sys::Node) -> Option<(*mut pg_sys::FuncExpr, *mut pg_sys::Var)> {
+    // SAFETY: the caller's promise; the cast follows a check of the tag.
+    unsafe {
+        if !is_a(node, NodeTag::T_FuncExpr) {
+            return None;
+        }
+        let call = node.cast::<pg_sys::FuncExpr>();
+        let is_lower = (*call).funcid.to_u32() == pg_sys::F_LOWER_TEXT;
+        is_lower.then_some((call, column(argument((*call).args, 0)?)?))
     }
 }
 
@@ -212,17 +273,29 @@ unsafe fn bound(beside: pg_sys::Oid, name: &CStr) -> Option<*mut pg_sys::Node> {
             pg_sys::Datum::from(pg_sys::get_func_namespace(beside)),
             pg_sys::Datum::from(0_usize),
         );
-        (oid != pg_sys::InvalidOid).then(|| {
-            pg_sys::makeFuncExpr(
-                oid,
-                pg_sys::TEXTOID,
-                null_mut(),
-                pg_sys::DEFAULT_COLLATION_OID,
-                pg_sys::InvalidOid,
-                CoercionForm::COERCE_EXPLICIT_CALL,
-            )
+        (oid != pg_sys::InvalidOid).then(|| call(oid, pg_sys::TEXTOID, &[]))
+    }
+}
+
+/// A call of a function over bytes. The arguments are copied.
+///
+/// # Safety
+///
+/// The function exists and takes arguments of these types.
+unsafe fn call(
+    function: pg_sys::Oid,
+    result: pg_sys::Oid,
+    arguments: &[*mut pg_sys::Node],
+) -> *mut pg_sys::Node {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut list = PgList::<pg_sys::Node>::new();
+        arguments.iter().for_each(|argument| list.push(copy(*argument)));
+        let is_text = result == pg_sys::TEXTOID;
+        let collation = if is_text { pg_sys::DEFAULT_COLLATION_OID } else { pg_sys::InvalidOid };
+        let (list, form) = (list.into_pg(), CoercionForm::COERCE_EXPLICIT_CALL);
+        pg_sys::makeFuncExpr(function, result, list, collation, pg_sys::C_COLLATION_OID, form)
             .cast()
-        })
     }
 }
 

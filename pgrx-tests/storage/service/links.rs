@@ -203,7 +203,7 @@ fn a_role_that_sets_claims_for_itself_gets_no_link() {
     let mut session = town.superuser();
     session.run(
         "DO $$ BEGIN CREATE ROLE a_forger; EXCEPTION WHEN duplicate_object THEN END $$;
-         GRANT EXECUTE ON FUNCTION civic.get_signed_url(text, text, integer) TO a_forger;
+         GRANT EXECUTE ON FUNCTION civic.get_signed_url(text, text, bigint) TO a_forger;
          GRANT USAGE ON SCHEMA storage TO a_forger; GRANT SELECT ON storage.objects TO a_forger",
     );
     session.acts_as("a_forger", &claims(TENANT, "admin"));

@@ -16,7 +16,8 @@ fn documented() -> BTreeSet<(String, String, u16)> {
     let (_, rest) = DOCUMENT.split_once("| function | SQLSTATE | HTTP | when |").expect("a table");
     let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
     rows.map(|row| {
-        let mut cells = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`'));
+        let mut cells =
+            row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`'));
         let mut cell = || cells.next().expect("a cell").to_owned();
         let (function, sqlstate, http) = (cell(), cell(), cell());
         let http = http.split(',').next().and_then(|http| http.trim().parse().ok());
@@ -83,7 +84,8 @@ fn each_error_of_request_upload_has_its_status() {
 #[test]
 fn each_error_of_confirm_upload_has_its_status() {
     let database = Database::guarded();
-    let confirm = |id: &str, purpose: &str| format!("SELECT civic.confirm_upload('{id}', '{purpose}')");
+    let confirm =
+        |id: &str, purpose: &str| format!("SELECT civic.confirm_upload('{id}', '{purpose}')");
     let mut superuser = database.superuser();
     add_object(&mut superuser, "evidence", &format!("{TENANT}/{SUB}/a.jpg"), SUB);
     let mut person = database.person(TENANT, "citizen");
@@ -91,7 +93,11 @@ fn each_error_of_confirm_upload_has_its_status() {
     is_documented(&mut person, "SELECT civic.confirm_upload(NULL, 'evidence')", "22023");
     is_documented(&mut person, &confirm("not-a-uuid", "evidence"), "22P02");
     is_documented(&mut person, &confirm(&"1".repeat(1025), "evidence"), "PT400");
-    is_documented(&mut person, &confirm("8f14e45f-0000-4000-8000-0000000000ff", "evidence"), "PT404");
+    is_documented(
+        &mut person,
+        &confirm("8f14e45f-0000-4000-8000-0000000000ff", "evidence"),
+        "PT404",
+    );
     is_documented(&mut person, &confirm(SUB, "gbv-evidence"), "PT404");
     is_documented(&mut database.authenticated("[]"), &confirm(SUB, "evidence"), "28000");
     let mut anonymous = database.superuser();
@@ -126,7 +132,9 @@ fn each_error_of_get_signed_url_has_its_status() {
     let path = format!("{TENANT}/f/a.jpg");
     add_object(&mut town.superuser(), "evidence", &path, SUB);
     let mut person = town.person("citizen");
-    let link = |path: &str, expiry: &str| format!("SELECT civic.get_signed_url('evidence', {}, {expiry})", literal(path));
+    let link = |path: &str, expiry: &str| {
+        format!("SELECT civic.get_signed_url('evidence', {}, {expiry})", literal(path))
+    };
     let ours = link(&path, "60");
     for (sql, sqlstate) in [
         (link(&path, "0"), "22023"),
@@ -144,7 +152,8 @@ fn each_error_of_get_signed_url_has_its_status() {
     // The API makes the link.
     town.configure(&[("civic.jwt_secret", "")]);
     is_documented(&mut person, &ours, "PT404");
-    let refused = |code: &str| Answer::json(400, &json!({"statusCode": code, "error": "e", "message": "m"}));
+    let refused =
+        |code: &str| Answer::json(400, &json!({"statusCode": code, "error": "e", "message": "m"}));
     for (answer, sqlstate) in [
         (refused("403"), "PT500"),
         (refused("409"), "PT409"),
@@ -175,7 +184,10 @@ fn an_error_for_a_browser_keeps_its_message_and_its_hint() {
         error.message(),
         "there is no upload \"8f14e45f-0000-4000-8000-0000000000ff\" to confirm"
     );
-    assert!(error.hint().expect("a hint").starts_with("Upload the file to the bucket"), "{error:?}");
+    assert!(
+        error.hint().expect("a hint").starts_with("Upload the file to the bucket"),
+        "{error:?}"
+    );
     assert_eq!(error.severity(), "ERROR");
 }
 
@@ -195,7 +207,10 @@ fn an_error_that_was_caught_is_not_raised_by_the_next_call() {
     );
     let mut person = database.person(TENANT, "citizen");
     for _ in 0..3 {
-        assert_eq!(person.text("SELECT public.tried('8f14e45f-0000-4000-8000-0000000000ff')"), "PT404");
+        assert_eq!(
+            person.text("SELECT public.tried('8f14e45f-0000-4000-8000-0000000000ff')"),
+            "PT404"
+        );
         assert_eq!(person.text(&format!("SELECT public.tried('{SUB}')")), "confirmed");
     }
     // An error of a statement that calls it for each row ends the statement only.

@@ -12,7 +12,8 @@ fn the_file_id_of_a_request_is_confirmed_as_text_and_as_uuid() {
     let mut person = database.person(TENANT, "citizen");
     let client = person.client();
     for declared in [Type::TEXT, Type::VARCHAR, Type::UUID] {
-        let request = "SELECT a ->> 'file_id', a ->> 'path' FROM civic.request_upload($1, $2, $3, $4) a";
+        let request =
+            "SELECT a ->> 'file_id', a ->> 'path' FROM civic.request_upload($1, $2, $3, $4) a";
         let types = [Type::TEXT, Type::VARCHAR, Type::INT8, Type::TEXT];
         let request = client.prepare_typed(request, &types).expect("it resolves");
         let row = client
@@ -21,8 +22,7 @@ fn the_file_id_of_a_request_is_confirmed_as_text_and_as_uuid() {
         let (file_id, path): (String, String) = (row.get(0), row.get(1));
         add_object(&mut database.superuser(), "evidence", &path, SUB);
         let uuid = Uuid::parse_str(&file_id).expect("a UUID");
-        let parameter: &(dyn ToSql + Sync) =
-            if declared == Type::UUID { &uuid } else { &file_id };
+        let parameter: &(dyn ToSql + Sync) = if declared == Type::UUID { &uuid } else { &file_id };
         let confirm = "SELECT civic.confirm_upload($1, $2) ->> 'file_id'";
         let confirm = client.prepare_typed(confirm, &[declared.clone(), Type::TEXT]);
         let confirm = confirm.unwrap_or_else(|error| panic!("{declared}: {error}"));
@@ -38,11 +38,9 @@ fn a_number_of_any_integer_type_is_a_size_and_an_expiry() {
     add_object(&mut town.superuser(), "evidence", &path, SUB);
     let mut person = town.person("citizen");
     let client = person.client();
-    for (declared, value) in [
-        (Type::INT2, &60_i16 as &(dyn ToSql + Sync)),
-        (Type::INT4, &60_i32),
-        (Type::INT8, &60_i64),
-    ] {
+    for (declared, value) in
+        [(Type::INT2, &60_i16 as &(dyn ToSql + Sync)), (Type::INT4, &60_i32), (Type::INT8, &60_i64)]
+    {
         let request = "SELECT civic.request_upload('a.jpg', 'image/jpeg', $1, 'evidence')::text";
         let request = client.prepare_typed(request, &[declared.clone()]).expect("it resolves");
         client.query_one(&request, &[value]).expect("it is allowed");
@@ -63,9 +61,11 @@ fn a_tickets_id_is_taken_as_the_table_holds_it() {
     let mut server = town.service_role();
     let client = server.client();
     let uuid = Uuid::parse_str(&ticket).expect("a UUID");
-    for (declared, value) in
-        [(Type::UUID, &uuid as &(dyn ToSql + Sync)), (Type::TEXT, &ticket), (Type::VARCHAR, &ticket)]
-    {
+    for (declared, value) in [
+        (Type::UUID, &uuid as &(dyn ToSql + Sync)),
+        (Type::TEXT, &ticket),
+        (Type::VARCHAR, &ticket),
+    ] {
         let types = [Type::TEXT, Type::TEXT, declared.clone(), Type::VARCHAR];
         let call = client
             .prepare_typed("SELECT civic.enqueue_media($1, $2, $3, $4)::text", &types)
@@ -83,7 +83,8 @@ fn a_tickets_id_is_taken_as_the_table_holds_it() {
             "SELECT civic.enqueue_media('{url}', 'image/jpeg', {id}, t.tenant_id) FROM tickets t
              WHERE t.id = '{ticket}'"
         ));
-        let found = session.text(&format!("SELECT ticket_id FROM civic.media_jobs WHERE id = '{job}'"));
+        let found =
+            session.text(&format!("SELECT ticket_id FROM civic.media_jobs WHERE id = '{job}'"));
         assert_eq!(found, ticket, "{id}");
     }
 }
@@ -95,9 +96,11 @@ fn a_call_without_types_is_not_ambiguous() {
     let mut person = town.person("citizen");
     person.text(&format!("SELECT civic.confirm_upload('{SUB}', 'evidence')"));
     person.text(&format!("SELECT civic.confirm_upload(file_id => '{SUB}', purpose => 'evidence')"));
-    person.text(&format!("SELECT civic.confirm_upload(file_uuid => '{SUB}', purpose => 'evidence')"));
+    person
+        .text(&format!("SELECT civic.confirm_upload(file_uuid => '{SUB}', purpose => 'evidence')"));
     assert_eq!(person.sqlstate("SELECT civic.confirm_upload(NULL, NULL)"), "22023");
-    let inferred = person.client().prepare("SELECT civic.confirm_upload($1, $2)").expect("it resolves");
+    let inferred =
+        person.client().prepare("SELECT civic.confirm_upload($1, $2)").expect("it resolves");
     assert_eq!(inferred.params(), [Type::TEXT, Type::TEXT]);
     let mut server = town.service_role();
     let inferred = server

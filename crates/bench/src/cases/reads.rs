@@ -148,11 +148,8 @@ fn list(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
             Err(format!("a list has {entries:?} entries"))?;
         }
     }
-    let [ours, peer] = in_turn(
-        progress,
-        ROUNDS,
-        [&mut || civic.prepared(1), &mut || unguarded.prepared(1)],
-    )?;
+    let [ours, peer] =
+        in_turn(progress, ROUNDS, [&mut || civic.prepared(1), &mut || unguarded.prepared(1)])?;
     Ok(Comparison {
         case: "list() of a folder, 100 entries".to_owned(),
         ours: Figure::new("civic policies", ours),
