@@ -13,7 +13,7 @@ type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
 /// `privileges::FUNCTIONS`.
-const FUNCTIONS: [(&str, &str, Call); 37] = [
+const FUNCTIONS: [(&str, &str, Call); 39] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
@@ -74,6 +74,8 @@ const FUNCTIONS: [(&str, &str, Call); 37] = [
     ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1)),
     ("in_tenant_folder(name text)", "boolean", ('s', 's', true, false, 1)),
     ("in_tenant_folder_support(internal)", "internal", ('i', 's', true, false, 1)),
+    ("list_bounds(name text)", "boolean", ('i', 's', false, false, 1)),
+    ("list_bounds_support(internal)", "internal", ('i', 's', true, false, 1)),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
     ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
     // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
@@ -229,7 +231,7 @@ fn functions_are_granted_as_the_table_of_privileges_says() {
 
 /// Functions that anybody may call: rules over the caller's own claims, pure functions, and what a browser
 /// asks.
-const OF_EVERYBODY: [&str; 20] = [
+const OF_EVERYBODY: [&str; 21] = [
     "bucket_for_media(boolean)",
     "bucket_for_purpose(text)",
     "can_join_channel(text)",
@@ -240,6 +242,7 @@ const OF_EVERYBODY: [&str; 20] = [
     "generate_upload_url(text, text, text, text, text)",
     "has_role(text[])",
     "in_tenant_folder(text)",
+    "list_bounds(text)",
     "object_path(text, text, text)",
     "readable_buckets()",
     "request_upload(text, text, bigint, text)",

@@ -49,6 +49,7 @@ GRANT EXECUTE ON FUNCTION
     civic.can_join_channel(text),
     civic.dashboard_events(text),
     civic.in_tenant_folder(text),
+    civic.list_bounds(text),
     civic.request_upload(text, text, bigint, text),
     civic.ticket_channel(text),
     civic.ticket_payload(text, jsonb)
@@ -118,6 +119,8 @@ COMMENT ON FUNCTION civic.tenant_folder_start() IS 'the first name that the call
 COMMENT ON FUNCTION civic.tenant_folder_end() IS 'the first name after the caller''s folder, in byte order';
 COMMENT ON FUNCTION civic.in_tenant_folder(text) IS 'whether a name is in the caller''s folder; the planner makes it a range of an index';
 COMMENT ON FUNCTION civic.in_tenant_folder_support(internal) IS 'planner support of in_tenant_folder()';
+COMMENT ON FUNCTION civic.list_bounds(text) IS 'true; behind a policy, where the planner makes it the bounds of a list';
+COMMENT ON FUNCTION civic.list_bounds_support(internal) IS 'planner support of list_bounds()';
 COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a municipality''s events are published';
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
 COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: publishes each change of a ticket';

@@ -20,7 +20,8 @@ extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!(
     "../sql/access.sql",
     name = "access",
-    requires = [readable_buckets, tenant_folder_start, tenant_folder_end, in_tenant_folder]
+    requires =
+        [readable_buckets, tenant_folder_start, tenant_folder_end, in_tenant_folder, list_bounds]
 );
 extension_sql_file!(
     "../sql/overloads.sql",

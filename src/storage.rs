@@ -27,11 +27,25 @@ use serde_json::json;
 use crate::{claims, pg, settings};
 use bucket::Bucket;
 
+const FOLDER: pg::planner::Folder = pg::planner::Folder {
+    contains: c"in_tenant_folder",
+    start: c"tenant_folder_start",
+    end: c"tenant_folder_end",
+};
+
 pg::planner::support_function!(
-    /// The range that `in_tenant_folder` stands for.
-    civic_tenant_folder_range,
-    pg_finfo_civic_tenant_folder_range,
-    pg::planner::Folder { start: c"tenant_folder_start", end: c"tenant_folder_end" }
+    /// What the planner makes of `in_tenant_folder`.
+    civic_in_tenant_folder_support,
+    pg_finfo_civic_in_tenant_folder_support,
+    as_range,
+    FOLDER
+);
+pg::planner::support_function!(
+    /// What the planner makes of `list_bounds`.
+    civic_list_bounds_support,
+    pg_finfo_civic_list_bounds_support,
+    as_bounds,
+    FOLDER
 );
 
 #[pg_schema]
@@ -114,6 +128,13 @@ mod civic {
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn in_tenant_folder(name: pg::RawText<'_>) -> Option<bool> {
         claims::ask(|identity| access::is_in_folder(identity, &name))
+    }
+
+    /// True. Behind a policy on `storage.objects`: where a query compares names in lower case, the planner
+    /// makes it the bounds of the folder and the query, see [`pg::planner`].
+    #[pg_extern(immutable, parallel_safe, cost = 1)]
+    fn list_bounds(_name: Option<pg::RawText<'_>>) -> bool {
+        true
     }
 
     /// Whether the caller may add an object of this name to this bucket. False if the name is not

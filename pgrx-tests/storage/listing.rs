@@ -135,6 +135,26 @@ fn no_bounds_show_a_row_of_another_folder() {
     }
 }
 
+/// A policy of others opens more, and a list then shows it.
+#[test]
+fn beside_a_careless_policy_a_list_is_not_confined_to_the_folder() {
+    let database = Database::guarded();
+    fill(&database);
+    database.superuser().run(
+        "INSERT INTO storage.buckets (id, name) VALUES ('avatars', 'avatars');
+         INSERT INTO storage.objects (bucket_id, name) VALUES ('avatars', 'Anybody/A.jpg');
+         CREATE POLICY careless ON storage.objects FOR SELECT USING (true)",
+    );
+    for plans in ["generic", "custom"] {
+        let mut session = database.person("m-22", "citizen");
+        prepare(&mut session, plans);
+        let found = next(&mut session, "avatars", "anybody/", "anybody0");
+        assert_eq!(found.as_deref(), Some("Anybody/A.jpg"), "{plans}");
+        assert_eq!(next(&mut session, "evidence", "m-20/", "m-200"), None, "{plans}");
+        assert!(next(&mut session, "evidence", "m-22/", "m-220").is_some(), "{plans}");
+    }
+}
+
 #[test]
 fn without_a_tenant_nothing_is_listed() {
     let database = Database::guarded();

@@ -1,117 +1,206 @@
-//! What the planner asks of a function (`SupportRequestSimplify`, nodes/supportnodes.h): a call that tests
-//! whether a text is in a folder becomes the range of the folder, which an index can serve.
+//! What the planner asks of two functions (`SupportRequestSimplify`, nodes/supportnodes.h), so that a policy
+//! over the folder of a name becomes a range of an index.
 //!
-//! Row security lets an index serve only conditions of a policy, and conditions of the query that cannot
-//! reveal a row that a policy hides. `lower()` counts as one that can. The Storage API's list asks for
-//! `lower(name) COLLATE "C"` between two texts, a hundred times per call, and each time every object of
-//! the folder would be read and sorted. So where a query asks for that, and an index has it, the policy's
-//! range is that of the folder in lower case, with the query's own bounds. Each row has to be within these
-//! anyway. They are constants and parameters only, so that nothing runs that the user wrote.
+//! `in_folder(name)` becomes the range of the folder, which the index of the names serves.
+//!
+//! That is not enough for the list of the Storage API. It asks for `lower(name) COLLATE "C"` between two texts,
+//! a hundred times per call. Row security lets an index serve conditions of the first policies, and others that
+//! cannot reveal a hidden row; `lower()` counts as a function that can. So every object of the folder would be
+//! read and sorted each time. `bounds(name)`, which is always true, stands in a policy of its own, the first.
+//! Where a query compares names in lower case, and the policies show nothing outside of the folder, it becomes
+//! the folder's range in lower case and the query's own bounds: an index serves both, and each row of the result
+//! is within both anyway. The bounds are constants and parameters only, so nothing runs that the user wrote.
+
+mod nodes;
 
 use std::ffi::{CStr, c_void};
-use std::ptr::null;
 
-use pgrx::pg_sys::{self, BoolExprType, CmdType, CoercionForm, NodeTag, ParamKind};
+use pgrx::pg_sys::{self, CmdType, NodeTag};
 use pgrx::{PgList, is_a};
 
-/// The functions that give a folder's bounds, in the schema of the function that is simplified. They take
-/// nothing, and give NULL where there is no folder.
+use self::nodes::{GREATER_OR_EQUAL, LESS, LowerComparison};
+use self::nodes::{
+    all_of, argument, call, call_of, collated, column, compare, conditions, function_beside, lower,
+    with_argument,
+};
+
+/// The functions over a folder, by their names in one schema.
 pub struct Folder {
+    /// `in_folder(text)`: whether a name is in it.
+    pub contains: &'static CStr,
+    /// `start()` and `end()`: its range in byte order; NULL where there is no folder.
     pub start: &'static CStr,
     pub end: &'static CStr,
 }
 
-/// The expression of a call `in_folder(name)` as a range, `None` if it must be called. To be returned by a
-/// planner support function.
+/// A call that the planner asks about, over a column.
+struct Call {
+    root: *mut pg_sys::PlannerInfo,
+    function: pg_sys::Oid,
+    name: *mut pg_sys::Var,
+}
+
+impl Call {
+    /// `None` for another request, and for a call over anything else: that could be volatile, and would be
+    /// evaluated more than once.
+    ///
+    /// # Safety
+    ///
+    /// The server has called the support function with this argument.
+    unsafe fn of(request: pg_sys::Datum) -> Option<Call> {
+        let request = request.cast_mut_ptr::<pg_sys::Node>();
+        // SAFETY: the server passes a node; its tag says of which type it is.
+        unsafe {
+            if !is_a(request, NodeTag::T_SupportRequestSimplify) {
+                return None;
+            }
+            let request = request.cast::<pg_sys::SupportRequestSimplify>();
+            let call = (*request).fcall;
+            let name = column(argument((*call).args, 0)?)?;
+            Some(Call { root: (*request).root, function: (*call).funcid, name })
+        }
+    }
+
+    /// The query in planning, and the conditions of the policies on the column's table.
+    ///
+    /// # Safety
+    ///
+    /// As [`Call::of`].
+    unsafe fn policies(
+        &self,
+    ) -> Option<(&pg_sys::Query, *mut pg_sys::RangeTblEntry, Vec<*mut pg_sys::Node>)> {
+        // SAFETY: the caller's promise: the planner's own nodes. An entry of a query's tables is one.
+        unsafe {
+            let query = self.root.as_ref()?.parse.as_ref()?;
+            let tables = PgList::<pg_sys::RangeTblEntry>::from_pg(query.rtable);
+            let table = tables.get_ptr(usize::try_from((*self.name).varno - 1).ok()?)?;
+            let policies = PgList::<pg_sys::Node>::from_pg((*table).securityQuals);
+            let policies = policies.iter_ptr().flat_map(|policy| conditions(policy));
+            Some((query, table, policies.collect()))
+        }
+    }
+}
+
+/// `in_folder(name)` as a range; `None` if it stays a call.
 ///
 /// # Safety
 ///
 /// The server has called the support function with this argument.
-pub unsafe fn as_range(request: pg_sys::Datum, folder: &Folder) -> Option<pg_sys::Datum> {
-    let request = request.cast_mut_ptr::<pg_sys::Node>();
-    // SAFETY: the server passes a node; its tag says of which type it is. A call has its arguments.
+pub unsafe fn as_range(request: pg_sys::Datum, folder: &Folder) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise, and the planner's own nodes.
     unsafe {
-        if !is_a(request, NodeTag::T_SupportRequestSimplify) {
-            return None;
+        let asked = Call::of(request)?;
+        let start = function_beside(asked.function, folder.start, &[])?;
+        let end = function_beside(asked.function, folder.end, &[])?;
+        let text = pg_sys::TEXTOID;
+        let name = asked.name.cast();
+        let is_bounded = asked.policies().is_some_and(|(_, _, policies)| {
+            policies.into_iter().any(|policy| is_bound_of(policy, asked.name, start))
+        });
+        if is_bounded {
+            // A test that no index serves: the planner overrates the index of the names, as it does not know
+            // the query's parameters.
+            let function = pg_sys::F_STARTS_WITH.into();
+            return Some(call(function, pg_sys::BOOLOID, &[name, call(start, text, &[])]));
         }
-        let request = request.cast::<pg_sys::SupportRequestSimplify>();
-        let call = (*request).fcall;
-        // Another expression could be volatile, and would be evaluated twice.
-        let name = column(argument((*call).args, 0)?)?;
-        let start = bound((*call).funcid, folder.start)?;
-        let end = bound((*call).funcid, folder.end)?;
-        let range = match lower_range((*request).root, name, start, end) {
-            Some(range) => range,
-            None => {
-                let mut range = PgList::<pg_sys::Node>::new();
-                range.push(compare(GREATER_OR_EQUAL, name.cast(), start));
-                range.push(compare(LESS, name.cast(), end));
-                range
-            }
-        };
-        let range = pg_sys::makeBoolExpr(BoolExprType::AND_EXPR, range.into_pg(), -1);
-        Some(pg_sys::Datum::from(range))
+        let mut range = PgList::<pg_sys::Node>::new();
+        range.push(compare(GREATER_OR_EQUAL, name, call(start, text, &[])));
+        range.push(compare(LESS, name, call(end, text, &[])));
+        Some(all_of(range))
     }
 }
 
-const LESS: u32 = pg_sys::TextLessOperator;
-const GREATER_OR_EQUAL: u32 = pg_sys::TextGreaterEqualOperator;
-/// `<`, `<=`, `>`, `>=` of text.
-const COMPARISONS: [u32; 4] = [LESS, 665, 666, GREATER_OR_EQUAL];
-
-/// The folder in lower case, and the query's bounds in lower case, with the test of the name itself. `None`
-/// if the query does not ask for that, or no index has it: then the name's own range is better.
+/// Whether a condition is `lower(name) COLLATE "C" >= lower(start())`, as [`as_bounds`] makes it.
 ///
 /// # Safety
 ///
-/// The planner's own nodes; `root` may be null.
-unsafe fn lower_range(
-    root: *mut pg_sys::PlannerInfo,
+/// Nodes of the planner.
+unsafe fn is_bound_of(
+    condition: *mut pg_sys::Node,
     name: *mut pg_sys::Var,
-    start: *mut pg_sys::Node,
-    end: *mut pg_sys::Node,
-) -> Option<PgList<pg_sys::Node>> {
-    // SAFETY: the caller's promise; each cast follows a check of the tag.
+    start: pg_sys::Oid,
+) -> bool {
+    // SAFETY: the caller's promise.
     unsafe {
+        let is_start = |bound| {
+            let lower = call_of(bound, lower())?;
+            call_of(argument((*lower).args, 0)?, start)
+        };
+        LowerComparison::of(condition, name).is_some_and(|it| is_start(it.bound).is_some())
+    }
+}
+
+/// `bounds(name)` as the bounds that the query gives it, and as true if there are none; `None` if it stays a
+/// call.
+///
+/// # Safety
+///
+/// The server has called the support function with this argument.
+pub unsafe fn as_bounds(request: pg_sys::Datum, folder: &Folder) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let asked = Call::of(request)?;
+        Some(bounds(&asked, folder).unwrap_or_else(|| pg_sys::makeBoolConst(true, false)))
+    }
+}
+
+/// # Safety
+///
+/// As [`as_bounds`].
+unsafe fn bounds(asked: &Call, folder: &Folder) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise, and the planner's own nodes.
+    unsafe {
+        let (query, table, policies) = asked.policies()?;
         // Other commands check new rows with the same policy, and those need not be what WHERE says.
-        let query = root.as_ref()?.parse.as_ref()?;
         if query.commandType != CmdType::CMD_SELECT || query.jointree.is_null() {
             return None;
         }
-        let mut range = PgList::<pg_sys::Node>::new();
-        let mut lower = None;
-        for condition in conditions((*query.jointree).quals) {
-            let Some((operator, call, bound)) = lower_comparison(condition, name) else { continue };
-            range.push(compare(operator, with_argument(call, name.cast()), bound));
-            lower = Some(call);
-        }
-        let lower = |argument| lower.map(|call| with_argument(call, argument));
-        range.push(compare(GREATER_OR_EQUAL, lower(name.cast())?, lower(start)?));
-        range.push(compare(LESS, lower(name.cast())?, lower(end)?));
-        if !has_index(query, name) {
+        // Without this condition, as with a second policy that opens more, there are rows outside of the folder.
+        let contains = function_beside(asked.function, folder.contains, &[pg_sys::TEXTOID])?;
+        let is_ours = |policy: &*mut pg_sys::Node| {
+            let name = call_of(*policy, contains).and_then(|it| column(argument((*it).args, 0)?));
+            name.is_some_and(|name| (*name).varattno == (*asked.name).varattno)
+        };
+        if !policies.iter().any(is_ours) {
             return None;
         }
-        // As a function, so that the planner does not choose the index of the names for their range: it
-        // overrates that one, as it knows nothing of the query's parameters.
-        range.push(call(pg_sys::F_STARTS_WITH.into(), pg_sys::BOOLOID, &[name.cast(), start]));
-        Some(range)
+        let mut bounds = PgList::<pg_sys::Node>::new();
+        let mut lower = None;
+        for condition in conditions((*query.jointree).quals) {
+            let Some(compared) = LowerComparison::of(condition, asked.name) else { continue };
+            if compared.is_fixed() {
+                // In this form the planner does not take it for a bound of the folder's range, of which it
+                // knows how many rows are within.
+                let name = collated(with_argument(compared.lower, asked.name.cast()));
+                bounds.push(compare(compared.operator, name, compared.bound));
+                lower = Some(compared.lower);
+            }
+        }
+        let lower = lower?;
+        if !has_index(table, asked.name) {
+            return None;
+        }
+        for (operator, bound) in [(GREATER_OR_EQUAL, folder.start), (LESS, folder.end)] {
+            let bound = call(function_beside(asked.function, bound, &[])?, pg_sys::TEXTOID, &[]);
+            let name = with_argument(lower, asked.name.cast());
+            bounds.push(compare(operator, name, with_argument(lower, bound)));
+        }
+        Some(all_of(bounds))
     }
 }
 
-/// Whether a valid index of the column's table is on another column and `lower(name) COLLATE "C"`.
+/// Whether a valid index of a table is on another column and `lower(name) COLLATE "C"`.
 ///
 /// # Safety
 ///
-/// A query in planning, whose tables are locked.
-unsafe fn has_index(query: &pg_sys::Query, name: *mut pg_sys::Var) -> bool {
+/// A table of a query in planning, which is locked.
+unsafe fn has_index(table: *mut pg_sys::RangeTblEntry, name: *mut pg_sys::Var) -> bool {
     // SAFETY: the caller's promise. What an error leaves open, the server closes.
     unsafe {
-        let tables = PgList::<pg_sys::RangeTblEntry>::from_pg(query.rtable);
-        let entry = usize::try_from((*name).varno - 1).ok().and_then(|place| tables.get_ptr(place));
-        let Some(entry) = entry.filter(|it| (**it).rtekind == pg_sys::RTEKind::RTE_RELATION) else {
+        if (*table).rtekind != pg_sys::RTEKind::RTE_RELATION {
             return false;
-        };
-        let table = pg_sys::RelationIdGetRelation((*entry).relid);
+        }
+        let table = pg_sys::RelationIdGetRelation((*table).relid);
         if table.is_null() {
             return false;
         }
@@ -131,7 +220,7 @@ unsafe fn has_index(query: &pg_sys::Query, name: *mut pg_sys::Var) -> bool {
 /// # Safety
 ///
 /// An open index.
-unsafe fn is_on_lower(index: pg_sys::Relation, column_number: pg_sys::AttrNumber) -> bool {
+unsafe fn is_on_lower(index: pg_sys::Relation, number: pg_sys::AttrNumber) -> bool {
     // SAFETY: the caller's promise; an index has as many keys and collations as it counts.
     unsafe {
         let form = &*(*index).rd_index;
@@ -140,221 +229,19 @@ unsafe fn is_on_lower(index: pg_sys::Relation, column_number: pg_sys::AttrNumber
         }
         let expressions =
             PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
-        let lower = expressions.get_ptr(0).and_then(|expression| lower_call(expression));
+        let compared = expressions
+            .get_ptr(0)
+            .and_then(|expression| column(argument((*call_of(expression, lower())?).args, 0)?));
         expressions.len() == 1
-            && lower.is_some_and(|(_, compared)| (*compared).varattno == column_number)
+            && compared.is_some_and(|compared| (*compared).varattno == number)
             && *(*index).rd_indcollation.add(1) == pg_sys::C_COLLATION_OID
             && pg_sys::RelationGetIndexPredicate(index).is_null()
     }
 }
 
-/// A condition `lower(name) COLLATE "C" < bound`, by any of [`COMPARISONS`]: the operator, the call of
-/// `lower` and the bound, which is a constant or a parameter of the query.
-///
-/// # Safety
-///
-/// Nodes of the planner.
-unsafe fn lower_comparison(
-    condition: *mut pg_sys::Node,
-    name: *mut pg_sys::Var,
-) -> Option<(u32, *mut pg_sys::FuncExpr, *mut pg_sys::Node)> {
-    // SAFETY: the caller's promise; each cast follows a check of the tag.
-    unsafe {
-        if !is_a(condition, NodeTag::T_OpExpr) {
-            return None;
-        }
-        let condition = condition.cast::<pg_sys::OpExpr>();
-        let operator = (*condition).opno.to_u32();
-        if !COMPARISONS.contains(&operator) || (*condition).inputcollid != pg_sys::C_COLLATION_OID {
-            return None;
-        }
-        let (call, compared) = lower_call(argument((*condition).args, 0)?)?;
-        if (*compared).varno != (*name).varno || (*compared).varattno != (*name).varattno {
-            return None;
-        }
-        let bound = argument((*condition).args, 1)?;
-        let is_fixed = is_a(bound, NodeTag::T_Const)
-            || is_a(bound, NodeTag::T_Param)
-                && (*bound.cast::<pg_sys::Param>()).paramkind == ParamKind::PARAM_EXTERN;
-        is_fixed.then_some((operator, call, bound))
-    }
-}
-
-/// A call of `lower` for a column, and the column.
-///
-/// # Safety
-///
-/// A node.
-unsafe fn lower_call(node: *mut pg_sys::Node) -> Option<(*mut pg_sys::FuncExpr, *mut pg_sys::Var)> {
-    // SAFETY: the caller's promise; the cast follows a check of the tag.
-    unsafe {
-        if !is_a(node, NodeTag::T_FuncExpr) {
-            return None;
-        }
-        let call = node.cast::<pg_sys::FuncExpr>();
-        let is_lower = (*call).funcid.to_u32() == pg_sys::F_LOWER_TEXT;
-        is_lower.then_some((call, column(argument((*call).args, 0)?)?))
-    }
-}
-
-/// The conditions that every row of a query must meet.
-///
-/// # Safety
-///
-/// The WHERE clause of a query: null, a list, or one expression.
-unsafe fn conditions(clause: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
-    // SAFETY: the caller's promise; each cast follows a check of the tag.
-    unsafe {
-        if clause.is_null() {
-            return vec![];
-        }
-        let parts = if is_a(clause, NodeTag::T_List) {
-            clause.cast::<pg_sys::List>()
-        } else if is_a(clause, NodeTag::T_BoolExpr)
-            && (*clause.cast::<pg_sys::BoolExpr>()).boolop == BoolExprType::AND_EXPR
-        {
-            (*clause.cast::<pg_sys::BoolExpr>()).args
-        } else {
-            return vec![clause];
-        };
-        PgList::<pg_sys::Node>::from_pg(parts).iter_ptr().collect()
-    }
-}
-
-/// An argument, without what only gives it another collation or a binary-compatible type.
-///
-/// # Safety
-///
-/// A list of nodes.
-unsafe fn argument(arguments: *mut pg_sys::List, place: usize) -> Option<*mut pg_sys::Node> {
-    // SAFETY: the caller's promise; each cast follows a check of the tag.
-    unsafe {
-        let mut node = PgList::<pg_sys::Node>::from_pg(arguments).get_ptr(place)?;
-        loop {
-            node = if is_a(node, NodeTag::T_RelabelType) {
-                (*node.cast::<pg_sys::RelabelType>()).arg.cast()
-            } else if is_a(node, NodeTag::T_CollateExpr) {
-                (*node.cast::<pg_sys::CollateExpr>()).arg.cast()
-            } else {
-                return Some(node);
-            };
-        }
-    }
-}
-
-/// A column of a table of this query.
-///
-/// # Safety
-///
-/// A node.
-unsafe fn column(node: *mut pg_sys::Node) -> Option<*mut pg_sys::Var> {
-    // SAFETY: the caller's promise; the cast follows a check of the tag.
-    unsafe {
-        let is_column = is_a(node, NodeTag::T_Var)
-            && (*node.cast::<pg_sys::Var>()).varlevelsup == 0
-            && (*node.cast::<pg_sys::Var>()).vartype == pg_sys::TEXTOID;
-        is_column.then(|| node.cast())
-    }
-}
-
-/// A call of the function of this name, without arguments, in the schema of another function.
-///
-/// # Safety
-///
-/// The other function exists.
-unsafe fn bound(beside: pg_sys::Oid, name: &CStr) -> Option<*mut pg_sys::Node> {
-    // SAFETY: lookups in the catalog by a name that ends in NUL; the call is a new node.
-    unsafe {
-        let oid = pg_sys::GetSysCacheOid(
-            pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
-            pg_sys::Anum_pg_proc_oid as pg_sys::AttrNumber,
-            pg_sys::Datum::from(name.as_ptr()),
-            pg_sys::Datum::from(pg_sys::buildoidvector(null(), 0)),
-            pg_sys::Datum::from(pg_sys::get_func_namespace(beside)),
-            pg_sys::Datum::from(0_usize),
-        );
-        (oid != pg_sys::InvalidOid).then(|| call(oid, pg_sys::TEXTOID, &[]))
-    }
-}
-
-/// A call of a function over bytes. The arguments are copied.
-///
-/// # Safety
-///
-/// The function exists and takes arguments of these types.
-unsafe fn call(
-    function: pg_sys::Oid,
-    result: pg_sys::Oid,
-    arguments: &[*mut pg_sys::Node],
-) -> *mut pg_sys::Node {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut list = PgList::<pg_sys::Node>::new();
-        arguments.iter().for_each(|argument| list.push(copy(*argument)));
-        let is_text = result == pg_sys::TEXTOID;
-        let collation = if is_text { pg_sys::DEFAULT_COLLATION_OID } else { pg_sys::InvalidOid };
-        let (list, form) = (list.into_pg(), CoercionForm::COERCE_EXPLICIT_CALL);
-        pg_sys::makeFuncExpr(function, result, list, collation, pg_sys::C_COLLATION_OID, form)
-            .cast()
-    }
-}
-
-/// The same call with another argument.
-///
-/// # Safety
-///
-/// Nodes of the planner.
-unsafe fn with_argument(
-    function: *mut pg_sys::FuncExpr,
-    argument: *mut pg_sys::Node,
-) -> *mut pg_sys::Node {
-    // SAFETY: the copy has the type of the original.
-    unsafe {
-        let call: *mut pg_sys::FuncExpr = copy(function);
-        let mut arguments = PgList::<pg_sys::Node>::new();
-        arguments.push(copy(argument));
-        (*call).args = arguments.into_pg();
-        call.cast()
-    }
-}
-
-/// `left operator right`, in byte order. The operands are copied.
-///
-/// # Safety
-///
-/// Nodes of the planner, of type text.
-unsafe fn compare(
-    operator: u32,
-    left: *mut pg_sys::Node,
-    right: *mut pg_sys::Node,
-) -> *mut pg_sys::Node {
-    // SAFETY: make_opclause makes an OpExpr.
-    unsafe {
-        let comparison = pg_sys::make_opclause(
-            pg_sys::Oid::from(operator),
-            pg_sys::BOOLOID,
-            false,
-            copy(left).cast(),
-            copy(right).cast(),
-            pg_sys::InvalidOid,
-            pg_sys::C_COLLATION_OID,
-        );
-        pg_sys::set_opfuncid(comparison.cast());
-        comparison.cast()
-    }
-}
-
-/// # Safety
-///
-/// A node of the planner.
-unsafe fn copy<T>(node: *mut T) -> *mut T {
-    // SAFETY: the copy has the type of the original.
-    unsafe { pg_sys::copyObjectImpl(node.cast::<c_void>()).cast() }
-}
-
-/// Defines a planner support function that gives [`as_range`].
+/// Defines a planner support function that gives [`as_range`] or [`as_bounds`].
 macro_rules! support_function {
-    ($(#[$doc:meta])* $symbol:ident, $info:ident, $folder:expr) => {
+    ($(#[$doc:meta])* $symbol:ident, $info:ident, $simplify:ident, $folder:expr) => {
         $crate::pg::c_function::declare!($info);
 
         $(#[$doc])*
@@ -372,8 +259,8 @@ macro_rules! support_function {
             // call stays as it is.
             unsafe {
                 let request = (*fcinfo).args.as_slice(1)[0].value;
-                $crate::pg::planner::as_range(request, &$folder)
-                    .unwrap_or(::pgrx::pg_sys::Datum::from(0_usize))
+                let simplified = $crate::pg::planner::$simplify(request, &$folder);
+                ::pgrx::pg_sys::Datum::from(simplified.unwrap_or(::std::ptr::null_mut()))
             }
         }
     };

@@ -42,7 +42,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 37] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 39] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -64,6 +64,8 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 37] = [
     ("in_tenant_folder(text)", &[Public]),
     // The planner alone calls it.
     ("in_tenant_folder_support(internal)", &[]),
+    ("list_bounds(text)", &[Public]),
+    ("list_bounds_support(internal)", &[]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
     ("publish(text, jsonb, boolean)", &[ServiceRole]),
