@@ -133,7 +133,8 @@ mod civic {
     /// True. Behind a policy on `storage.objects`: where a query compares names in lower case, the planner
     /// makes it the bounds of the folder and the query, see [`pg::planner`].
     #[pg_extern(immutable, parallel_safe, cost = 1)]
-    fn list_bounds(_name: Option<pg::RawText<'_>>) -> bool {
+    fn list_bounds(name: Option<pg::RawText<'_>>) -> bool {
+        let _ = name;
         true
     }
 
