@@ -264,7 +264,7 @@ fn transfer_hint(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::Unreachable => {
             "Check that the database's server can reach this host. civic.storage_url or \
-             civic.supabase_url names the Storage API, the message's URL names media."
+             civic.supabase_url names the Storage API's; media comes from the host of its own URL."
         }
         Kind::TimedOut => "civic.http_timeout is the limit of time.",
         Kind::Busy | Kind::ServerError => "Try again later.",
