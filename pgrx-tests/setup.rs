@@ -13,10 +13,11 @@ mod uncovered_rights;
 use super::support::installation::{SETUP, action_of, actions};
 use super::support::{Database, MIGRATIONS, Session, TENANT};
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "policy \"civic read\" on storage.objects",
     "policy \"civic upload\" on storage.objects",
     "policy \"civic firewall\" on storage.objects",
+    "policy \"civic bounds\" on storage.objects",
     "policy \"civic closed\" on storage.objects",
     "policy \"civic no update\" on storage.objects",
     "policy \"civic no delete\" on storage.objects",

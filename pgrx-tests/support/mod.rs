@@ -12,6 +12,7 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use serde_json::Value;
 
 pub mod installation;
+pub mod postgrest;
 
 pub const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
 pub const APPLICATION: &str = include_str!("../fixtures/application.sql");
@@ -168,6 +169,15 @@ impl Database {
     pub fn role(&self, name: &str, options: &str) -> String {
         let role = format!("{}_{name}", self.name);
         self.superuser().run(&format!("CREATE ROLE {role} {options}"));
+        role
+    }
+
+    /// [`Database::role`] of an operator, who may call `civic.setup()`, `teardown()` and `check()`.
+    pub fn operator(&self, name: &str, options: &str) -> String {
+        let role = self.role(name, options);
+        self.superuser().run(&format!(
+            "GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO {role}"
+        ));
         role
     }
 

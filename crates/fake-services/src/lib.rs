@@ -24,6 +24,6 @@ pub use process::Process;
 pub use realtime::RateLimit;
 pub use request::Request;
 pub use server::{FakeServer, sequence};
-pub use storage::{Errors, Moves, Object, Options, Storage};
+pub use storage::{Entry, Errors, Moves, Object, Options, Storage};
 pub use sync::Gate;
 pub use twilio::Twilio;

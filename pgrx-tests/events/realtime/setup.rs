@@ -289,7 +289,7 @@ fn every_missing_right_on_realtime_is_reported_and_nothing_is_done() {
     let mut session = database.superuser();
     session.run(REALTIME);
     session.run("CREATE EXTENSION pg_civic");
-    let owner = database.role("owner", "");
+    let owner = database.operator("owner", "");
     session.run(&format!("ALTER TABLE tickets OWNER TO {owner}"));
     session.run(&format!("SET ROLE {owner}"));
     let error = session.error(SETUP);
