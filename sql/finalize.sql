@@ -33,6 +33,10 @@ GRANT USAGE ON SCHEMA civic TO PUBLIC;
 -- Rules over the caller's claims, and pure functions.
 GRANT EXECUTE ON FUNCTION
     civic.tenant_id(),
+    civic.tenant_uuid(),
+    civic.user_uuid(),
+    civic.staff_floor(),
+    civic.staff_floor_uuid(),
     civic.user_role(),
     civic.user_id(),
     civic.has_role(text[]),
@@ -55,7 +59,13 @@ GRANT EXECUTE ON FUNCTION
 TO PUBLIC;
 
 -- They do nothing that the caller could not do by hand, and report which rights are missing.
-GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    civic.setup(regclass),
+    civic.teardown(),
+    civic.check(),
+    civic.protect(regclass, text, text[], text, text, text, text[], text),
+    civic.unprotect(regclass)
+TO PUBLIC;
 
 -- Clients trust the events of a municipality's channel: only the server's side sends them. PUBLIC gets
 -- neither publish() nor the trigger function, with which the owner of any table could send events.
@@ -99,6 +109,10 @@ COMMENT ON SCHEMA civic IS 'pg_civic: tenant-guarded storage and ticket events';
 COMMENT ON FUNCTION civic.tenant_id() IS 'the caller''s municipality, from the claims; NULL if there is none';
 COMMENT ON FUNCTION civic.user_role() IS 'the caller''s role in the application, as written in the claims; NULL if there is none';
 COMMENT ON FUNCTION civic.user_id() IS 'the caller''s user id (claim sub); NULL if there is none';
+COMMENT ON FUNCTION civic.tenant_uuid() IS 'the caller''s municipality as a uuid; NULL if it is none';
+COMMENT ON FUNCTION civic.user_uuid() IS 'the caller''s user id as a uuid; NULL if it is none';
+COMMENT ON FUNCTION civic.staff_floor() IS 'the least text for roles in civic.staff_readers, else NULL: for policies on a column of text';
+COMMENT ON FUNCTION civic.staff_floor_uuid() IS 'the least uuid for roles in civic.staff_readers, else NULL: for policies on a column of uuid';
 COMMENT ON FUNCTION civic.has_role(text[]) IS 'whether the caller''s role is one of these, without regard to ASCII case';
 COMMENT ON FUNCTION civic.bucket_for_purpose(text) IS 'the bucket that serves a purpose';
 COMMENT ON FUNCTION civic.bucket_for_media(boolean) IS 'the bucket for a ticket''s media';
@@ -128,3 +142,5 @@ COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, bool
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and publishes the changes of a table of tickets; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
 COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that fixes it';
+COMMENT ON FUNCTION civic.protect(regclass, text, text[], text, text, text, text[], text) IS 'puts a table of the application under the rules of its municipality; can be repeated';
+COMMENT ON FUNCTION civic.unprotect(regclass) IS 'undoes protect(); row security stays enabled';

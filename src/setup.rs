@@ -9,6 +9,7 @@ mod ledger;
 mod plan;
 mod policy;
 pub mod privileges;
+mod protect;
 mod publication;
 mod realtime;
 mod relation;
@@ -65,6 +66,7 @@ fn tear_down() -> Result<Vec<Step>, Error> {
     let mut missing = storage::missing_privileges(|needed| needed.teardown)?;
     missing.extend(realtime::missing_privileges()?);
     missing.extend(tickets::missing_to_tear_down()?);
+    missing.extend(protect::missing_to_tear_down()?);
     require("tear down pg_civic", missing)?;
 
     let mut components = storage::components()?;
@@ -78,7 +80,8 @@ fn tear_down() -> Result<Vec<Step>, Error> {
     components.extend(tickets);
     // A function is dropped after the policies that call it.
     components.reverse();
-    let mut steps = walk(components, plan::tear_down)?;
+    let mut steps = protect::tear_down()?;
+    steps.extend(walk(components, plan::tear_down)?);
     steps.extend(tickets::revoke_grants()?);
     Ok(steps)
 }

@@ -36,7 +36,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 32] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 38] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -54,21 +54,27 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 32] = [
     ("has_role(text[])", &[Public]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
+    ("protect(regclass, text, text[], text, text, text, text[], text)", &[Public]),
     ("publish(text, jsonb, boolean)", &[ServiceRole]),
     ("readable_buckets()", &[Public]),
     ("relay_stats()", &[Public]),
     ("request_upload(text, text, bigint, text)", &[Public]),
     ("retry_media_job(uuid)", &[ServiceRole]),
     ("setup(regclass)", &[Public]),
+    ("staff_floor()", &[Public]),
+    ("staff_floor_uuid()", &[Public]),
     ("teardown()", &[Public]),
     ("tenant_folder_end()", &[Public]),
     ("tenant_folder_start()", &[Public]),
     ("tenant_id()", &[Public]),
+    ("tenant_uuid()", &[Public]),
     ("ticket_channel(text)", &[Public]),
     ("ticket_payload(text, jsonb)", &[Public]),
+    ("unprotect(regclass)", &[Public]),
     ("upload_file(text, text, bytea, text)", &[ServiceRole]),
     ("user_id()", &[Public]),
     ("user_role()", &[Public]),
+    ("user_uuid()", &[Public]),
 ];
 
 /// The qualified signatures of the functions that are granted to one role.
