@@ -99,7 +99,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
         GRANT EXECUTE ON FUNCTION
             civic.confirm_upload(uuid, text),
-            civic.get_signed_url(text, text, integer)
+            civic.get_signed_url(text, text, integer),
+            civic.mark_sensitive(text)
         TO authenticated;
     END IF;
 END
@@ -144,3 +145,4 @@ COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objec
 COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that fixes it';
 COMMENT ON FUNCTION civic.protect(regclass, text, text[], text, text, text, text[], text) IS 'puts a table of the application under the rules of its municipality; can be repeated';
 COMMENT ON FUNCTION civic.unprotect(regclass) IS 'undoes protect(); row security stays enabled';
+COMMENT ON FUNCTION civic.mark_sensitive(text) IS 'marks a ticket that the caller sees as staff, or that is assigned to them, as sensitive';

@@ -58,7 +58,11 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
         Some(table) => components.extend(table.components()?),
         None => components.push(unneeded("trigger", "no table of tickets was given")),
     }
-    walk(components, plan::set_up)
+    let mut steps = walk(components, plan::set_up)?;
+    if let Some(oid) = tickets {
+        steps.extend(protect::open_row(oid)?);
+    }
+    Ok(steps)
 }
 
 fn tear_down() -> Result<Vec<Step>, Error> {

@@ -1,6 +1,7 @@
 //! Tickets: the tables that hold them, whether one is sensitive, and which become so.
 
 mod error;
+mod mark;
 pub mod sensitivity;
 pub mod tables;
 pub mod ticket;

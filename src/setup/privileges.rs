@@ -36,7 +36,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 38] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 39] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -52,6 +52,7 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 38] = [
     ("generate_upload_url(text, text, text, text, text)", &[Public]),
     ("get_signed_url(text, text, integer)", &[Authenticated, ServiceRole]),
     ("has_role(text[])", &[Public]),
+    ("mark_sensitive(text)", &[Authenticated]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
     ("protect(regclass, text, text[], text, text, text, text[], text)", &[Public]),

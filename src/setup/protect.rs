@@ -3,6 +3,7 @@
 //! Everything on a table happens as its owner. `rules` and `plan` decide without PostgreSQL what a table
 //! gets.
 
+mod check;
 mod notes;
 mod parts;
 mod plan;
@@ -26,10 +27,29 @@ use super::{SetupError, require};
 use crate::error::Error;
 use crate::pg::required;
 use crate::{catalog, pg};
-use parts::{Guard, Policies};
+use parts::{Guard, Policies, RowSecurityOf};
 use registry::Entry;
 use rules::{Readable, Request, Rules};
 use tables::Target;
+
+pub use check::findings;
+
+/// The row of `setup()` for a table of tickets that is not protected.
+pub fn open_row(oid: pg_sys::Oid) -> Result<Option<Step>, Error> {
+    let target = Target::find(oid)?;
+    let mut is_protected = false;
+    for other in protected()? {
+        is_protected |= other.relation.oid == oid;
+    }
+    if is_protected || !target.ancestors()?.is_empty() {
+        return Ok(None);
+    }
+    let detail = format!(
+        "open: everybody with rights on it reads and changes the rows of every municipality; to close it: {}",
+        check::detected(&target)
+    );
+    Ok(Some(step(format!("rows of {}", target.relation.name), SKIPPED, detail)))
+}
 
 /// The call that protects a table by these rules.
 fn call(table: &str, rules: &Rules) -> String {
@@ -77,7 +97,7 @@ fn components(target: &Target, rules: &Rules) -> Result<Components, Error> {
         components.extend(boxed(Guard::of(&table, rules, &fix)));
         components.extend(boxed([TableRights(relation.clone())]));
         // Last: no statement of the application meets row security without policies.
-        components.extend(boxed([RowSecurity(relation)]));
+        components.extend(boxed([RowSecurityOf(RowSecurity(relation))]));
     }
     Ok(components)
 }

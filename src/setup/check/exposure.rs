@@ -32,7 +32,12 @@ pub fn memberships(schema: &str) -> Result<Vec<Finding>, Error> {
 
 /// One part of exposure.sql, by its name there.
 pub fn part(name: &str) -> Result<Vec<Finding>, Error> {
-    catalog::rows(include_str!("exposure.sql"), &[name.into(), guarded().into()], |row| {
+    part_of(name, guarded())
+}
+
+/// [`part`] for other tables, by schema and name.
+pub fn part_of(name: &str, tables: Vec<String>) -> Result<Vec<Finding>, Error> {
+    catalog::rows(include_str!("exposure.sql"), &[name.into(), tables.into()], |row| {
         Ok((
             row.get(1)?.unwrap_or_default(),
             row.get(2)?.unwrap_or_default(),

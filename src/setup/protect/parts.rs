@@ -9,7 +9,7 @@ use super::tables::Target;
 use crate::catalog;
 use crate::error::Error;
 use crate::setup::plan::{AS_MADE, Component, DONE, REMOVED, State, Step, step};
-use crate::setup::relation::Relation;
+use crate::setup::relation::{Relation, RowSecurity};
 
 /// The policies of one table.
 pub struct Policies {
@@ -330,4 +330,25 @@ pub fn migrated(target: &Target) -> Result<Vec<String>, Error> {
          WHERE p.polrelid = $1 AND p.polname = ANY ($2) AND p.polpermissive ORDER BY p.polname",
         &arguments,
     )
+}
+
+/// [`RowSecurity`] of a table of the application.
+pub struct RowSecurityOf(pub RowSecurity);
+
+impl Component for RowSecurityOf {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        self.0.state()
+    }
+
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        self.0.make(was)
+    }
+
+    fn fix(&self, _state: &State) -> String {
+        format!("ALTER TABLE {} ENABLE ROW LEVEL SECURITY;", self.0.0.name)
+    }
 }
