@@ -315,7 +315,10 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables()
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
                   ORDER BY objid::regclass::text";
-    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs", "civic.protected_tables"]);
+    assert_eq!(
+        session.column(inside),
+        ["civic.changed_privileges", "civic.media_jobs", "civic.protected_tables"]
+    );
 }
 
 #[test]

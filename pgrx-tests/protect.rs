@@ -21,7 +21,10 @@ pub const WORKER: &str = "8f14e45f-0000-4000-8000-000000000002";
 /// The numbers of the tickets that a session sees, those of the other municipality above ten.
 #[track_caller]
 pub fn tickets(session: &mut Session) -> Vec<i32> {
-    numbers(session, "SELECT right(id::text, 1)::int + 10 * (left(id::text, 1)::int - 2) FROM tickets")
+    numbers(
+        session,
+        "SELECT right(id::text, 1)::int + 10 * (left(id::text, 1)::int - 2) FROM tickets",
+    )
 }
 
 #[track_caller]
@@ -121,7 +124,9 @@ fn the_settings_decide_who_reads_writes_and_deletes() {
 fn claims_that_are_not_an_object_are_an_error_and_no_row() {
     let database = Database::protected();
     let mut session = database.authenticated("[]");
-    for statement in ["SELECT FROM tickets", "UPDATE tickets SET status = 'x'", "DELETE FROM tickets"] {
+    for statement in
+        ["SELECT FROM tickets", "UPDATE tickets SET status = 'x'", "DELETE FROM tickets"]
+    {
         assert_eq!(session.sqlstate(statement), "28000", "{statement}");
     }
 }

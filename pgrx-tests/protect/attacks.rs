@@ -15,10 +15,7 @@ fn by_hand() -> Database {
 
 /// The result of an attack, against the policies by hand and against the rules.
 #[track_caller]
-fn both<R: std::fmt::Debug + PartialEq>(
-    role: &str,
-    attack: impl Fn(&mut Session) -> R,
-) -> (R, R) {
+fn both<R: std::fmt::Debug + PartialEq>(role: &str, attack: impl Fn(&mut Session) -> R) -> (R, R) {
     let on = |database: &Database| attack(&mut session_of(database, CITIZEN, role));
     (on(&by_hand()), on(&Database::protected()))
 }
@@ -67,7 +64,9 @@ fn a_citizen_becomes_an_admin() {
         session.reset_role();
         session.run(&format!("DELETE FROM users WHERE id = '{CITIZEN}'; SET ROLE authenticated"));
         let add = |role: &str| {
-            format!("INSERT INTO users (id, tenant_id, role) VALUES ('{CITIZEN}', '{TENANT}', '{role}')")
+            format!(
+                "INSERT INTO users (id, tenant_id, role) VALUES ('{CITIZEN}', '{TENANT}', '{role}')"
+            )
         };
         (outcome(session, &add("ADMIN")), outcome(session, &add("CITIZEN")))
     };
@@ -92,7 +91,9 @@ fn a_manager_becomes_an_admin_by_swapping_ids() {
 #[test]
 fn a_member_lists_the_paths_of_sensitive_evidence() {
     let paths = |session: &mut Session| {
-        session.column("SELECT s3_key FROM media_attachments WHERE s3_bucket = 'gbv-evidence'").len()
+        session
+            .column("SELECT s3_key FROM media_attachments WHERE s3_bucket = 'gbv-evidence'")
+            .len()
     };
     assert_eq!(both("citizen", paths), (3, 0));
     let assignments = |session: &mut Session| {
@@ -233,9 +234,12 @@ fn prepared_statements_follow_changing_claims() {
          PREPARE mine AS SELECT right(id::text, 1) FROM tickets WHERE status = 'open'",
     );
     for _ in 0..3 {
-        for (tenant, role, expected) in
-            [(TENANT, "admin", 7), (TENANT, "citizen", 2), ("", "admin", 0), (OTHER_TENANT, "manager", 4)]
-        {
+        for (tenant, role, expected) in [
+            (TENANT, "admin", 7),
+            (TENANT, "citizen", 2),
+            ("", "admin", 0),
+            (OTHER_TENANT, "manager", 4),
+        ] {
             session.acts_as("authenticated", &claims(tenant, role));
             assert_eq!(numbers(&mut session, "EXECUTE mine").len(), expected, "{tenant} {role}");
         }
@@ -276,7 +280,8 @@ fn only_a_superuser_changes_the_functions_behind_the_policies() {
     let database = Database::protected();
     let role = database.role("builder", "");
     let mut session = database.superuser();
-    session.run(&format!("GRANT CREATE ON DATABASE {} TO {role}; SET ROLE {role}", database.name()));
+    session
+        .run(&format!("GRANT CREATE ON DATABASE {} TO {role}; SET ROLE {role}", database.name()));
     for statement in [
         "CREATE FUNCTION civic_firewall.tenant_id(int) RETURNS text LANGUAGE sql AS 'SELECT NULL'",
         "CREATE OR REPLACE FUNCTION civic_firewall.writes() RETURNS boolean LANGUAGE sql AS 'SELECT true'",

@@ -102,16 +102,21 @@ fn values_are_compared_as_they_are_however_they_are_stored() {
     let mut session = database.authenticated(&claims_of(CITIZEN, TENANT, "manager"));
     let mut update = |set: &str| outcome(&mut session, &format!("UPDATE profiles SET {set}"));
     assert_eq!(update("limits = limits || '{}', note = note || '', level = level + 0"), None);
-    for set in ["limits = limits || '{\"z\": 1}'", "note = note || 'y'", "level = NULL", "plan = 'paid'"] {
+    for set in
+        ["limits = limits || '{\"z\": 1}'", "note = note || 'y'", "level = NULL", "plan = 'paid'"]
+    {
         assert_eq!(update(set).as_deref(), Some("42501"), "{set}");
     }
     let mut insert = |columns: &str, values: &str| {
-        let (columns, values) = (format!("tenant_id, user_id{columns}"), format!("'{TENANT}', '{CITIZEN}'{values}"));
+        let (columns, values) =
+            (format!("tenant_id, user_id{columns}"), format!("'{TENANT}', '{CITIZEN}'{values}"));
         outcome(&mut session, &format!("INSERT INTO profiles ({columns}) VALUES ({values})"))
     };
     assert_eq!(insert("", ""), None);
     assert_eq!(insert(", limits, level, plan, note", ", '{\"a\":1}', 1, 'free', NULL"), None);
-    for (column, value) in [(", level", ", 2"), (", plan", ", 'paid'"), (", note", ", ''"), (", limits", ", '{}'")] {
+    for (column, value) in
+        [(", level", ", 2"), (", plan", ", 'paid'"), (", note", ", ''"), (", limits", ", '{}'")]
+    {
         assert_eq!(insert(column, value).as_deref(), Some("42501"), "{column}");
     }
 }

@@ -3,8 +3,7 @@
 use super::{CITIZEN, WORKER, outcome, session_of};
 use crate::pg_tests::support::{Database, Session, TENANT};
 
-const TABLES: [&str; 5] =
-    ["tickets", "media_attachments", "ticket_assignments", "users", "teams"];
+const TABLES: [&str; 5] = ["tickets", "media_attachments", "ticket_assignments", "users", "teams"];
 
 /// Each role with the person who has it.
 const ROLES: [(&str, &str); 8] = [
@@ -105,7 +104,9 @@ fn reached(database: &Database, person: &str, role: &str, table: &str, sql: &str
 fn inserts(database: &Database, person: &str, role: &str, table: &str) -> &'static str {
     let stranger = "8f14e45f-0000-4000-8000-0000000000ff";
     let statement = |user: &str| match table {
-        "tickets" => format!("INSERT INTO tickets (tenant_id, user_id) VALUES ('{TENANT}', '{user}')"),
+        "tickets" => {
+            format!("INSERT INTO tickets (tenant_id, user_id) VALUES ('{TENANT}', '{user}')")
+        }
         "media_attachments" => format!(
             "INSERT INTO media_attachments (id, tenant_id, created_by)
                  VALUES (gen_random_uuid(), '{TENANT}', '{user}')"
@@ -143,10 +144,8 @@ fn matrix() -> Vec<String> {
     for table in TABLES {
         for (role, person) in ROLES {
             let rows = Rows::of(&mut superuser, table, person);
-            let read = ids(
-                &mut session_of(&database, person, role),
-                &format!("SELECT id FROM {table}"),
-            );
+            let read =
+                ids(&mut session_of(&database, person, role), &format!("SELECT id FROM {table}"));
             let column = if table == "teams" { "name" } else { "tenant_id" };
             let update = format!("UPDATE {table} SET {column} = {column} || ''");
             let changed = reached(&database, person, role, table, &update);
@@ -189,7 +188,9 @@ fn the_owner_and_service_role_go_on_as_before() {
     let database = Database::protected();
     let owner = database.role("app", "");
     let mut session = database.superuser();
-    session.run(&format!("ALTER TABLE tickets OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO {owner}"));
+    session.run(&format!(
+        "ALTER TABLE tickets OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO {owner}"
+    ));
     for role in [owner.as_str(), "service_role"] {
         session.run(&format!("SET ROLE {role}"));
         assert_eq!(session.text("SELECT count(*) FROM tickets"), "14", "{role}");

@@ -58,7 +58,8 @@ fn staff_insert_for_others_and_in_no_other_municipality() {
     let database = Database::protected();
     for (role, may) in [("manager", true), ("saps_liaison", true), ("ward_councillor", false)] {
         let mut session = session_of(&database, CITIZEN, role);
-        let own = format!("INSERT INTO tickets (tenant_id, user_id) VALUES ('{TENANT}', '{NEIGHBOUR}')");
+        let own =
+            format!("INSERT INTO tickets (tenant_id, user_id) VALUES ('{TENANT}', '{NEIGHBOUR}')");
         assert_eq!(outcome(&mut session, &own).is_none(), may, "{role}");
         let other = format!("INSERT INTO tickets (tenant_id) VALUES ('{OTHER_TENANT}')");
         assert_eq!(outcome(&mut session, &other).as_deref(), Some("42501"), "{role}");
@@ -73,10 +74,12 @@ fn a_worker_changes_what_is_assigned_to_them() {
     assert_eq!(would_change(&mut session, "UPDATE tickets SET status = 'resolved'"), 1);
     let by_id = "UPDATE tickets SET status = 'resolved' WHERE id = ticket(1, 6) RETURNING id";
     assert_eq!(would_change(&mut session, by_id), 1);
-    assert_eq!(would_change(&mut session, "UPDATE tickets SET status = 'x' WHERE id = ticket(1, 1)"), 0);
+    assert_eq!(
+        would_change(&mut session, "UPDATE tickets SET status = 'x' WHERE id = ticket(1, 1)"),
+        0
+    );
     // The new row would be one that the worker does not read: staff hand a ticket over.
-    let hand_over =
-        format!("UPDATE tickets SET assigned_to = '{CITIZEN}' WHERE id = ticket(1, 6)");
+    let hand_over = format!("UPDATE tickets SET assigned_to = '{CITIZEN}' WHERE id = ticket(1, 6)");
     assert_eq!(outcome(&mut session, &hand_over).as_deref(), Some("42501"));
     let mut manager = session_of(&database, NEIGHBOUR, "manager");
     assert_eq!(would_change(&mut manager, &hand_over), 1);
@@ -136,8 +139,7 @@ fn statements_with_parameters_see_the_same_rows() {
         let sql = "SELECT count(*) FROM tickets WHERE status = $1 AND tenant_id = $2";
         let count: i64 = session.client().query_one(sql, &[&"open", &TENANT]).unwrap().get(0);
         assert_eq!(count, 4);
-        let count: i64 =
-            session.client().query_one(sql, &[&"open", &OTHER_TENANT]).unwrap().get(0);
+        let count: i64 = session.client().query_one(sql, &[&"open", &OTHER_TENANT]).unwrap().get(0);
         assert_eq!(count, 0);
     }
 }

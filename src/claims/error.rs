@@ -31,9 +31,7 @@ impl Report for ClaimsError {
             ClaimsError::TooLong { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             ClaimsError::GuardedColumn { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             ClaimsError::NoGuardedColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-            ClaimsError::NotATrigger => {
-                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED
-            }
+            ClaimsError::NotATrigger => PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         }
     }
 

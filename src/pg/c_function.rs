@@ -3,7 +3,10 @@
 //! They never convert arguments to `str`: a row of another user may hold any bytes.
 
 use pgrx::pg_sys;
-use pgrx::{IntoDatum, PgMemoryContexts, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice};
+use pgrx::{
+    IntoDatum, PgMemoryContexts, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u,
+    varlena_to_byte_slice,
+};
 
 use super::text::varlena_bytes;
 

@@ -254,10 +254,7 @@ impl Component for TableRights {
 }
 
 /// Revokes each privilege as the role that has granted it, and records it for `teardown()`.
-fn revoke(
-    name: &str,
-    find: impl Fn() -> Result<Vec<Found>, Error>,
-) -> Result<Vec<Step>, Error> {
+fn revoke(name: &str, find: impl Fn() -> Result<Vec<Found>, Error>) -> Result<Vec<Step>, Error> {
     let mut revoked = vec![];
     for Found { right, grantor } in find()? {
         if role::has_rights_of(grantor) {

@@ -28,11 +28,8 @@ fn mark_sensitive(ticket_id: &str) -> Result<(), Error> {
     let not_found = || Error::from(TicketError::NotFound { ticket_id: ticket_id.to_owned() });
     let tenant_id = identity.tenant_id().ok_or_else(not_found)?;
     let user_id = identity.user_id();
-    let assigned = if is_staff(&identity, &access) {
-        None
-    } else {
-        Some(user_id.ok_or_else(not_found)?)
-    };
+    let assigned =
+        if is_staff(&identity, &access) { None } else { Some(user_id.ok_or_else(not_found)?) };
     let reads_sensitive = access::reads_sensitive(&identity, &access);
     let ticket = TicketId::new(ticket_id);
     let mut is_found = false;

@@ -138,7 +138,10 @@ fn of_functions(fix: &str) -> Result<Vec<Finding>, Error> {
     let mut rows = walk(boxed([RowSchema]), plan::check)?;
     rows.extend(walk(boxed(ROW_FUNCTIONS), plan::check)?);
     rows.retain(|(_, is_right, ..)| !is_right);
-    Ok(rows.into_iter().map(|(name, is_right, why, _)| (name, is_right, why, Some(fix.to_owned()))).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(name, is_right, why, _)| (name, is_right, why, Some(fix.to_owned())))
+        .collect())
 }
 
 fn part(name: &str, members: &[Oid]) -> Result<Vec<Finding>, Error> {

@@ -61,7 +61,11 @@ pub fn missing_indexes(target: &Target, rules: &Rules) -> Result<Vec<String>, Er
         let also = also.map(|order| format!(", {order}")).unwrap_or_default();
         // A partitioned table's index cannot be created concurrently.
         let how = if target.relation.kind == "p" { "" } else { " CONCURRENTLY" };
-        format!("CREATE INDEX{how} ON {} ({}{also});", target.relation.name, quote_identifier(column))
+        format!(
+            "CREATE INDEX{how} ON {} ({}{also});",
+            target.relation.name,
+            quote_identifier(column)
+        )
     };
     Ok(columns.iter().map(statement).collect())
 }

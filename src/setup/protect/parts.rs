@@ -156,11 +156,7 @@ pub fn remove_policies(relation: &Relation) -> Result<Vec<Step>, Error> {
         drop_policy(relation, name)?;
     }
     let dropped = listed(existing.iter().map(|(name, _)| name.as_str()));
-    Ok(vec![step(
-        format!("policies of {}", relation.name),
-        REMOVED,
-        format!("dropped: {dropped}"),
-    )])
+    Ok(vec![step(format!("policies of {}", relation.name), REMOVED, format!("dropped: {dropped}"))])
 }
 
 /// The tables that have the policy of the tenant, by an expression of ours.
@@ -261,7 +257,9 @@ impl Component for Guard {
             .arguments
             .iter()
             .flatten()
-            .map(|argument| argument.bytes().map(|byte| format!("{byte:02x}")).collect::<String>() + "00")
+            .map(|argument| {
+                argument.bytes().map(|byte| format!("{byte:02x}")).collect::<String>() + "00"
+            })
             .collect();
         let found = catalog::texts(
             "SELECT CASE

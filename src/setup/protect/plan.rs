@@ -294,8 +294,7 @@ mod tests {
         assert_eq!(using(TENANT), "((tenant_id)::text = civic_firewall.tenant_id())");
         let sensitive = "((is_sensitive IS FALSE) OR civic_firewall.reads_sensitive())";
         assert_eq!(using("civic 2 sensitive read"), sensitive);
-        let writers =
-            "(civic_firewall.writes() OR (assigned_to = civic_firewall.user_uuid()))";
+        let writers = "(civic_firewall.writes() OR (assigned_to = civic_firewall.user_uuid()))";
         assert_eq!(using("civic 4 update"), writers);
         assert_eq!(using("civic update"), writers);
         assert_eq!(
@@ -406,7 +405,10 @@ mod tests {
         users.columns.push(column("role", Kind::Other(99), true));
         let request = Request { owners: Some(vec!["id".to_owned()]), ..request() };
         let rules = Rules::resolve(request, &users).unwrap();
-        assert_eq!(guard(&rules).unwrap(), ["t:tenant_id", "o:id", "g:role", "g:tenant_id", "g:id"]);
+        assert_eq!(
+            guard(&rules).unwrap(),
+            ["t:tenant_id", "o:id", "g:role", "g:tenant_id", "g:id"]
+        );
         assert_eq!(guard(&Rules { guarded: vec![], ..rules }), None);
     }
 }

@@ -44,8 +44,7 @@ impl Entry {
 }
 
 pub fn entries() -> Result<Vec<Entry>, Error> {
-    let select =
-        "SELECT schema_name, table_name, tenant_column, owner_columns, assigned_column, \
+    let select = "SELECT schema_name, table_name, tenant_column, owner_columns, assigned_column, \
                 sensitive_column, ticket_column, guarded_columns, readable
          FROM civic.protected_tables ORDER BY ticket_column IS NOT NULL, 1, 2";
     let read = || catalog::rows(select, &[], Entry::read);

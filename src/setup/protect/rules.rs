@@ -120,7 +120,8 @@ impl Rules {
         let guarded = request.guarded.unwrap_or_else(|| {
             let is_of_users = table.column(ROLE_COLUMN).is_some();
             let found = [ROLE_COLUMN, &request.tenant, ID_COLUMN];
-            let found = found.into_iter().filter(|name| is_of_users && table.column(name).is_some());
+            let found =
+                found.into_iter().filter(|name| is_of_users && table.column(name).is_some());
             found.map(str::to_owned).collect()
         });
         let ticket = match request.ticket {

@@ -24,8 +24,15 @@ pub struct Target {
 }
 
 /// Schemas whose tables `protect()` does not take: the server's and those that `setup()` guards.
-const SCHEMAS_OF_OTHERS: [&str; 7] =
-    ["pg_catalog", "information_schema", "pg_toast", "civic", "civic_firewall", "storage", "realtime"];
+const SCHEMAS_OF_OTHERS: [&str; 7] = [
+    "pg_catalog",
+    "information_schema",
+    "pg_toast",
+    "civic",
+    "civic_firewall",
+    "storage",
+    "realtime",
+];
 
 impl Target {
     /// The table that a caller has named.
