@@ -143,7 +143,7 @@ fn a_claim_that_does_not_cast_and_a_missing_value_are_no_row() {
              (5, '{OTHER_TENANT}', '{CITIZEN}', false);
          SELECT count(*) FROM civic.protect('bills')"
     ));
-    let mut seen = |user: &str, tenant: &str, role: &str| {
+    let seen = |user: &str, tenant: &str, role: &str| {
         let mut session = database.authenticated(&claims_of(user, tenant, role));
         numbers(&mut session, "SELECT id FROM bills")
     };
