@@ -182,14 +182,26 @@ fn the_owner_needs_no_superuser() {
     session.run("SELECT count(*) FROM civic.unprotect('users')");
 }
 
+/// Creates the collation `folded`, which ignores case, if this build of the server has one. Debian's has.
+fn folds_case(session: &mut crate::pg_tests::support::Session) -> bool {
+    let has_icu = "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'";
+    if session.text(has_icu) == "0" {
+        return false;
+    }
+    session.run(
+        "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    );
+    true
+}
+
 #[test]
 fn odd_names_and_types_of_columns_are_protected_alike() {
     let database = Database::rows();
     let mut session = database.superuser();
     session.run(
-        "CREATE DOMAIN town AS uuid; CREATE DOMAIN word AS varchar(40); CREATE DOMAIN yes AS boolean;
-         CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE DOMAIN town AS uuid; CREATE DOMAIN word AS varchar(40); CREATE DOMAIN yes AS boolean",
     );
+    let folds = folds_case(&mut session);
     for (number, columns) in [
         "\"tenant_id\" town, \"user_id\" uuid, is_sensitive yes",
         "\"tenant_id\" word, \"user_id\" word, is_sensitive boolean",
@@ -198,6 +210,7 @@ fn odd_names_and_types_of_columns_are_protected_alike() {
         "\"tenant_id\" text COLLATE folded, \"user_id\" varchar COLLATE folded, is_sensitive boolean",
     ]
     .iter()
+    .filter(|columns| folds || !columns.contains("folded"))
     .enumerate()
     {
         let table = format!("public.\"odd \"\"table\"\" {number}\"");
@@ -227,9 +240,11 @@ fn odd_names_and_types_of_columns_are_protected_alike() {
 fn a_collation_that_ignores_case_does_not_join_two_municipalities() {
     let database = Database::rows();
     let mut session = database.superuser();
+    if !folds_case(&mut session) {
+        return;
+    }
     session.run(
-        "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-         CREATE TABLE folded (id int, tenant_id text COLLATE folded, user_id text COLLATE folded);
+        "CREATE TABLE folded (id int, tenant_id text COLLATE folded, user_id text COLLATE folded);
          INSERT INTO folded VALUES (1, 'town', 'ann'), (2, 'TOWN', 'ann'), (3, 'town', 'ANN');
          GRANT ALL ON folded TO authenticated; SELECT count(*) FROM civic.protect('folded')",
     );

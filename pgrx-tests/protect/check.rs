@@ -67,10 +67,15 @@ fn open_tables_are_found_with_the_call_that_closes_them() {
     let database = Database::rows();
     let mut session = database.superuser();
     session.run(
-        "CREATE TABLE server_only (tenant_id text); CREATE TABLE wards (id int);
+        "CREATE TABLE server_only (tenant_id text); CREATE TABLE wards (id int PRIMARY KEY);
          GRANT SELECT ON wards TO anon; CREATE PUBLICATION supabase_realtime FOR TABLE wards",
     );
-    let found = wrong(&mut session);
+    let open = |session: &mut Session| {
+        let mut open = wrong(session);
+        open.retain(|(name, ..)| name.starts_with("table "));
+        open
+    };
+    let found = open(&mut session);
     let names: Vec<_> = found.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(
         names,
@@ -89,7 +94,7 @@ fn open_tables_are_found_with_the_call_that_closes_them() {
     for place in [3, 0, 1, 2, 4] {
         session.run(found[place].2.as_deref().expect("a call"));
     }
-    let left: Vec<_> = wrong(&mut session).into_iter().map(|(name, ..)| name).collect();
+    let left: Vec<_> = open(&mut session).into_iter().map(|(name, ..)| name).collect();
     assert_eq!(left, ["table public.wards"]);
     let ok =
         "SELECT count(*) FROM civic.check() WHERE ok AND component = 'table public.server_only'";

@@ -174,5 +174,5 @@ fn teardown_keeps_the_functions_that_others_use() {
     );
     let steps = session.steps(TEARDOWN);
     assert_eq!(action_of(&steps, "schema civic_firewall"), "kept");
-    assert!(detail_of(&steps, "schema civic_firewall").contains("policy mine on table own"));
+    assert!(detail_of(&steps, "schema civic_firewall").contains("policy mine on table public.own"));
 }

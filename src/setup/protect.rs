@@ -16,7 +16,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 
-use super::firewall::{ROW_FUNCTIONS, RowSchema};
+use super::firewall::{ROW_FUNCTIONS, ROWS, RowSchema};
 use super::plan::{
     self as steps, Component, Components, REMOVED, SKIPPED, State, Step, boxed, step, walk,
 };
@@ -144,7 +144,7 @@ fn protect(oid: pg_sys::Oid, request: Request) -> Result<Vec<Step>, Error> {
     require("protect the table", missing)?;
 
     let mut rows = walk(boxed([RowSchema]), steps::set_up)?;
-    rows.extend(walk(boxed(ROW_FUNCTIONS), steps::set_up)?);
+    rows.extend(together(walk(boxed(ROW_FUNCTIONS), steps::set_up)?));
     for (table, rules) in &tables {
         rows.extend(walk(components(table, rules)?, steps::set_up)?);
         rows.extend(replace_migrated(table)?);
@@ -152,6 +152,16 @@ fn protect(oid: pg_sys::Oid, request: Request) -> Result<Vec<Step>, Error> {
     registry::record(&entry)?;
     rows.extend(notes::of(&target, &rules)?);
     Ok(rows)
+}
+
+/// One row for all functions, if the same has happened to each of them.
+fn together(rows: Vec<Step>) -> Vec<Step> {
+    match &rows[..] {
+        [(_, action, detail), rest @ ..] if rest.iter().all(|(_, other, _)| other == action) => {
+            vec![step(format!("functions of schema {ROWS}"), action, detail)]
+        }
+        _ => rows,
+    }
 }
 
 /// The other protected tables, if the functions behind the policies are missing: a restore has left them
@@ -265,7 +275,7 @@ pub fn tear_down() -> Result<Vec<Step>, Error> {
         rows.push(step(RowSchema.name(), steps::KEPT, detail));
         return Ok(rows);
     }
-    rows.extend(walk(boxed(ROW_FUNCTIONS), steps::tear_down)?);
+    rows.extend(together(walk(boxed(ROW_FUNCTIONS), steps::tear_down)?));
     rows.extend(walk(boxed([RowSchema]), steps::tear_down)?);
     Ok(rows)
 }

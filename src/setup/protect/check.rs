@@ -171,6 +171,7 @@ fn open(members: &[Oid]) -> Result<Vec<Finding>, Error> {
             bad(name, format!("open: {why}, and is not protected"), detected(&target))
         });
     }
+    rows.sort();
     Ok(rows)
 }
 

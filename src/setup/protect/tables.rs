@@ -211,7 +211,12 @@ pub fn tickets_of(target: &Target, rules: &Rules) -> Result<Option<Tickets>, Err
         return refuse(why, "Protect the table of tickets first.");
     };
     let name = tickets.relation.name.clone();
-    if tickets.relation.oid != target.relation.oid && !is_protected(&schema, &table) {
+    if tickets.relation.oid == target.relation.oid {
+        // A policy that reads its own table recurses.
+        let why = "it refers to the table itself".to_owned();
+        return refuse(why, "Turn the rule off: ticket_column => ''.");
+    }
+    if !is_protected(&schema, &table) {
         return refuse(
             format!("table {name} is not protected"),
             &format!("Protect it first: SELECT * FROM civic.protect('{name}');"),

@@ -274,7 +274,11 @@ fn migrations(
 }
 
 /// One connection of a pool: statements prepared once, each request with its own claims.
-fn pooled(server: &Server, progress: &mut Progress, tenant: &Tenant) -> Result<Vec<Comparison>, Error> {
+fn pooled(
+    server: &Server,
+    progress: &mut Progress,
+    tenant: &Tenant,
+) -> Result<Vec<Comparison>, Error> {
     progress.report("    one connection, roles alternating");
     let (staff, citizen) = (tenant.claims("manager"), tenant.claims("citizen"));
     let mut session = server.person("rows_civic", &staff)?;
@@ -295,10 +299,8 @@ fn pooled(server: &Server, progress: &mut Progress, tenant: &Tenant) -> Result<V
                 for (claims, statement, sql) in
                     [(&staff, &newest, NEWEST), (&citizen, &mine, own.as_str())]
                 {
-                    session.execute(
-                        "SELECT set_config('request.jwt.claims', $1, false)",
-                        &[claims],
-                    )?;
+                    session
+                        .execute("SELECT set_config('request.jwt.claims', $1, false)", &[claims])?;
                     if is_prepared {
                         session.query(statement, &[])?;
                     } else {
