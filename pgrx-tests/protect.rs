@@ -108,7 +108,7 @@ fn the_settings_decide_who_reads_writes_and_deletes() {
     for (setting, role, expected) in [
         ("civic.staff_readers", "clerk", "4 0 0"),
         ("civic.staff_writers", "clerk", "2 4 0"),
-        ("civic.deleters", "clerk", "2 0 4"),
+        ("civic.deleters", "clerk", "2 0 2"),
         ("civic.sensitive_readers", "clerk", "3 0 0"),
     ] {
         let mut superuser = database.superuser();

@@ -172,3 +172,33 @@ fn a_table_that_was_renamed_stays_protected_and_is_found() {
     let left = "SELECT count(*) FROM civic.check() WHERE NOT ok AND component ~ 'crews|teams'";
     assert_eq!(superuser.text(left), "0");
 }
+
+/// Who drops a table leaves its record behind; another table of the name may be somebody else's.
+#[test]
+fn a_record_of_a_dropped_table_says_nothing_of_another_table() {
+    let database = Database::rows();
+    let mut superuser = database.superuser();
+    superuser.run(
+        "CREATE TABLE notes (tenant_id text, stranger text);
+         SELECT count(*) FROM civic.protect('notes', owner_columns => '{stranger}', readable => 'tenant');
+         DROP TABLE notes; CREATE TABLE notes (tenant_id text, stranger text, user_id uuid)",
+    );
+    let fixes = superuser.column(
+        "SELECT DISTINCT fix FROM civic.check() WHERE NOT ok AND component = 'policies of public.notes'",
+    );
+    assert_eq!(fixes.len(), 1, "{fixes:?}");
+    assert!(fixes[0].contains("ARRAY['user_id']") && fixes[0].contains("'staff'"), "{fixes:?}");
+}
+
+#[test]
+fn without_the_role_of_users_only_the_restrictive_policies_are_created() {
+    let database = Database::plain();
+    // The role belongs to the whole server, so it is hidden rather than dropped.
+    let mut superuser = database.superuser();
+    superuser.run("CREATE TABLE notes (tenant_id text)");
+    superuser.run("BEGIN; ALTER ROLE authenticated RENAME TO authenticated_elsewhere");
+    superuser.run("SELECT count(*) FROM civic.protect('notes')");
+    let kinds = superuser.column("SELECT DISTINCT polpermissive FROM pg_policy");
+    superuser.run("ROLLBACK");
+    assert_eq!(kinds, ["f"]);
+}

@@ -20,6 +20,7 @@ use super::firewall::{ROW_FUNCTIONS, ROWS, RowSchema};
 use super::plan::{
     self as steps, Component, Components, REMOVED, SKIPPED, State, Step, boxed, step, walk,
 };
+use super::policy::{AUTHENTICATED, has_role};
 use super::privileges;
 use super::relation::RowSecurity;
 use super::rights::TableRights;
@@ -77,6 +78,7 @@ fn call(table: &str, rules: &Rules) -> String {
 fn components(target: &Target, rules: &Rules) -> Result<Components, Error> {
     let tickets = tables::tickets_of(target, rules)?;
     let fix = call(&target.relation.name, rules);
+    let has_authenticated = has_role(AUTHENTICATED)?;
     let mut components: Components = vec![];
     let mut tree = vec![target.clone()];
     tree.extend(target.descendants()?);
@@ -89,8 +91,11 @@ fn components(target: &Target, rules: &Rules) -> Result<Components, Error> {
             continue;
         }
         let relation = table.relation.clone();
+        let mut policies = plan::policies(rules, &table.table, tickets.as_ref())?;
+        // Without the role nobody needs what these permit.
+        policies.retain(|policy| has_authenticated || !policy.is_permissive);
         components.extend(boxed([Policies {
-            policies: plan::policies(rules, &table.table, tickets.as_ref())?,
+            policies,
             relation: relation.clone(),
             fix: fix.clone(),
         }]));

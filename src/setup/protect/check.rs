@@ -83,6 +83,12 @@ fn of_table(entry: &Entry, target: &Target) -> Result<Vec<Finding>, Error> {
         Err(error) => return Err(error),
     };
     let mut rows = walk(components, plan::check)?;
+    // Nothing of it was ever protected: another table had the name. Its arguments say nothing of this one.
+    if !parts::has_policies(&target.relation)? {
+        for (.., fix) in &mut rows {
+            *fix = fix.take().map(|_| detected(target));
+        }
+    }
     let owner = &target.relation.owner_name;
     rows.push(good(
         format!("owner of {name}"),

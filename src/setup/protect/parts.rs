@@ -47,6 +47,11 @@ fn existing(relation: &Relation) -> Result<Vec<(String, String)>, Error> {
     )
 }
 
+/// Whether a table has any of our policies.
+pub fn has_policies(relation: &Relation) -> Result<bool, Error> {
+    Ok(!existing(relation)?.is_empty())
+}
+
 /// What differs from the plan: policies to create, and names to drop first.
 struct Difference<'a> {
     missing: Vec<&'a RowPolicy>,
