@@ -184,8 +184,7 @@ fn the_owner_needs_no_superuser() {
 
 /// Creates the collation `folded`, which ignores case, if this build of the server has one. Debian's has.
 fn folds_case(session: &mut crate::pg_tests::support::Session) -> bool {
-    let create =
-        "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+    let create = "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
     match session.client().batch_execute(create) {
         Ok(()) => true,
         Err(error) => {

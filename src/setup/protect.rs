@@ -37,16 +37,14 @@ pub use check::findings;
 
 /// The row of `setup()` for a table of tickets that is not protected.
 pub fn open_row(oid: pg_sys::Oid) -> Result<Option<Step>, Error> {
-    let target = Target::find(oid)?;
-    let mut is_protected = false;
-    for other in protected()? {
-        is_protected |= other.relation.oid == oid;
-    }
-    if is_protected || !target.ancestors()?.is_empty() {
+    // What `protect()` does not take is not open to other sessions, or a part of another table.
+    let Ok(target) = Target::find(oid) else { return Ok(None) };
+    if !target.ancestors()?.is_empty() || protected()?.iter().any(|other| other.relation.oid == oid)
+    {
         return Ok(None);
     }
     let detail = format!(
-        "open: everybody with rights on it reads and changes the rows of every municipality; to close it: {}",
+        "open: who has rights on it reads and changes the rows of every municipality; to close it: {}",
         check::detected(&target)
     );
     Ok(Some(step(format!("rows of {}", target.relation.name), SKIPPED, detail)))

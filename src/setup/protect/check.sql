@@ -4,7 +4,7 @@ WITH RECURSIVE people (name, fix) AS (
     SELECT 'public'::pg_catalog.text, 'PUBLIC'::pg_catalog.text
     UNION ALL
     SELECT r.rolname::pg_catalog.text, pg_catalog.quote_ident(r.rolname)
-    FROM pg_catalog.pg_roles r WHERE r.rolname IN ('anon', 'authenticated')
+    FROM pg_catalog.pg_roles r WHERE r.rolname IN ('anon', 'authenticated') AND NOT r.rolsuper
 ), protected AS (
     SELECT c.oid, c.relowner, c.relforcerowsecurity, c.oid::pg_catalog.regclass::pg_catalog.text AS name
     FROM pg_catalog.pg_class c WHERE c.oid = ANY ($2)

@@ -381,12 +381,12 @@ mod tests {
         child.short_name = "media".to_owned();
         child.columns.push(column("ticket_id", Kind::Uuid, true));
         let rules = Rules::resolve(request(), &child).unwrap();
-        let of = |kind| Tickets { name: "public.tickets".to_owned(), id: column("id", kind, true) };
+        let of = |kind| Tickets { name: "town.tickets".to_owned(), id: column("id", kind, true) };
         let policies = policies(&rules, &child, Some(&of(Kind::Uuid))).unwrap();
         assert_eq!(
             find(&policies, "civic 3 ticket").using.as_deref(),
             Some(
-                "((ticket_id IS NULL) OR (EXISTS ( SELECT FROM public.tickets civic_ticket \
+                "((ticket_id IS NULL) OR (EXISTS ( SELECT FROM town.tickets civic_ticket \
                  WHERE (civic_ticket.id = media.ticket_id))))"
             )
         );
