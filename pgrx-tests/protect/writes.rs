@@ -50,7 +50,7 @@ fn a_sensitive_report_is_inserted_without_returning() {
     session.run(&insert);
     assert_eq!(tickets(&mut session), [1, 2], "it is hidden from their own phone too");
     let mut liaison = session_of(&database, NEIGHBOUR, "saps_liaison");
-    assert_eq!(tickets(&mut liaison).len(), 8);
+    assert_eq!(liaison.text("SELECT count(*) FROM tickets"), "8");
 }
 
 #[test]
