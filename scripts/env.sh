@@ -40,6 +40,14 @@ if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && command -v rustup >/dev/null \
     export RUSTUP_TOOLCHAIN=stable
 fi
 
+# Each suite of tests builds the library once more, as a child of a process to which cargo gave these variables. The
+# build script of ring reads them, so where they differ it runs again, and all that needs ring is compiled
+# again: a minute at each change between the two.
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+IFS=. read -r CARGO_PKG_VERSION_MAJOR CARGO_PKG_VERSION_MINOR CARGO_PKG_VERSION_PATCH <<<"$version"
+export CARGO_PKG_VERSION_MAJOR CARGO_PKG_VERSION_MINOR CARGO_PKG_VERSION_PATCH
+export CARGO_MANIFEST_DIR=$PWD CARGO_PKG_NAME=pg_civic CARGO_PKG_VERSION_PRE=
+
 # A setting of the developer's shell must not lead a test to another server.
 # Errors must not carry backtraces because the developer's shell asks for them.
 unset RUST_BACKTRACE RUST_LIB_BACKTRACE
