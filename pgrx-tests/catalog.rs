@@ -26,7 +26,11 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
     ),
-    ("confirm_upload(file_id uuid, purpose text)", "jsonb", ('v', 'u', false, false, 1000)),
+    (
+        "confirm_upload(file_id uuid, purpose text, ticket_id text DEFAULT NULL::text)",
+        "jsonb",
+        ('v', 'u', false, false, 1000),
+    ),
     // Each answer has an id of its own. Without a ward it is for all of them, so not STRICT.
     (
         "dashboard_events(ward_id text DEFAULT NULL::text)",
@@ -128,7 +132,7 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
 const WITH_A_SEARCH_PATH: [&str; 12] = [
     "cancel_media_job(uuid)",
     "check()",
-    "confirm_upload(uuid, text)",
+    "confirm_upload(uuid, text, text)",
     "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
     "mark_sensitive(text)",

@@ -1,5 +1,6 @@
 //! civic.protect(): the application's own tables under the rules of their municipality.
 
+mod attach;
 mod attacks;
 mod bad_input;
 mod check;

@@ -98,7 +98,7 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
         GRANT EXECUTE ON FUNCTION
-            civic.confirm_upload(uuid, text),
+            civic.confirm_upload(uuid, text, text),
             civic.get_signed_url(text, text, integer),
             civic.mark_sensitive(text)
         TO authenticated;
@@ -136,7 +136,7 @@ COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on real
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
-COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records a finished upload; the same row at each call';
+COMMENT ON FUNCTION civic.confirm_upload(uuid, text, text) IS 'records a finished upload; the same row at each call';
 COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';
 COMMENT ON FUNCTION civic.get_signed_url(text, text, integer) IS 'a link to a file that the caller may read, valid for some seconds';
 COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, boolean) IS 'fetches media and stores it where the ticket''s media goes, while the caller waits';

@@ -44,7 +44,7 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 39] = [
     ("can_upload_object(text, text)", &[Public]),
     ("cancel_media_job(uuid)", &[ServiceRole]),
     ("check()", &[Public]),
-    ("confirm_upload(uuid, text)", &[Authenticated]),
+    ("confirm_upload(uuid, text, text)", &[Authenticated]),
     ("dashboard_events(text)", &[Public]),
     ("download_and_upload_media(text, text, text, text, boolean)", &[ServiceRole]),
     ("enqueue_media(text, text, text, text, boolean)", &[ServiceRole]),

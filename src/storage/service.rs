@@ -39,15 +39,18 @@ mod civic {
         Ok(JsonB(json!({"bucket": bucket.id(), "path": path, "file_id": file_id})))
     }
 
-    /// Records an upload that has taken place, and returns its row.
+    /// Records an upload that has taken place, and returns its row. `ticket_id` is the ticket that it belongs
+    /// to.
     #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
     #[search_path(pg_catalog, pg_temp)]
     fn confirm_upload(
         file_id: Option<pgrx::Uuid>,
         purpose: Option<pg::Text<'_>>,
+        ticket_id: default!(Option<pg::Text<'_>>, "NULL"),
     ) -> Result<JsonB, ErrorReport> {
         let file_id = required("file_id", file_id)?.to_string();
-        Ok(JsonB(confirm::confirm(&file_id, &required("purpose", purpose)?)?))
+        let purpose = required("purpose", purpose)?;
+        Ok(JsonB(confirm::confirm(&file_id, &purpose, ticket_id.as_deref())?))
     }
 
     /// Uploads a file with the service key: `{bucket, path}`. Fails if the object exists.

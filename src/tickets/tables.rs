@@ -10,7 +10,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys, spi};
 
 use super::TicketError;
-use super::ticket::{Found, TicketId};
+use super::ticket::{Found, Names, TicketId};
 use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::pg;
@@ -56,6 +56,9 @@ pub struct Table {
     id: Option<Column>,
     tenant_id: Option<Column>,
     is_sensitive: Option<Column>,
+    /// The columns that name a user: `user_id`, `created_by`, `assigned_to`.
+    user_id: Option<Column>,
+    created_by: Option<Column>,
     assigned_to: Option<Column>,
 }
 
@@ -63,7 +66,7 @@ pub struct Table {
 pub fn tables() -> Result<Vec<Table>, Error> {
     catalog::planned(
         "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
-                i.atttypid, t_id.atttypid, s.atttypid, a.atttypid
+                i.atttypid, t_id.atttypid, s.atttypid, u.atttypid, b.atttypid, a.atttypid
          FROM pg_catalog.pg_trigger t
          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -73,6 +76,10 @@ pub fn tables() -> Result<Vec<Table>, Error> {
                 ON t_id.attrelid = c.oid AND t_id.attname = 'tenant_id' AND NOT t_id.attisdropped
          LEFT JOIN pg_catalog.pg_attribute s
                 ON s.attrelid = c.oid AND s.attname = 'is_sensitive' AND NOT s.attisdropped
+         LEFT JOIN pg_catalog.pg_attribute u
+                ON u.attrelid = c.oid AND u.attname = 'user_id' AND NOT u.attisdropped
+         LEFT JOIN pg_catalog.pg_attribute b
+                ON b.attrelid = c.oid AND b.attname = 'created_by' AND NOT b.attisdropped
          LEFT JOIN pg_catalog.pg_attribute a
                 ON a.attrelid = c.oid AND a.attname = 'assigned_to' AND NOT a.attisdropped
          WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
@@ -88,7 +95,9 @@ pub fn tables() -> Result<Vec<Table>, Error> {
                 id: column(4)?,
                 tenant_id: column(5)?,
                 is_sensitive: column(6)?,
-                assigned_to: column(7)?,
+                user_id: column(7)?,
+                created_by: column(8)?,
+                assigned_to: column(9)?,
             })
         },
     )
@@ -105,9 +114,45 @@ impl Table {
     /// tickets from the table's owner (55000).
     pub fn find(&self, ticket: &TicketId) -> Result<Vec<Found>, Error> {
         match self.is_ticket(ticket)? {
-            Some((condition, id)) => self.read(condition, id),
+            Some((condition, id)) => {
+                let rows = self.read(condition, "", &[id])?;
+                Ok(rows.into_iter().map(Found::from_row).collect())
+            }
             None => Ok(vec![]),
         }
+    }
+
+    /// [`Table::find`], with how each ticket names a user. A column of a type that cannot be read names nobody.
+    pub fn find_for(&self, ticket: &TicketId, user_id: &str) -> Result<Vec<(Found, Names)>, Error> {
+        let Some((condition, id)) = self.is_ticket(ticket)? else { return Ok(vec![]) };
+        let names = |columns: &[(&str, Option<Column>)]| {
+            let is_user = |(name, column): &(&str, Option<Column>)| {
+                column
+                    .filter(|column| column.is_readable())
+                    .map(|_| format!("t.{name}::pg_catalog.text OPERATOR(pg_catalog.=) $2"))
+            };
+            let terms: Vec<_> = columns.iter().filter_map(is_user).collect();
+            if terms.is_empty() { "false".to_owned() } else { terms.join(" OR ") }
+        };
+        let more = format!(
+            ", ({})::pg_catalog.text, ({})::pg_catalog.text",
+            names(&[("user_id", self.user_id), ("created_by", self.created_by)]),
+            names(&[("assigned_to", self.assigned_to)])
+        );
+        // Used in every case, so that the server knows its type.
+        let condition = format!("{condition} AND $2::pg_catalog.text IS NOT NULL");
+        let rows = self.read(&condition, &more, &[id, user_id.into()])?;
+        let names = |row: &[Option<String>]| {
+            let is_true = |place: usize| row.get(place).and_then(Option::as_deref) == Some("true");
+            Names { as_owner: is_true(2), as_assigned: is_true(3) }
+        };
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let names = names(&row);
+                (Found::from_row(row), names)
+            })
+            .collect())
     }
 
     /// The condition on table `t` that a row is this ticket, and its parameter `$1`. `None` if no row can be.
@@ -206,7 +251,13 @@ impl Table {
         Err(TicketError::ColumnType { table, column: name, type_name }.into())
     }
 
-    fn read(&self, condition: &str, id: DatumWithOid<'_>) -> Result<Vec<Found>, Error> {
+    /// Tenant and sensitivity of each row, and `more` columns.
+    fn read(
+        &self,
+        condition: &str,
+        more: &str,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<Vec<Vec<Option<String>>>, Error> {
         if let Some(tenant_id) = self.tenant_id {
             self.readable("tenant_id", tenant_id)?;
         }
@@ -217,7 +268,7 @@ impl Table {
             Some(_) => "NULL",
         };
         let sql = format!(
-            "SELECT t.tenant_id::pg_catalog.text, {sensitive} FROM {} t WHERE {condition}",
+            "SELECT t.tenant_id::pg_catalog.text, {sensitive}{more} FROM {} t WHERE {condition}",
             self.name
         );
         foreign::run(self.owner, &self.name, foreign::LIMIT, || {
@@ -225,8 +276,7 @@ impl Table {
             pg::lock_for_reading(self.oid);
             // A policy that holds the owner too would hide tickets without an error.
             self.refuse_hidden()?;
-            let rows = pg::fresh_snapshot::rows(&sql, &[id])?;
-            Ok(rows.into_iter().map(Found::from_row).collect())
+            Ok(pg::fresh_snapshot::rows(&sql, arguments)?)
         })
     }
 }
