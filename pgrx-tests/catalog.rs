@@ -168,7 +168,7 @@ const SETTINGS: [(&str, &str); 19] = [
 ];
 
 /// Settings of the server, set at its start if the library is preloaded.
-const OF_THE_SERVER: [(&str, &str); 9] = [
+const OF_THE_SERVER: [(&str, &str); 10] = [
     ("civic.database", "postgres"),
     ("civic.media_attempts", "10"),
     ("civic.media_concurrency", "4"),
@@ -177,6 +177,7 @@ const OF_THE_SERVER: [(&str, &str); 9] = [
         "api.twilio.com, media.twiliocdn.com, mms.twiliocdn.com, s3-external-1.amazonaws.com",
     ),
     ("civic.media_retention", "10080"),
+    ("civic.media_tenant_concurrency", "0"),
     ("civic.relay_queue_size", "8192"),
     ("civic.storage_url", ""),
     ("civic.supabase_url", ""),

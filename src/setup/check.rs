@@ -28,6 +28,7 @@ const PARTS: [Part; 17] = [
     ("realtime", realtime::findings),
     ("relay", server::relay),
     ("media worker", || Ok(vec![media::worker()?])),
+    ("failed media jobs", media::failed),
     ("files of sensitive tickets", media::restricted),
     ("storage service", service::findings),
     ("privileges", server::privileges),
