@@ -14,7 +14,7 @@ use crate::error::Error;
 type Part = (&'static str, fn() -> Result<Vec<Finding>, Error>);
 
 /// The parts, in the order of the check's rows.
-const PARTS: [Part; 17] = [
+const PARTS: [Part; 18] = [
     ("event triggers", exposure::event_triggers),
     ("version", server::version),
     ("storage", of_storage),
