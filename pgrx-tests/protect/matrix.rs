@@ -72,10 +72,10 @@ impl Rows {
         match found {
             [] => "–",
             found if found == self.all => "all",
-            found if found == self.open => "all but sensitive",
+            found if found == self.open => "not sensitive",
             found if found == self.own && self.all == self.open => "own",
-            found if found == self.own => "own but sensitive",
-            found if found == self.assigned => "assigned but sensitive",
+            found if found == self.own => "own, not sensitive",
+            found if found == self.assigned => "assigned, not sensitive",
             _ => panic!("{found:?}"),
         }
     }
