@@ -42,6 +42,18 @@ static EVENT_LISTENERS: GucSetting<Option<CString>> =
 /// Columns that name the owners of a ticket.
 static TICKET_OWNER_COLUMNS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"user_id, created_by"));
+/// Roles that read all rows of their municipality in protected tables.
+static STAFF_READERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(
+    c"manager, admin, saps_liaison, ward_councillor, executive_mayor",
+));
+/// Roles that change rows of protected tables.
+static STAFF_WRITERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"manager, admin, saps_liaison"));
+/// Roles that set guarded columns of protected tables.
+static COLUMN_WRITERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"admin"));
+/// Roles that delete rows of protected tables.
+static DELETERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// The database whose events the relay takes.
 static DATABASE: GucSetting<Option<CString>> =
@@ -106,7 +118,7 @@ impl EventTransport {
 }
 
 /// The settings that decide identity, rights and receivers, parsed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Access {
     pub claims_setting: CString,
     pub tenant_claim: Vec<String>,
@@ -114,6 +126,10 @@ pub struct Access {
     pub sensitive_uploaders: Vec<String>,
     pub sensitive_readers: Vec<String>,
     pub event_listeners: Vec<String>,
+    pub staff_readers: Vec<String>,
+    pub staff_writers: Vec<String>,
+    pub column_writers: Vec<String>,
+    pub deleters: Vec<String>,
     pub event_transport: EventTransport,
     /// At most [`OWNER_COLUMNS`].
     pub ticket_owner_columns: Vec<String>,
@@ -207,6 +223,10 @@ impl Access {
             sensitive_uploaders: list(&SENSITIVE_UPLOADERS, ','),
             sensitive_readers: list(&SENSITIVE_READERS, ','),
             event_listeners: list(&EVENT_LISTENERS, ','),
+            staff_readers: list(&STAFF_READERS, ','),
+            staff_writers: list(&STAFF_WRITERS, ','),
+            column_writers: list(&COLUMN_WRITERS, ','),
+            deleters: list(&DELETERS, ','),
             event_transport: EVENT_TRANSPORT
                 .get()
                 .and_then(|value| EventTransport::parse(value.to_str().ok()?))
@@ -274,6 +294,30 @@ pub fn define() {
         c"Roles that may join their municipality's channel.",
         c"Role names separated by commas, compared without regard to ASCII case.",
         &EVENT_LISTENERS,
+    );
+    text(
+        c"civic.staff_readers",
+        c"Roles that read all rows of their municipality in protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
+        &STAFF_READERS,
+    );
+    text(
+        c"civic.staff_writers",
+        c"Roles that add and change rows of their municipality in protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
+        &STAFF_WRITERS,
+    );
+    text(
+        c"civic.column_writers",
+        c"Roles that set the guarded columns of protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
+        &COLUMN_WRITERS,
+    );
+    text(
+        c"civic.deleters",
+        c"Roles that delete rows of their municipality in protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case. Empty: nobody.",
+        &DELETERS,
     );
     guc::define_text::<OfTransport>(
         c"civic.event_transport",

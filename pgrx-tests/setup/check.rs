@@ -62,6 +62,8 @@ fn check_has_a_row_for_each_component() {
             "role anon",
             "role authenticated",
             "trigger ticket_update_notify on public.tickets",
+            "table public.media_attachments",
+            "table public.tickets",
             "civic.event_transport",
             "realtime",
             "relay",

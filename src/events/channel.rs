@@ -130,8 +130,7 @@ mod tests {
             sensitive_uploaders: vec![],
             sensitive_readers: list(&["saps_liaison", "admin"]),
             event_listeners: list(&["manager", "admin"]),
-            event_transport: Default::default(),
-            ticket_owner_columns: vec![],
+            ..Access::default()
         }
     }
 

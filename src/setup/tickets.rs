@@ -40,19 +40,7 @@ impl Table {
         let Some(relation) = Relation::with_oid(oid)? else {
             return Err(SetupError::NoRelation { oid: oid.to_u32() }.into());
         };
-        let kind = match relation.kind.as_str() {
-            "r" | "p" => None,
-            "v" => Some("a view"),
-            "m" => Some("a materialized view"),
-            "f" => Some("a foreign table"),
-            "S" => Some("a sequence"),
-            "i" | "I" => Some("an index"),
-            "c" => Some("a composite type"),
-            _ => Some("of another kind"),
-        };
-        if let Some(kind) = kind {
-            return Err(SetupError::NotATable { relation: relation.name, kind }.into());
-        }
+        relation.check_is_table()?;
         let columns = catalog::texts(
             "SELECT attname FROM pg_catalog.pg_attribute
              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",

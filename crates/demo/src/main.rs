@@ -5,6 +5,7 @@
 //! `make psql`. Exits with 1 if a step did not give the expected result.
 
 mod people;
+mod rows;
 mod service;
 mod story;
 
@@ -53,6 +54,7 @@ fn play(server: &Server) -> Result<Story, postgres::Error> {
     files(&mut story, server)?;
     gbv_evidence(&mut story, server)?;
     careless_policy(&mut story, server, &mut owner)?;
+    rows::play(&mut story, server, &mut owner)?;
     let outside = Outside::start(&mut story, server, &mut owner)?;
     outside.upload(&mut story, server)?;
     outside.whatsapp(&mut story, server, &mut owner)?;
