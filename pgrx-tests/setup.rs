@@ -13,10 +13,11 @@ mod uncovered_rights;
 use super::support::installation::{SETUP, action_of, actions};
 use super::support::{Database, MIGRATIONS, Session, TENANT};
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "policy \"civic read\" on storage.objects",
     "policy \"civic upload\" on storage.objects",
     "policy \"civic firewall\" on storage.objects",
+    "policy \"civic bounds\" on storage.objects",
     "policy \"civic closed\" on storage.objects",
     "policy \"civic no update\" on storage.objects",
     "policy \"civic no delete\" on storage.objects",
@@ -322,12 +323,15 @@ fn a_trigger_that_differs_is_replaced() {
         "ALTER TABLE tickets ENABLE REPLICA TRIGGER ticket_update_notify".to_owned(),
         create("AFTER INSERT", row),
         create("AFTER UPDATE", row),
-        create("BEFORE INSERT OR UPDATE", row),
-        create("AFTER INSERT OR UPDATE OF status", row),
-        create("AFTER INSERT OR UPDATE", "FOR EACH STATEMENT"),
+        create("AFTER INSERT OR UPDATE", row),
+        create("AFTER INSERT OR DELETE", row),
+        create("BEFORE INSERT OR UPDATE OR DELETE", row),
+        create("AFTER INSERT OR UPDATE OF status OR DELETE", row),
+        create("AFTER INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"),
         create("AFTER INSERT OR UPDATE", "FOR EACH ROW WHEN (NEW.status = 'open')"),
-        create("AFTER INSERT OR UPDATE", row).replace("update()", "update('argument')"),
-        create("AFTER INSERT OR UPDATE", row).replace("CREATE", "CREATE CONSTRAINT"),
+        create("AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW WHEN (pg_trigger_depth() = 0)"),
+        create("AFTER INSERT OR UPDATE OR DELETE", row).replace("update()", "update('argument')"),
+        create("AFTER INSERT OR UPDATE OR DELETE", row).replace("CREATE", "CREATE CONSTRAINT"),
     ] {
         session.run(&tampered);
         let steps = session.steps(SETUP);

@@ -6,6 +6,9 @@ EMBEDDED_MAJOR=${EMBEDDED_VERSION%%.*}
 DEBIAN_MAJOR=15
 # The client that reads the old endpoint's events in a test; of the versions that run on Node 18.
 EVENTSOURCE_VERSION=3.0.7
+# The client of the module for browsers, and a WebSocket server for the test in Chromium.
+SUPABASE_JS_VERSION=2.109.0
+WS_VERSION=8.23.0
 
 # PostgreSQL refuses to run as root, so root's tools live where the server's own user can read them.
 if [ "$(id -u)" -eq 0 ]; then
@@ -29,6 +32,7 @@ else
 fi
 
 export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
+export PG_CIVIC_SUPABASE_JS=$CACHE/supabase-js-$SUPABASE_JS_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 

@@ -374,7 +374,8 @@ mod tests {
 
     #[test]
     fn each_statement_on_the_rows_of_others_is_listed_here() {
-        const LISTED: [(&str, &str); 5] = [
+        const LISTED: [(&str, &str); 6] = [
+            ("realtime_tenant.rs", "FROM ONLY _realtime.tenants\""),
             ("storage.rs", "FROM storage.buckets\n"),
             ("storage.rs", "FROM storage.objects\n"),
             ("storage.rs", "DELETE FROM storage.buckets WHERE"),
@@ -383,8 +384,8 @@ mod tests {
         ];
         let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup");
         for (name, source) in sources(&setup) {
-            for verb in ["FROM ", "JOIN ", "INTO ", "UPDATE "] {
-                for schema in ["storage.", "realtime.", "public.", "auth."] {
+            for verb in ["FROM ", "FROM ONLY ", "JOIN ", "INTO ", "UPDATE "] {
+                for schema in ["storage.", "realtime.", "_realtime.", "public.", "auth."] {
                     let statement = format!("{verb}{schema}");
                     for (place, _) in source.match_indices(&statement) {
                         let start = place.saturating_sub("DELETE ".len());

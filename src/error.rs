@@ -98,6 +98,10 @@ impl Error {
         self.0.message()
     }
 
+    pub fn detail(&self) -> Option<String> {
+        self.0.detail()
+    }
+
     pub fn hint(&self) -> Option<String> {
         self.0.hint()
     }

@@ -20,7 +20,13 @@ extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!(
     "../sql/access.sql",
     name = "access",
-    requires = [readable_buckets, tenant_folder_start, tenant_folder_end]
+    requires =
+        [readable_buckets, tenant_folder_start, tenant_folder_end, in_tenant_folder, list_bounds]
+);
+extension_sql_file!(
+    "../sql/overloads.sql",
+    name = "overloads",
+    requires = [confirm_upload, enqueue_media, download_and_upload_media, mark_sensitive]
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
 extension_sql_file!("../sql/setup.sql", name = "setup_tables", requires = [tenant_id]);
@@ -29,7 +35,7 @@ extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires =
 extension_sql_file!(
     "../sql/finalize.sql",
     name = "finalize",
-    requires = ["access", "event_stream", "media", "protect_tables", "setup_tables"],
+    requires = ["access", "event_stream", "media", "overloads", "protect_tables", "setup_tables"],
     finalize
 );
 

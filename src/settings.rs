@@ -51,6 +51,9 @@ static COLUMN_WRITERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"admin"));
 /// Roles that delete rows of protected tables.
 static DELETERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Columns that name the owners of a ticket.
+static TICKET_OWNER_COLUMNS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"user_id, created_by"));
 
 /// The database whose events the relay takes.
 static DATABASE: GucSetting<Option<CString>> =
@@ -128,7 +131,12 @@ pub struct Access {
     pub column_writers: Vec<String>,
     pub deleters: Vec<String>,
     pub event_transport: EventTransport,
+    /// At most [`OWNER_COLUMNS`].
+    pub ticket_owner_columns: Vec<String>,
 }
+
+/// The most columns that `civic.ticket_owner_columns` names.
+pub const OWNER_COLUMNS: usize = 4;
 
 thread_local! {
     /// Incremented by each assignment to a setting of [`Access`]: SET, RESET, reload, rollback.
@@ -151,6 +159,19 @@ struct OfTransport;
 impl Hook for OfTransport {
     fn accepts(value: &str) -> bool {
         EventTransport::parse(value).is_some()
+    }
+
+    fn assigned() {
+        OfAccess::assigned();
+    }
+}
+
+/// The hook of `civic.ticket_owner_columns`.
+struct OfOwnerColumns;
+
+impl Hook for OfOwnerColumns {
+    fn accepts(value: &str) -> bool {
+        items(value, ',').count() <= OWNER_COLUMNS
     }
 
     fn assigned() {
@@ -210,6 +231,7 @@ impl Access {
                 .get()
                 .and_then(|value| EventTransport::parse(value.to_str().ok()?))
                 .unwrap_or_default(),
+            ticket_owner_columns: list(&TICKET_OWNER_COLUMNS, ','),
         }
     }
 }
@@ -217,8 +239,11 @@ impl Access {
 /// The non-empty items of a setting. A value that is not UTF-8 counts as empty: no role, no claim.
 fn list(setting: &GucSetting<Option<CString>>, separator: char) -> Vec<String> {
     let value = setting.get().unwrap_or_default();
-    let items = value.to_str().unwrap_or_default().split(separator).map(str::trim);
-    items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    items(value.to_str().unwrap_or_default(), separator).map(str::to_owned).collect()
+}
+
+fn items(value: &str, separator: char) -> impl Iterator<Item = &str> {
+    value.split(separator).map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// Defines every setting. They decide who may read what, so only a superuser can set them.
@@ -299,6 +324,12 @@ pub fn define() {
         c"How events travel.",
         c"auto: by NOTIFY, and to Supabase Realtime if it is installed. Otherwise none, or a list of notify, realtime.",
         &EVENT_TRANSPORT,
+    );
+    guc::define_text::<OfOwnerColumns>(
+        c"civic.ticket_owner_columns",
+        c"Columns of a ticket that hold the user ids of its owners.",
+        c"At most four names of columns separated by commas. Each owner receives the events of their ordinary tickets through Supabase Realtime.",
+        &TICKET_OWNER_COLUMNS,
     );
     GucRegistry::define_int_guc(
         c"civic.realtime_lock_timeout",

@@ -12,6 +12,7 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use serde_json::Value;
 
 pub mod installation;
+pub mod postgrest;
 
 pub const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
 pub const APPLICATION: &str = include_str!("../fixtures/application.sql");
@@ -44,6 +45,15 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let (mut client, _) = pgrx_tests::client().expect("the server answers");
     let port: String = client.query_one("SHOW port", &[]).expect("it has a port").get(0);
     let server = Server { port: port.parse().expect("a number"), user: pgrx_tests::get_pg_user() };
+    // A database without findings needs it, on the servers that have the setting.
+    let plugins = "SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'";
+    if client.query_opt(plugins, &[]).expect("the server answers").is_some() {
+        client
+            .batch_execute(
+                "ALTER ROLE CURRENT_USER SET output_plugin_libraries = pgoutput, test_decoding, wal2json",
+            )
+            .expect("a list of names");
+    }
     for (name, fixtures) in [
         ("template_uninstalled", vec![SUPABASE, APPLICATION]),
         ("template_plain", vec!["CREATE EXTENSION pg_civic"]),
@@ -200,6 +210,17 @@ impl Database {
     pub fn role(&self, name: &str, options: &str) -> String {
         let role = format!("{}_{name}", self.name);
         self.superuser().run(&format!("CREATE ROLE {role} {options}"));
+        role
+    }
+
+    /// [`Database::role`] of an operator, who may call `civic.setup()`, `teardown()` and `check()`.
+    pub fn operator(&self, name: &str, options: &str) -> String {
+        let role = self.role(name, options);
+        self.superuser().run(&format!(
+            "GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(),
+                 civic.protect(regclass, text, text[], text, text, text, text[], text),
+                 civic.unprotect(regclass) TO {role}"
+        ));
         role
     }
 

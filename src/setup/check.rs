@@ -3,6 +3,7 @@
 pub mod exposure;
 mod media;
 mod realtime;
+mod realtime_tenant;
 mod server;
 mod service;
 

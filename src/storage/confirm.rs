@@ -16,6 +16,15 @@ use crate::tickets::TicketError;
 use crate::tickets::attach::{self, Attachable};
 use crate::tickets::transitions::{self, Transition};
 
+/// A file id as `request_upload()` writes it.
+///
+/// Errors: 22P02 if it is not a UUID.
+pub fn file_id(given: &str) -> Result<String, StorageError> {
+    let uuid = uuid::Uuid::try_parse(given.trim());
+    uuid.map(|uuid| uuid.to_string())
+        .map_err(|_| StorageError::InvalidFileId { file_id: given.to_owned() })
+}
+
 /// Records the caller's upload and returns its row; every call returns the same row. A caller
 /// cannot confirm a file that another user or the server has uploaded, because the row is evidence
 /// of who uploaded it. Nor can they take the id of another user's upload by adding a file to its
@@ -112,4 +121,22 @@ fn unreadable(
     foreign::run(owner, object::TABLE, foreign::LIMIT, || {
         object::uploaded_by(user_id, bucket.id(), folder)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_id_is_a_uuid_in_lower_case() {
+        let id = "8f14e45f-ceea-467f-a83c-6d8b04dd5d30";
+        for given in
+            [id, "8F14E45F-CEEA-467F-A83C-6D8B04DD5D30", "{8f14e45f-ceea-467f-a83c-6d8b04dd5d30}"]
+        {
+            assert_eq!(file_id(given).as_deref(), Ok(id), "{given}");
+        }
+        for given in ["", "t/f", "../other", "8f14e45f-ceea-467f-a83c-6d8b04dd5d3", "8f14e45f%"] {
+            assert!(file_id(given).is_err(), "{given}");
+        }
+    }
 }

@@ -79,9 +79,7 @@ pub fn check(
     if Bucket::from_id(bucket.as_bytes()).is_none() {
         return Err(StorageError::NotABucket { bucket: bucket.to_owned() }.into());
     }
-    if !path::is_well_formed(path) {
-        return Err(StorageError::MalformedPath { path: path.to_owned() }.into());
-    }
+    path::check(path)?;
     // The API would parse a form and store the file inside it.
     if essence(content_type).to_ascii_lowercase().starts_with("multipart/") {
         return Err(StorageError::Form { content_type: content_type.to_owned() }.into());
@@ -186,7 +184,7 @@ mod tests {
                 prop_assert_eq!(bucket, Bucket::Evidence);
                 let start = format!("{}/id/", tenant);
                 prop_assert!(path.starts_with(&start));
-                prop_assert!(path::is_well_formed(&path));
+                prop_assert!(path::check(&path).is_ok());
             }
         }
     }

@@ -11,7 +11,8 @@ use super::tables::tables;
 use super::ticket::TicketId;
 use crate::claims::{self, Identity, access};
 use crate::error::Error;
-use crate::pg::{self, required};
+use crate::pg::Given;
+use crate::pg::http_status::{self, answers_http};
 use crate::settings::{self, Access};
 
 /// Whether the caller sees every ticket of their municipality, but for sensitive ones.
@@ -43,12 +44,30 @@ fn mark_sensitive(ticket_id: &str) -> Result<(), Error> {
 mod civic {
     use super::*;
 
+    answers_http!(civic_mark_sensitive, pg_finfo_civic_mark_sensitive, mark_sensitive_wrapper);
+
     /// Marks a ticket as sensitive. Whoever may not read sensitive tickets does not see it afterwards.
     ///
-    /// Errors: P0002 if the caller sees no such ticket as staff.
-    #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
-    #[search_path(pg_catalog, pg_temp)]
-    fn mark_sensitive(ticket: Option<pg::Text<'_>>) -> Result<(), ErrorReport> {
-        Ok(super::mark_sensitive(&required("ticket", ticket)?)?)
+    /// Errors: PT404 if the caller sees no such ticket as staff.
+    #[pg_extern(sql = r#"
+CREATE FUNCTION civic.mark_sensitive(ticket_id text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 SET search_path TO pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'civic_mark_sensitive';
+"#)]
+    fn mark_sensitive(ticket_id: Option<Given<'_>>) -> Result<(), ErrorReport> {
+        let ticket_id = Given::required("ticket_id", ticket_id)?;
+        match super::mark_sensitive(ticket_id) {
+            // Browsers call it: PostgREST makes 500 of P0002.
+            Err(error) if is_not_found(&error) => {
+                let hint = error.hint();
+                http_status::leave(404, &error.message(), None, hint.as_deref());
+                Ok(())
+            }
+            answer => Ok(answer?),
+        }
     }
+}
+
+fn is_not_found(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(TicketError::NotFound { .. }))
 }
