@@ -13,7 +13,7 @@ type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
 /// `privileges::FUNCTIONS`.
-const FUNCTIONS: [(&str, &str, Call); 46] = [
+const FUNCTIONS: [(&str, &str, Call); 47] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
@@ -32,7 +32,7 @@ const FUNCTIONS: [(&str, &str, Call); 46] = [
         ('v', 'u', false, false, 1000),
     ),
     (
-        "confirm_upload(file_uuid uuid, purpose text, ticket_id text DEFAULT NULL::text)",
+        "confirm_upload(file_uuid uuid, purpose text, ticket_uuid uuid DEFAULT NULL::uuid)",
         "jsonb",
         ('v', 'u', false, false, 1000),
     ),
@@ -85,7 +85,8 @@ const FUNCTIONS: [(&str, &str, Call); 46] = [
     ("list_bounds(name text)", "boolean", ('i', 's', false, false, 1)),
     ("list_bounds_support(internal)", "internal", ('i', 's', true, false, 1)),
     // A NULL is an error, so not STRICT; likewise protect and unprotect.
-    ("mark_sensitive(ticket text)", "void", ('v', 'u', false, false, 1000)),
+    ("mark_sensitive(ticket_id text)", "void", ('v', 'u', false, false, 1000)),
+    ("mark_sensitive(ticket_uuid uuid)", "void", ('v', 'u', false, false, 1000)),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
     ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
     (
@@ -405,7 +406,7 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables()
     listed.push("table civic.protected_tables".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 5);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 6);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
@@ -416,7 +417,7 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables()
             "civic.changed_privileges",
             "civic.changed_publications",
             "civic.media_jobs",
-            "civic.protected_tables"
+            "civic.protected_tables",
         ]
     );
 }

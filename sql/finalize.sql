@@ -61,14 +61,9 @@ TO PUBLIC;
 
 -- The operator's functions are not for those who come in through the gateway. They do nothing that the caller
 -- could not do by hand: the database's owner, who need not be a superuser, calls them too.
-GRANT EXECUTE ON FUNCTION
-    civic.setup(regclass),
-    civic.teardown(),
-    civic.check(),
-    civic.relay_stats(),
-    civic.protect(regclass, text, text[], text, text, text, text[], text),
-    civic.unprotect(regclass)
-TO pg_database_owner;
+GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(), civic.relay_stats(),
+    civic.protect(regclass, text, text[], text, text, text, text[], text), civic.unprotect(regclass)
+    TO pg_database_owner;
 GRANT EXECUTE ON FUNCTION civic.check(), civic.relay_stats() TO pg_monitor;
 
 -- Clients trust the events of a municipality's channel: only the server's side sends them. PUBLIC gets
@@ -105,9 +100,10 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
         GRANT EXECUTE ON FUNCTION
             civic.confirm_upload(text, text, text),
-            civic.confirm_upload(uuid, text, text),
+            civic.confirm_upload(uuid, text, uuid),
             civic.get_signed_url(text, text, bigint),
-            civic.mark_sensitive(text)
+            civic.mark_sensitive(text),
+            civic.mark_sensitive(uuid)
         TO authenticated;
     END IF;
 END
@@ -150,7 +146,7 @@ COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Eve
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
 COMMENT ON FUNCTION civic.confirm_upload(text, text, text) IS 'records a finished upload; the same row at each call';
-COMMENT ON FUNCTION civic.confirm_upload(uuid, text, text) IS 'confirm_upload() for a file id of type uuid';
+COMMENT ON FUNCTION civic.confirm_upload(uuid, text, uuid) IS 'confirm_upload() for a file id of type uuid';
 COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';
 COMMENT ON FUNCTION civic.get_signed_url(text, text, bigint) IS 'a link to a file that the caller may read, valid for some seconds';
 COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, boolean) IS 'fetches media and stores it where the ticket''s media goes, while the caller waits';
@@ -160,3 +156,4 @@ COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statem
 COMMENT ON FUNCTION civic.protect(regclass, text, text[], text, text, text, text[], text) IS 'puts a table of the application under the rules of its municipality; can be repeated';
 COMMENT ON FUNCTION civic.unprotect(regclass) IS 'undoes protect(); row security stays enabled';
 COMMENT ON FUNCTION civic.mark_sensitive(text) IS 'marks a ticket that the caller sees as staff, or that is assigned to them, as sensitive';
+COMMENT ON FUNCTION civic.mark_sensitive(uuid) IS 'mark_sensitive() for a ticket id of type uuid';

@@ -26,7 +26,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/overloads.sql",
     name = "overloads",
-    requires = [confirm_upload, enqueue_media, download_and_upload_media]
+    requires = [confirm_upload, enqueue_media, download_and_upload_media, mark_sensitive]
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
 extension_sql_file!("../sql/setup.sql", name = "setup_tables", requires = [tenant_id]);

@@ -39,9 +39,6 @@ static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
-/// Columns that name the owners of a ticket.
-static TICKET_OWNER_COLUMNS: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(c"user_id, created_by"));
 /// Roles that read all rows of their municipality in protected tables.
 static STAFF_READERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(
     c"manager, admin, saps_liaison, ward_councillor, executive_mayor",
@@ -54,6 +51,9 @@ static COLUMN_WRITERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"admin"));
 /// Roles that delete rows of protected tables.
 static DELETERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Columns that name the owners of a ticket.
+static TICKET_OWNER_COLUMNS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"user_id, created_by"));
 
 /// The database whose events the relay takes.
 static DATABASE: GucSetting<Option<CString>> =

@@ -52,7 +52,7 @@ fn files_are_attached_to_own_reports_and_to_tickets_in_sight() {
             session.run(&confirm(municipality, number));
             assert_eq!(recorded(&database), [format!("{number} {user}")], "{case}");
         } else {
-            assert_eq!(session.sqlstate(&confirm(municipality, number)), "P0002", "{case}");
+            assert_eq!(session.sqlstate(&confirm(municipality, number)), "PT404", "{case}");
             assert_eq!(recorded(&database), Vec::<String>::new(), "{case}");
         }
     }

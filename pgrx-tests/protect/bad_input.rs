@@ -146,8 +146,8 @@ fn what_is_refused_says_what_to_do() {
 #[test]
 fn a_caller_who_does_not_own_the_table_is_told_who_does() {
     let database = Database::rows();
-    let owner = database.role("owner", "");
-    let caller = database.role("caller", "");
+    let owner = database.operator("owner", "");
+    let caller = database.operator("caller", "");
     let mut session = database.superuser();
     session.run(&format!("ALTER TABLE tickets OWNER TO {owner}; SET ROLE {caller}"));
     for (statement, action) in [
@@ -169,7 +169,7 @@ fn a_caller_who_does_not_own_the_table_is_told_who_does() {
 #[test]
 fn the_owner_needs_no_superuser() {
     let database = Database::rows();
-    let owner = database.role("owner", "");
+    let owner = database.operator("owner", "");
     let mut session = database.superuser();
     session.run(&format!(
         "ALTER TABLE tickets OWNER TO {owner}; ALTER TABLE users OWNER TO {owner};

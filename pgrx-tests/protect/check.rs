@@ -169,7 +169,7 @@ fn a_foreign_key_that_deletes_protected_rows_is_found() {
 #[test]
 fn a_definer_function_and_a_member_of_the_owner_are_found() {
     let database = Database::protected();
-    let owner = database.role("owner", "");
+    let owner = database.operator("owner", "");
     let mut session = database.superuser();
     session.run(&format!(
         "ALTER TABLE users OWNER TO {owner};
@@ -187,7 +187,7 @@ fn a_definer_function_and_a_member_of_the_owner_are_found() {
 #[test]
 fn the_trial_needs_the_rights_that_it_uses() {
     let database = Database::protected();
-    let role = database.role("plain", "");
+    let role = database.operator("plain", "");
     let mut session = database.superuser();
     session.run(&format!("SET ROLE {role}"));
     let trial = "SELECT detail FROM civic.check() WHERE component = 'query of public.tickets as authenticated'";

@@ -32,7 +32,7 @@ fn staff_mark_the_tickets_that_they_see_and_nobody_else_does() {
     let database = Database::protected();
     let may = |session: &mut Session, number| match outcome(session, &mark(number)).as_deref() {
         None => true,
-        Some("P0002") => false,
+        Some("PT404") => false,
         Some(other) => panic!("{other}"),
     };
     for (user, role, number, expected) in [

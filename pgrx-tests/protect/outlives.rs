@@ -139,7 +139,7 @@ fn who_may_not_repair_the_other_tables_opens_none() {
     let database = Database::protected();
     database.superuser().run(CARELESS);
     let restored = restored_without_functions(&database);
-    let owner = restored.role("owner", "");
+    let owner = restored.operator("owner", "");
     let mut session = restored.superuser();
     session.run(&format!(
         "ALTER TABLE teams OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO {owner}; SET ROLE {owner}"

@@ -86,7 +86,7 @@ fn a_new_partition_is_reported_and_protected_by_the_same_call() {
 #[test]
 fn a_partition_of_another_owner_is_changed_as_that_owner() {
     let database = partitioned();
-    let owner = database.role("owner", "");
+    let owner = database.operator("owner", "");
     let mut session = database.superuser();
     session.run("SELECT count(*) FROM civic.unprotect('visits')");
     session.run(&format!(
@@ -95,7 +95,7 @@ fn a_partition_of_another_owner_is_changed_as_that_owner() {
     session.run("SELECT count(*) FROM civic.protect('visits')");
     let mut citizen = session_of(&database, CITIZEN, "citizen");
     assert_eq!(seen(&mut citizen, "visits_2026"), [5]);
-    let caller = database.role("caller", "");
+    let caller = database.operator("caller", "");
     session.run(&format!("ALTER TABLE visits OWNER TO {caller}; SET ROLE {caller}"));
     let error = session.error("SELECT civic.protect('visits')");
     assert_eq!(error.code().code(), "42501");

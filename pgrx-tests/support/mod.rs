@@ -217,7 +217,9 @@ impl Database {
     pub fn operator(&self, name: &str, options: &str) -> String {
         let role = self.role(name, options);
         self.superuser().run(&format!(
-            "GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO {role}"
+            "GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(),
+                 civic.protect(regclass, text, text[], text, text, text, text[], text),
+                 civic.unprotect(regclass) TO {role}"
         ));
         role
     }

@@ -42,7 +42,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 46] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 47] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -51,7 +51,7 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 46] = [
     ("cancel_media_job(uuid)", &[ServiceRole]),
     ("check()", &[DatabaseOwner, Monitor]),
     ("confirm_upload(text, text, text)", &[Authenticated]),
-    ("confirm_upload(uuid, text, text)", &[Authenticated]),
+    ("confirm_upload(uuid, text, uuid)", &[Authenticated]),
     ("dashboard_events(text)", &[Public]),
     ("download_and_upload_media(text, text, text, text, boolean)", &[ServiceRole]),
     ("download_and_upload_media(text, text, uuid, text, boolean)", &[ServiceRole]),
@@ -67,6 +67,7 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 46] = [
     ("list_bounds(text)", &[Public]),
     ("list_bounds_support(internal)", &[]),
     ("mark_sensitive(text)", &[Authenticated]),
+    ("mark_sensitive(uuid)", &[Authenticated]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
     ("protect(regclass, text, text[], text, text, text, text[], text)", &[DatabaseOwner]),

@@ -38,7 +38,7 @@ pub fn attachable(
     let Some(user_id) = identity.user_id() else { return Ok(None) };
     let mut attachable: Option<Attachable> = None;
     for table in tables()? {
-        for (found, names) in table.find_for(&ticket, user_id)? {
+        for (found, names) in table.find_for(&ticket, user_id, &access.ticket_owner_columns)? {
             if may_attach(identity, access, &found, names) {
                 let was_sensitive = attachable.is_some_and(|it| it.is_sensitive);
                 let is_sensitive = found.is_sensitive || was_sensitive;

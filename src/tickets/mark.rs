@@ -58,12 +58,12 @@ mod civic {
     ///
     /// Errors: PT404 if the caller sees no such ticket as staff.
     #[pg_extern(sql = r#"
-CREATE FUNCTION civic.mark_sensitive(ticket text) RETURNS void
+CREATE FUNCTION civic.mark_sensitive(ticket_id text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 SET search_path TO pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'civic_mark_sensitive';
 "#)]
-    fn mark_sensitive(ticket: Option<Given<'_>>) -> Result<(), ErrorReport> {
-        let mark = || super::mark_sensitive(Given::required("ticket", ticket)?);
+    fn mark_sensitive(ticket_id: Option<Given<'_>>) -> Result<(), ErrorReport> {
+        let mark = || super::mark_sensitive(Given::required("ticket_id", ticket_id)?);
         for_browsers(status, mark).map(drop)
     }
 }

@@ -56,9 +56,6 @@ pub struct Table {
     id: Option<Column>,
     tenant_id: Option<Column>,
     is_sensitive: Option<Column>,
-    /// The columns that name a user: `user_id`, `created_by`, `assigned_to`.
-    user_id: Option<Column>,
-    created_by: Option<Column>,
     assigned_to: Option<Column>,
 }
 
@@ -66,7 +63,7 @@ pub struct Table {
 pub fn tables() -> Result<Vec<Table>, Error> {
     catalog::planned(
         "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
-                i.atttypid, t_id.atttypid, s.atttypid, u.atttypid, b.atttypid, a.atttypid
+                i.atttypid, t_id.atttypid, s.atttypid, a.atttypid
          FROM pg_catalog.pg_trigger t
          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -76,10 +73,6 @@ pub fn tables() -> Result<Vec<Table>, Error> {
                 ON t_id.attrelid = c.oid AND t_id.attname = 'tenant_id' AND NOT t_id.attisdropped
          LEFT JOIN pg_catalog.pg_attribute s
                 ON s.attrelid = c.oid AND s.attname = 'is_sensitive' AND NOT s.attisdropped
-         LEFT JOIN pg_catalog.pg_attribute u
-                ON u.attrelid = c.oid AND u.attname = 'user_id' AND NOT u.attisdropped
-         LEFT JOIN pg_catalog.pg_attribute b
-                ON b.attrelid = c.oid AND b.attname = 'created_by' AND NOT b.attisdropped
          LEFT JOIN pg_catalog.pg_attribute a
                 ON a.attrelid = c.oid AND a.attname = 'assigned_to' AND NOT a.attisdropped
          WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
@@ -95,9 +88,7 @@ pub fn tables() -> Result<Vec<Table>, Error> {
                 id: column(4)?,
                 tenant_id: column(5)?,
                 is_sensitive: column(6)?,
-                user_id: column(7)?,
-                created_by: column(8)?,
-                assigned_to: column(9)?,
+                assigned_to: column(7)?,
             })
         },
     )
@@ -123,21 +114,24 @@ impl Table {
     }
 
     /// [`Table::find`], with how each ticket names a user. A column of a type that cannot be read names nobody.
-    pub fn find_for(&self, ticket: &TicketId, user_id: &str) -> Result<Vec<(Found, Names)>, Error> {
+    pub fn find_for(
+        &self,
+        ticket: &TicketId,
+        user_id: &str,
+        owner_columns: &[String],
+    ) -> Result<Vec<(Found, Names)>, Error> {
         let Some((condition, id)) = self.is_ticket(ticket)? else { return Ok(vec![]) };
-        let names = |columns: &[(&str, Option<Column>)]| {
-            let is_user = |(name, column): &(&str, Option<Column>)| {
-                column
-                    .filter(|column| column.is_readable())
-                    .map(|_| format!("t.{name}::pg_catalog.text OPERATOR(pg_catalog.=) $2"))
-            };
-            let terms: Vec<_> = columns.iter().filter_map(is_user).collect();
-            if terms.is_empty() { "false".to_owned() } else { terms.join(" OR ") }
+        let names = |columns: &[String]| -> Result<String, Error> {
+            let readable = self.readable_columns(columns)?;
+            let is_user =
+                |name: &String| format!("t.{name}::pg_catalog.text OPERATOR(pg_catalog.=) $2");
+            let terms: Vec<_> = readable.iter().map(is_user).collect();
+            Ok(if terms.is_empty() { "false".to_owned() } else { terms.join(" OR ") })
         };
         let more = format!(
             ", ({})::pg_catalog.text, ({})::pg_catalog.text",
-            names(&[("user_id", self.user_id), ("created_by", self.created_by)]),
-            names(&[("assigned_to", self.assigned_to)])
+            names(owner_columns)?,
+            names(&["assigned_to".to_owned()])?
         );
         // Used in every case, so that the server knows its type.
         let condition = format!("{condition} AND $2::pg_catalog.text IS NOT NULL");
@@ -153,6 +147,20 @@ impl Table {
                 (Found::from_row(row), names)
             })
             .collect())
+    }
+
+    /// Those of these columns that the table has and whose values can be read, quoted.
+    fn readable_columns(&self, names: &[String]) -> Result<Vec<String>, Error> {
+        let found = catalog::rows(
+            "SELECT pg_catalog.quote_ident(attname), atttypid FROM pg_catalog.pg_attribute
+             WHERE attrelid = $1 AND attname = ANY ($2) AND attnum > 0 AND NOT attisdropped",
+            &[self.oid.into(), names.to_vec().into()],
+            |row| {
+                let type_oid = row.get(2)?.unwrap_or(pg_sys::InvalidOid);
+                Ok((row.get::<String>(1)?.unwrap_or_default(), Column::new(type_oid)))
+            },
+        )?;
+        Ok(found.into_iter().filter(|(_, it)| it.is_readable()).map(|(name, _)| name).collect())
     }
 
     /// The condition on table `t` that a row is this ticket, and its parameter `$1`. `None` if no row can be.
