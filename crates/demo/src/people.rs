@@ -107,14 +107,20 @@ pub struct Person {
 }
 
 impl Person {
-    fn transaction<R>(
-        &mut self,
-        act: impl FnOnce(&mut Transaction<'_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
+    /// A transaction as this user.
+    fn begin(&mut self) -> Result<Transaction<'_>, Error> {
         let mut transaction = self.client.transaction()?;
         transaction.batch_execute(&format!("SET LOCAL ROLE {}", self.database_role))?;
         let set = "SELECT set_config('request.jwt.claims', $1, true)";
         transaction.execute(set, &[&self.claims])?;
+        Ok(transaction)
+    }
+
+    fn transaction<R>(
+        &mut self,
+        act: impl FnOnce(&mut Transaction<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut transaction = self.begin()?;
         let result = act(&mut transaction)?;
         transaction.commit()?;
         Ok(result)
@@ -127,6 +133,12 @@ impl Person {
             Ok(rows) => format!("{rows} rows"),
             Err(error) => story::described(&error),
         }
+    }
+
+    /// The result of a statement, which is then rolled back.
+    pub fn tries(&mut self, statement: &str) -> String {
+        let mut rolled_back = || self.begin()?.execute(statement, &[]);
+        Person::outcome(rolled_back())
     }
 
     pub fn run(&mut self, statement: &str) -> String {

@@ -1,7 +1,7 @@
 //! The rows of the application's tables, before and after `civic.protect()`.
 
 use crate::TSHWANE;
-use crate::people::{Person, Server};
+use crate::people::Server;
 use crate::story::{Story, refused};
 
 /// As the application's migrations leave its tables.
@@ -33,14 +33,6 @@ const TAKE_OVER: &str =
 const BECOME_ADMIN: &str =
     "UPDATE users SET role = 'admin' WHERE id = '8f14e45f-0000-4000-8000-000000000000'";
 
-/// The result of a statement, which is then rolled back.
-fn tried(person: &mut Person, statement: &str) -> String {
-    person.run("BEGIN");
-    let happened = person.run(statement);
-    person.run("ROLLBACK");
-    happened
-}
-
 pub fn play(
     story: &mut Story,
     server: &Server,
@@ -56,7 +48,7 @@ pub fn play(
         ("A citizen becomes an admin", BECOME_ADMIN, "1 row"),
     ] {
         story.statement(statement);
-        story.step(what, rows, &tried(&mut citizen, statement), None);
+        story.step(what, rows, &citizen.tries(statement), None);
     }
     for statement in PROTECT {
         story.statement(statement);
@@ -70,28 +62,23 @@ pub fn play(
         ("A citizen becomes an admin", BECOME_ADMIN),
         ("A citizen deletes every ticket", "DELETE FROM tickets"),
     ] {
-        story.step(what, "0 rows", &tried(&mut citizen, statement), None);
+        story.step(what, "0 rows", &citizen.tries(statement), None);
     }
     story.step(
         "A citizen empties the table",
         &refused("42501"),
-        &tried(&mut citizen, "TRUNCATE tickets"),
+        &citizen.tries("TRUNCATE tickets"),
         None,
     );
     let mut manager = server.person(TSHWANE, "manager")?;
-    story.step(
-        "A manager changes the ordinary tickets only",
-        "1 row",
-        &tried(&mut manager, CLOSE),
-        None,
-    );
+    story.step("A manager changes the ordinary tickets only", "1 row", &manager.tries(CLOSE), None);
     story.step(
         "A manager makes a citizen an admin",
         &refused("42501"),
-        &tried(&mut manager, BECOME_ADMIN),
+        &manager.tries(BECOME_ADMIN),
         None,
     );
     let mut admin = server.person(TSHWANE, "ADMIN")?;
-    story.step("An admin may", "1 row", &tried(&mut admin, BECOME_ADMIN), None);
+    story.step("An admin may", "1 row", &admin.tries(BECOME_ADMIN), None);
     Ok(())
 }

@@ -88,7 +88,7 @@ impl Outside {
         let confirm = format!("SELECT civic.confirm_upload('{file_id}', 'evidence')::text");
         story.step(
             "It cannot be confirmed before it is uploaded",
-            &refused("P0002"),
+            &refused("PT404"),
             &citizen.outcome_of(&confirm),
             None,
         );
@@ -121,7 +121,7 @@ impl Outside {
         let mut neighbour = server.person(ETHEKWINI, "admin")?;
         story.step(
             "An admin of eThekwini requests a link to it and does not learn that it exists",
-            &refused("P0002"),
+            &refused("PT404"),
             &neighbour.outcome_of(&link),
             None,
         );
@@ -176,7 +176,7 @@ impl Outside {
         let mut manager = server.person(TSHWANE, "manager")?;
         story.step(
             "The manager gets no link to it",
-            &refused("P0002"),
+            &refused("PT404"),
             &manager.outcome_of(&link),
             None,
         );
