@@ -13,7 +13,7 @@ type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
 /// `privileges::FUNCTIONS`.
-const FUNCTIONS: [(&str, &str, Call); 39] = [
+const FUNCTIONS: [(&str, &str, Call); 47] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
@@ -26,8 +26,16 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
     ),
-    ("confirm_upload(file_id text, purpose text)", "jsonb", ('v', 'u', false, false, 1000)),
-    ("confirm_upload(file_uuid uuid, purpose text)", "jsonb", ('v', 'u', false, false, 1000)),
+    (
+        "confirm_upload(file_id text, purpose text, ticket_id text DEFAULT NULL::text)",
+        "jsonb",
+        ('v', 'u', false, false, 1000),
+    ),
+    (
+        "confirm_upload(file_uuid uuid, purpose text, ticket_uuid uuid DEFAULT NULL::uuid)",
+        "jsonb",
+        ('v', 'u', false, false, 1000),
+    ),
     // Each answer has an id of its own. Without a ward it is for all of them, so not STRICT.
     (
         "dashboard_events(ward_id text DEFAULT NULL::text)",
@@ -76,8 +84,19 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
     ("in_tenant_folder_support(internal)", "internal", ('i', 's', true, false, 1)),
     ("list_bounds(name text)", "boolean", ('i', 's', false, false, 1)),
     ("list_bounds_support(internal)", "internal", ('i', 's', true, false, 1)),
+    // A NULL is an error, so not STRICT; likewise protect and unprotect.
+    ("mark_sensitive(ticket_id text)", "void", ('v', 'u', false, false, 1000)),
+    ("mark_sensitive(ticket_uuid uuid)", "void", ('v', 'u', false, false, 1000)),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
     ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
+    (
+        "protect(target regclass, tenant_column text DEFAULT 'tenant_id'::text, \
+         owner_columns text[] DEFAULT NULL::text[], assigned_column text DEFAULT NULL::text, \
+         sensitive_column text DEFAULT NULL::text, ticket_column text DEFAULT NULL::text, \
+         guarded_columns text[] DEFAULT NULL::text[], readable text DEFAULT 'staff'::text)",
+        "TABLE(component text, action text, detail text)",
+        ('v', 'u', false, false, 10000),
+    ),
     // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
     (
         "publish(municipality_id text, event jsonb, sensitive boolean DEFAULT false)",
@@ -103,6 +122,8 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
         "TABLE(component text, action text, detail text)",
         ('v', 'u', false, false, 10000),
     ),
+    ("staff_floor()", "text", ('s', 's', true, false, 1)),
+    ("staff_floor_uuid()", "uuid", ('s', 's', true, false, 1)),
     (
         "teardown()",
         "TABLE(component text, action text, detail text)",
@@ -111,9 +132,15 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
     ("tenant_folder_end()", "text", ('s', 's', true, true, 1)),
     ("tenant_folder_start()", "text", ('s', 's', true, true, 1)),
     ("tenant_id()", "text", ('s', 's', true, false, 1)),
+    ("tenant_uuid()", "uuid", ('s', 's', true, false, 1)),
     ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1)),
     // The transaction's time stands in for a ticket's own.
     ("ticket_payload(operation text, ticket jsonb)", "jsonb", ('s', 's', true, false, 50)),
+    (
+        "unprotect(target regclass)",
+        "TABLE(component text, action text, detail text)",
+        ('v', 'u', false, false, 10000),
+    ),
     (
         "upload_file(bucket text, path text, content bytea, content_type text)",
         "jsonb",
@@ -121,23 +148,29 @@ const FUNCTIONS: [(&str, &str, Call); 39] = [
     ),
     ("user_id()", "text", ('s', 's', true, false, 1)),
     ("user_role()", "text", ('s', 's', true, false, 1)),
+    ("user_uuid()", "uuid", ('s', 's', true, false, 1)),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 9] = [
+const WITH_A_SEARCH_PATH: [&str; 12] = [
     "cancel_media_job(uuid)",
     "check()",
-    "confirm_upload(text, text)",
+    "confirm_upload(text, text, text)",
     "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
+    "mark_sensitive(text)",
+    "protect(regclass, text, text[], text, text, text, text[], text)",
     "retry_media_job(uuid)",
     "setup(regclass)",
     "teardown()",
+    "unprotect(regclass)",
     "upload_file(text, text, bytea, text)",
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 20] = [
     ("civic.claims_setting", "request.jwt.claims"),
+    ("civic.column_writers", "admin"),
+    ("civic.deleters", ""),
     ("civic.event_listeners", "manager, admin, ward_councillor, saps_liaison"),
     ("civic.event_transport", "auto"),
     ("civic.http_timeout", "30000"),
@@ -151,11 +184,14 @@ const SETTINGS: [(&str, &str); 15] = [
     ("civic.sensitive_events", "redacted"),
     ("civic.sensitive_readers", "saps_liaison, admin"),
     ("civic.sensitive_uploaders", "manager, saps_liaison, admin"),
+    ("civic.staff_readers", "manager, admin, saps_liaison, ward_councillor, executive_mayor"),
+    ("civic.staff_writers", "manager, admin, saps_liaison"),
     ("civic.tenant_claim", "app_metadata.tenant_id"),
+    ("civic.ticket_owner_columns", "user_id, created_by"),
 ];
 
 /// Settings of the server, set at its start if the library is preloaded.
-const OF_THE_SERVER: [(&str, &str); 9] = [
+const OF_THE_SERVER: [(&str, &str); 10] = [
     ("civic.database", "postgres"),
     ("civic.media_attempts", "10"),
     ("civic.media_concurrency", "4"),
@@ -164,6 +200,7 @@ const OF_THE_SERVER: [(&str, &str); 9] = [
         "api.twilio.com, media.twiliocdn.com, mms.twiliocdn.com, s3-external-1.amazonaws.com",
     ),
     ("civic.media_retention", "10080"),
+    ("civic.media_tenant_concurrency", "0"),
     ("civic.relay_queue_size", "8192"),
     ("civic.storage_url", ""),
     ("civic.supabase_url", ""),
@@ -344,7 +381,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_p
 }
 
 #[test]
-fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -364,15 +401,25 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
     );
     listed.push("schema civic".to_owned());
     listed.push("table civic.changed_privileges".to_owned());
+    listed.push("table civic.changed_publications".to_owned());
     listed.push("table civic.media_jobs".to_owned());
+    listed.push("table civic.protected_tables".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 6);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
                   ORDER BY objid::regclass::text";
-    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs"]);
+    assert_eq!(
+        session.column(inside),
+        [
+            "civic.changed_privileges",
+            "civic.changed_publications",
+            "civic.media_jobs",
+            "civic.protected_tables",
+        ]
+    );
 }
 
 #[test]

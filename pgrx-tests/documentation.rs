@@ -1,7 +1,7 @@
-//! The SQL in README.md and docs/ runs unchanged.
+//! The SQL in README.md and docs/ runs unchanged. crates/fake-services/tests/browser.rs runs the JavaScript.
 
 use super::storage::service::Town;
-use super::support::Database;
+use super::support::{Database, OTHER_TENANT, TENANT, claims};
 
 const DOCUMENTS: [(&str, &str); 5] = [
     ("README.md", include_str!("../README.md")),
@@ -11,28 +11,9 @@ const DOCUMENTS: [(&str, &str); 5] = [
     ("docs/browsers.md", include_str!("../docs/browsers.md")),
 ];
 
-/// The code blocks of a document in one language.
-fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
-    let rests = document.split(&format!("```{language}\n")).skip(1).collect::<Vec<_>>();
-    rests.into_iter().filter_map(|rest| rest.split_once("```").map(|(code, _)| code)).collect()
-}
-
 fn sql_blocks(document: &str) -> Vec<&str> {
-    blocks(document, "sql")
-}
-
-#[test]
-fn the_javascript_in_the_documentation_is_javascript() {
-    let documents = [DOCUMENTS[1].1, DOCUMENTS[4].1].map(|document| blocks(document, "js"));
-    assert!(documents.iter().all(|blocks| !blocks.is_empty()));
-    for code in documents.concat() {
-        let file = std::env::temp_dir().join(format!("pg_civic_{}.mjs", std::process::id()));
-        std::fs::write(&file, code).expect("a file");
-        let node = std::process::Command::new("node").arg("--check").arg(&file).output();
-        std::fs::remove_file(&file).expect("it was written");
-        let node = node.expect("node runs");
-        assert!(node.status.success(), "{code}\n{}", String::from_utf8_lossy(&node.stderr));
-    }
+    let rests = document.split("```sql\n").skip(1);
+    rests.filter_map(|rest| rest.split_once("```").map(|(code, _)| code)).collect()
 }
 
 #[test]
@@ -58,6 +39,68 @@ fn the_sql_in_the_documentation_runs() {
         }
         assert!(blocks > 0 || name == "docs/security.md", "{name} has SQL");
     }
+}
+
+/// The block of docs/browsers.md that creates the policy, run in a database with tickets of two users.
+fn with_policy(name: &str) -> Database {
+    let blocks = sql_blocks(DOCUMENTS[4].1);
+    let block = blocks.iter().find(|sql| sql.contains(&format!("CREATE POLICY \"{name}\"")));
+    let database = Database::realtime();
+    let mut session = database.superuser();
+    session.run(block.expect("the policy is there"));
+    for (tenant_id, number, user_id, is_sensitive) in [
+        (TENANT, 1, "8f14e45f-0000-4000-8000-000000000000", false),
+        (TENANT, 2, "8f14e45f-0000-4000-8000-000000000000", true),
+        (TENANT, 3, "00000000-0000-4000-8000-000000000009", false),
+        (OTHER_TENANT, 4, "8f14e45f-0000-4000-8000-000000000000", false),
+    ] {
+        session.run(&format!(
+            "INSERT INTO tickets (tenant_id, tracking_number, category, status, user_id, is_sensitive)
+             VALUES ('{tenant_id}', '{number}', 'water', 'open', '{user_id}', {is_sensitive})"
+        ));
+    }
+    database
+}
+
+const SEEN: &str =
+    "SELECT coalesce(string_agg(tracking_number, '' ORDER BY tracking_number), '') FROM tickets";
+
+#[test]
+fn the_documented_policy_for_dashboards_shows_the_list_of_each_role() {
+    let database = with_policy("dashboards");
+    for (role, seen) in [
+        ("manager", "13"),
+        ("ward_councillor", "13"),
+        ("admin", "123"),
+        ("SAPS_LIAISON", "123"),
+        ("field_worker", ""),
+        ("citizen", ""),
+        ("", ""),
+    ] {
+        assert_eq!(database.person(TENANT, role).text(SEEN), seen, "{role:?}");
+    }
+    assert_eq!(database.person(OTHER_TENANT, "admin").text(SEEN), "4");
+    assert_eq!(database.person("", "admin").text(SEEN), "");
+}
+
+#[test]
+fn the_documented_policy_for_citizens_shows_their_own_ordinary_tickets() {
+    let database = with_policy("own tickets");
+    for role in ["citizen", "manager", ""] {
+        assert_eq!(database.person(TENANT, role).text(SEEN), "1", "{role:?}");
+    }
+    assert_eq!(database.authenticated("{\"role\": \"authenticated\"}").text(SEEN), "");
+}
+
+#[test]
+fn the_documented_policy_for_postgres_changes_opens_its_own_topic_only() {
+    let mut session = with_policy("citizens join my-tickets").superuser();
+    let mut joins =
+        |role: &str, topic: &str| session.may_join(role, &claims(TENANT, "citizen"), topic).0;
+    assert!(joins("authenticated", "my-tickets"));
+    assert!(!joins("anon", "my-tickets"));
+    assert!(!joins("authenticated", "your-tickets"));
+    assert!(!joins("authenticated", &format!("ticket_updates:{TENANT}")));
 }
 
 /// Claims that outlive their transaction are the next client's, through a pooler.

@@ -4,6 +4,7 @@
 mod access;
 mod attacks;
 mod crash;
+mod fair;
 mod faults;
 mod foreign;
 mod jobs;
@@ -13,6 +14,7 @@ mod restrict;
 mod sensitive;
 mod settings;
 mod storm;
+mod surroundings;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -12,7 +12,7 @@ mod unserved;
 mod worker;
 
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::fallible_iterator::FallibleIterator;
 
@@ -124,11 +124,15 @@ impl Listener {
         Listener { session, statuses: vec![], notifiers: vec![] }
     }
 
-    /// Records what has arrived, waiting briefly for more.
+    /// Records what has arrived, waiting briefly for more. It returns while more keeps coming, so that its
+    /// caller can decide when that is enough.
     fn listen(&mut self) {
+        let end = Instant::now() + Duration::from_secs(1);
         let mut notifications = self.session.client().notifications();
         let mut come = notifications.timeout_iter(Duration::from_millis(20));
-        while let Some(notification) = come.next().expect("the connection is open") {
+        while Instant::now() < end
+            && let Some(notification) = come.next().expect("the connection is open")
+        {
             let event: serde_json::Value =
                 serde_json::from_str(notification.payload()).expect("JSON");
             self.statuses.push(event["status"].as_str().unwrap_or("?").to_owned());

@@ -2,8 +2,8 @@
 # Installs what is missing, says what, and does nothing the second time. Nothing here touches a
 # PostgreSQL server that the machine already runs.
 #   bootstrap.sh demo   a compiler, cargo-pgrx and PostgreSQL 18: for demo, psql, bench and install
-#   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests, and Node's
-#                       EventSource where it can be had: for lint, test and proof
+#   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests, and npm's
+#                       eventsource and supabase-js where they can be had: for lint, test and proof
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -102,15 +102,17 @@ copy_server() {
     mv "$unpacking/copy" "$copy"
 }
 
-fetch_eventsource() {
-    local tools=()
+fetch_from_npm() { # fetch_from_npm DIRECTORY PACKAGE...
+    local directory=$1 tools=()
+    shift
+    [ ! -d "$directory" ] || return 0
     command -v node >/dev/null || tools+=(nodejs)
     command -v npm >/dev/null || tools+=(npm)
     [ ${#tools[@]} -eq 0 ] || apt_install "${tools[@]}" || return 1
-    say "fetching EventSource for Node (npm package eventsource $EVENTSOURCE_VERSION)"
-    npm install --prefix "$unpacking/eventsource" --ignore-scripts --no-audit --no-fund --loglevel error \
-        "eventsource@$EVENTSOURCE_VERSION" >/dev/null || return 1
-    mv "$unpacking/eventsource" "$PG_CIVIC_EVENTSOURCE"
+    say "fetching from npm: $*"
+    rm -rf "$unpacking/npm" # what an earlier attempt has left
+    npm install --prefix "$unpacking/npm" --ignore-scripts --no-audit --no-fund --loglevel error "$@" >/dev/null || return 1
+    mv "$unpacking/npm" "$directory"
 }
 
 servers=()
@@ -120,8 +122,10 @@ if [ "$purpose" = test ]; then
         copy_server "$pg_config"
         servers+=("--pg$(major_of "$pg_config")=$(test_copy_of "$pg_config")$("$pg_config" --bindir)/pg_config")
     done
-    [ -d "$PG_CIVIC_EVENTSOURCE" ] || fetch_eventsource \
+    fetch_from_npm "$PG_CIVIC_EVENTSOURCE" "eventsource@$EVENTSOURCE_VERSION" \
         || say "EventSource could not be fetched: the one test that needs it will be skipped"
+    fetch_from_npm "$PG_CIVIC_SUPABASE_JS" "@supabase/supabase-js@$SUPABASE_JS_VERSION" "ws@$WS_VERSION" \
+        || say "supabase-js could not be fetched: the tests of the module for browsers will be skipped"
     if [ "$(cat "$PGRX_HOME/servers" 2>/dev/null)" != "${servers[*]}" ]; then
         say "telling pgrx of the servers: ${servers[*]}"
         cargo pgrx init --no-run "${servers[@]}" >/dev/null

@@ -6,6 +6,9 @@ EMBEDDED_MAJOR=${EMBEDDED_VERSION%%.*}
 DEBIAN_MAJOR=15
 # The client that reads the old endpoint's events in a test; of the versions that run on Node 18.
 EVENTSOURCE_VERSION=3.0.7
+# The client of the module for browsers, and a WebSocket server for the test in Chromium.
+SUPABASE_JS_VERSION=2.109.0
+WS_VERSION=8.23.0
 
 # PostgreSQL refuses to run as root, so root's tools live where the server's own user can read them.
 if [ "$(id -u)" -eq 0 ]; then
@@ -29,6 +32,7 @@ else
 fi
 
 export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
+export PG_CIVIC_SUPABASE_JS=$CACHE/supabase-js-$SUPABASE_JS_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 
@@ -39,6 +43,14 @@ if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && command -v rustup >/dev/null \
     && RUSTUP_TOOLCHAIN=stable rustc --version 2>/dev/null | grep -q "^rustc $RUST_VERSION "; then
     export RUSTUP_TOOLCHAIN=stable
 fi
+
+# Each suite of tests builds the library once more, as a child of a process to which cargo gave these variables. The
+# build script of ring reads them, so where they differ it runs again, and all that needs ring is compiled
+# again: a minute at each change between the two.
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+IFS=. read -r CARGO_PKG_VERSION_MAJOR CARGO_PKG_VERSION_MINOR CARGO_PKG_VERSION_PATCH <<<"$version"
+export CARGO_PKG_VERSION_MAJOR CARGO_PKG_VERSION_MINOR CARGO_PKG_VERSION_PATCH
+export CARGO_MANIFEST_DIR=$PWD CARGO_PKG_NAME=pg_civic CARGO_PKG_VERSION_PRE=
 
 # A setting of the developer's shell must not lead a test to another server.
 # Errors must not carry backtraces because the developer's shell asks for them.

@@ -33,6 +33,10 @@ GRANT USAGE ON SCHEMA civic TO PUBLIC;
 -- Rules over the caller's claims, and pure functions.
 GRANT EXECUTE ON FUNCTION
     civic.tenant_id(),
+    civic.tenant_uuid(),
+    civic.user_uuid(),
+    civic.staff_floor(),
+    civic.staff_floor_uuid(),
     civic.user_role(),
     civic.user_id(),
     civic.has_role(text[]),
@@ -57,7 +61,8 @@ TO PUBLIC;
 
 -- The operator's functions are not for those who come in through the gateway. They do nothing that the caller
 -- could not do by hand: the database's owner, who need not be a superuser, calls them too.
-GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(), civic.relay_stats()
+GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(), civic.relay_stats(),
+    civic.protect(regclass, text, text[], text, text, text, text[], text), civic.unprotect(regclass)
     TO pg_database_owner;
 GRANT EXECUTE ON FUNCTION civic.check(), civic.relay_stats() TO pg_monitor;
 
@@ -94,9 +99,11 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
         GRANT EXECUTE ON FUNCTION
-            civic.confirm_upload(text, text),
-            civic.confirm_upload(uuid, text),
-            civic.get_signed_url(text, text, bigint)
+            civic.confirm_upload(text, text, text),
+            civic.confirm_upload(uuid, text, uuid),
+            civic.get_signed_url(text, text, bigint),
+            civic.mark_sensitive(text),
+            civic.mark_sensitive(uuid)
         TO authenticated;
     END IF;
 END
@@ -106,6 +113,10 @@ COMMENT ON SCHEMA civic IS 'pg_civic: tenant-guarded storage and ticket events';
 COMMENT ON FUNCTION civic.tenant_id() IS 'the caller''s municipality, from the claims; NULL if there is none';
 COMMENT ON FUNCTION civic.user_role() IS 'the caller''s role in the application, as written in the claims; NULL if there is none';
 COMMENT ON FUNCTION civic.user_id() IS 'the caller''s user id (claim sub); NULL if there is none';
+COMMENT ON FUNCTION civic.tenant_uuid() IS 'the caller''s municipality as a uuid; NULL if it is none';
+COMMENT ON FUNCTION civic.user_uuid() IS 'the caller''s user id as a uuid; NULL if it is none';
+COMMENT ON FUNCTION civic.staff_floor() IS 'the least text for roles in civic.staff_readers, else NULL: for policies on a column of text';
+COMMENT ON FUNCTION civic.staff_floor_uuid() IS 'the least uuid for roles in civic.staff_readers, else NULL: for policies on a column of uuid';
 COMMENT ON FUNCTION civic.has_role(text[]) IS 'whether the caller''s role is one of these, without regard to ASCII case';
 COMMENT ON FUNCTION civic.bucket_for_purpose(text) IS 'the bucket that serves a purpose';
 COMMENT ON FUNCTION civic.bucket_for_media(boolean) IS 'the bucket for a ticket''s media';
@@ -130,15 +141,19 @@ COMMENT ON FUNCTION civic.enqueue_media(text, text, uuid, text, boolean) IS 'enq
 COMMENT ON FUNCTION civic.download_and_upload_media(text, text, uuid, text, boolean) IS 'download_and_upload_media() for a ticket id of type uuid';
 COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
 COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a queued, failed or cancelled media job due at once';
-COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality';
+COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality, or this topic of their own tickets';
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
-COMMENT ON FUNCTION civic.confirm_upload(text, text) IS 'records a finished upload; the same row at each call';
-COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'confirm_upload() for a file id of type uuid';
+COMMENT ON FUNCTION civic.confirm_upload(text, text, text) IS 'records a finished upload; the same row at each call';
+COMMENT ON FUNCTION civic.confirm_upload(uuid, text, uuid) IS 'confirm_upload() for a file id of type uuid';
 COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';
 COMMENT ON FUNCTION civic.get_signed_url(text, text, bigint) IS 'a link to a file that the caller may read, valid for some seconds';
 COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, boolean) IS 'fetches media and stores it where the ticket''s media goes, while the caller waits';
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and publishes the changes of a table of tickets; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
 COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that fixes it';
+COMMENT ON FUNCTION civic.protect(regclass, text, text[], text, text, text, text[], text) IS 'puts a table of the application under the rules of its municipality; can be repeated';
+COMMENT ON FUNCTION civic.unprotect(regclass) IS 'undoes protect(); row security stays enabled';
+COMMENT ON FUNCTION civic.mark_sensitive(text) IS 'marks a ticket that the caller sees as staff, or that is assigned to them, as sensitive';
+COMMENT ON FUNCTION civic.mark_sensitive(uuid) IS 'mark_sensitive() for a ticket id of type uuid';

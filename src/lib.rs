@@ -26,15 +26,16 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/overloads.sql",
     name = "overloads",
-    requires = [confirm_upload, enqueue_media, download_and_upload_media]
+    requires = [confirm_upload, enqueue_media, download_and_upload_media, mark_sensitive]
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
 extension_sql_file!("../sql/setup.sql", name = "setup_tables", requires = [tenant_id]);
+extension_sql_file!("../sql/protect.sql", name = "protect_tables", requires = [tenant_id]);
 extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires = [tenant_id]);
 extension_sql_file!(
     "../sql/finalize.sql",
     name = "finalize",
-    requires = ["access", "event_stream", "media", "overloads", "setup_tables"],
+    requires = ["access", "event_stream", "media", "overloads", "protect_tables", "setup_tables"],
     finalize
 );
 

@@ -3,6 +3,7 @@
 
 mod error;
 pub mod job;
+mod process;
 mod sql;
 pub mod store;
 pub mod tables;

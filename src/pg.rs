@@ -29,7 +29,7 @@ pub mod transaction;
 pub mod trigger;
 pub mod wait;
 pub mod worker;
-mod worker_slot;
+pub mod worker_slot;
 
 use std::ffi::CStr;
 

@@ -240,7 +240,7 @@ fn without_the_process_for_tables_jobs_wait_and_check_says_so() {
     let detail = "SELECT detail FROM civic.check() WHERE component = 'media worker' AND NOT ok";
     wait_until("check() says so", || {
         let said = session.column(detail).concat();
-        said.contains("\"pg_civic media tables\" is not running") && said.contains("jobs wait")
+        said.contains("\"pg_civic media tables\" is not started") && said.contains("jobs wait")
     });
     let waits = "SELECT DISTINCT state || ' ' || attempts FROM civic.media_jobs";
     assert_eq!(session.column(waits), ["queued 0"]);

@@ -118,7 +118,7 @@ fn finished_jobs_are_removed_when_their_time_is_over_and_others_are_not() {
         "INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, bucket, path, file_id,
              media_content_type, media_url, created_at, next_attempt_at)
          VALUES ('t', 'queued', false, 'evidence', 'p', gen_random_uuid(), 'image/jpeg', 'u',
-                 now() - interval '1 year', now() + interval '1 year')",
+                 now() - interval '1 year', now() + interval '50 minutes')",
     );
     town.session.run("SELECT pg_reload_conf()");
     let expected = ["cancelled 6 days", "done 6 days", "failed 6 days", "queued"];

@@ -135,6 +135,7 @@ fn a_job_starts_when_it_is_committed_and_not_before() {
 fn no_more_files_travel_at_once_than_the_setting_says() {
     let mut town = Town::new();
     town.set("civic.media_concurrency", "3");
+    town.set("civic.media_tenant_concurrency", "3");
     town.reload();
     town.twilio.takes(Duration::from_millis(100));
     let url = town.twilio.offer("image/jpeg", PHOTO);
@@ -149,6 +150,7 @@ fn no_more_files_travel_at_once_than_the_setting_says() {
 fn a_slow_job_does_not_hold_the_others_back() {
     let mut town = Town::new();
     town.set("civic.media_concurrency", "2");
+    town.set("civic.media_tenant_concurrency", "2");
     town.reload();
     let black_hole = town.twilio.offer_answer(Answer::black_hole());
     let slow = town.enqueue(&black_hole);

@@ -39,7 +39,7 @@ thread_local! {
 pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut result = Ok(());
     if flags.has(Flags::NOTIFY) {
-        let kept = pending::len();
+        let kept = pending::notified();
         if IS_HANDED_OVER.get() || !relay::takes(kept) {
             if pg::notify::take_room(channel.len() + payload.len()) {
                 flags = flags.with(Flags::HAS_ROOM);

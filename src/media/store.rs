@@ -4,15 +4,26 @@
 //! the owner has put on the table does no more than the owner could. Everything in them is qualified,
 //! values are parameters.
 
+/// The columns of a [`Job`], in the order of [`read_job`].
+macro_rules! job_columns {
+    () => {
+        "id, attempts, kind, tenant_id, ticket_id, is_sensitive, bucket, path, file_id, media_url,
+         content_type, file_size"
+    };
+}
+
+mod claim;
 mod commands;
 mod restrict;
 
 use std::time::Duration;
 
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, Uuid};
 
+pub use self::claim::{Shares, Turns, claim};
 pub use self::commands::{NewJob, add, cancel, retry};
 pub use self::restrict::{make_sensitive, open_tickets, restrict_tickets};
 use super::job::{self, Attempt, Ended, Kind, Next, Outcome, State};
@@ -81,13 +92,34 @@ pub fn owner() -> Option<pg_sys::Oid> {
     table::owner_of_own(c"civic", c"media_jobs")
 }
 
-/// Whether nobody has locked the whole table. If so it stays open to this transaction.
-pub fn is_free() -> Result<bool, Error> {
-    let tables =
-        rows("SELECT 'civic.media_jobs'::pg_catalog.regclass::pg_catalog.oid", &[], |row| {
-            column(row, 1)
-        })?;
-    Ok(tables.into_iter().all(pg::worker::lock_rows_if_free))
+/// Locks the table as a change of its rows does, before anything of it is read: a lock that is taken for reading
+/// first, and then made stronger, deadlocks with a REINDEX.
+pub fn lock() {
+    if let Some(table) = table::find(c"civic", c"media_jobs") {
+        table::lock_for_writing(table);
+    }
+}
+
+/// Makes jobs due whose time is further away than any delay: the clock was set back.
+pub fn unpark() -> Result<(), Error> {
+    execute(
+        "UPDATE civic.media_jobs SET next_attempt_at = pg_catalog.now()
+         WHERE id = ANY (ARRAY(
+             SELECT id FROM civic.media_jobs
+             WHERE state = 'queued' AND kind = ANY ($1)
+               AND next_attempt_at > pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $2)
+             FOR UPDATE SKIP LOCKED))",
+        &[
+            Kind::ALL.map(Kind::name).map(str::to_owned).to_vec().into(),
+            // A minute more, for what was recorded while the statement waited.
+            (job::LONGEST_DELAY.as_secs_f64() + 60.0).into(),
+        ],
+    )
+}
+
+/// The same; false where that would have to wait for somebody who has locked the whole table.
+pub fn lock_if_free() -> bool {
+    table::find(c"civic", c"media_jobs").is_none_or(pg::worker::lock_rows_if_free)
 }
 
 /// Does something with the rights of the table's owner. It is the extension's own table, and without
@@ -112,14 +144,6 @@ pub fn running() -> Result<Vec<(Uuid, i32, bool)>, Error> {
     )
 }
 
-/// The columns of a [`Job`], in the order of [`read_job`].
-macro_rules! job_columns {
-    () => {
-        "id, attempts, kind, tenant_id, ticket_id, is_sensitive, bucket, path, file_id, media_url,
-         content_type, file_size"
-    };
-}
-
 fn read_job(row: &Row<'_, '_>) -> Result<Job, Error> {
     Ok(Job {
         id: column(row, 1)?,
@@ -134,31 +158,6 @@ fn read_job(row: &Row<'_, '_>) -> Result<Job, Error> {
         media_url: row.get(10)?.unwrap_or_default(),
         stored: row.get(11)?.zip(row.get::<i64>(12)?.map(i64::unsigned_abs)),
     })
-}
-
-/// Takes up to so many jobs of a kind that are due, the longest due first. Jobs that somebody has locked
-/// are passed by.
-pub fn claim(kind: Kind, limit: usize) -> Result<Vec<Job>, Error> {
-    let jobs = rows(
-        // As an array, so that jobs are looked for, and locked, once.
-        concat!(
-            "UPDATE civic.media_jobs
-             SET state = 'running', attempts = attempts + 1, next_attempt_at = NULL,
-                 started_at = pg_catalog.clock_timestamp()
-             WHERE id = ANY (ARRAY(
-                 SELECT id FROM civic.media_jobs
-                 WHERE state = 'queued' AND kind = $2 AND next_attempt_at <= pg_catalog.now()
-                 ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-             RETURNING ",
-            job_columns!()
-        ),
-        &[(limit as i64).into(), kind.name().into()],
-        read_job,
-    )?;
-    if kind == Kind::Restrict {
-        jobs.iter().try_for_each(|job| restrict::merge(job).and_then(|()| restrict::cover(job)))?;
-    }
-    Ok(jobs)
 }
 
 /// A job that runs, in its attempt of this number.
@@ -254,6 +253,7 @@ pub fn settle(id: Uuid, is_cancelled: bool, attempt: &Attempt, limit: u32) -> Re
     )?;
     if matches!(next, Next::End(_)) {
         publish_end(id)?;
+        log_end(id)?;
     }
     if kind == Kind::Restrict && attempts == limit && matches!(next, Next::Again(_)) {
         let why = attempt.error.as_deref().unwrap_or("the worker was killed");
@@ -293,6 +293,54 @@ fn publish_end(id: Uuid) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// One line for each job that has ended in an attempt. It names no municipality, ticket or file.
+fn log_end(id: Uuid) -> Result<(), Error> {
+    let ends = rows(
+        "SELECT state,
+                pg_catalog.json_build_object(
+                    'job_id', id, 'kind', kind, 'state', state, 'attempts', attempts,
+                    'seconds', pg_catalog.round(pg_catalog.date_part('epoch', finished_at - created_at)::pg_catalog.numeric, 3),
+                    'content_type', content_type, 'file_size', file_size, 'error', last_error)::pg_catalog.text
+         FROM civic.media_jobs WHERE id = $1",
+        &[id.into()],
+        |row| Ok::<_, Error>((column::<String>(row, 1)?, column::<String>(row, 2)?)),
+    )?;
+    for (state, detail) in ends {
+        let message = format!("media job {id} is {state}");
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "media_job")
+            .set_detail(detail)
+            .report(PgLogLevel::LOG);
+    }
+    Ok(())
+}
+
+/// Jobs that have failed.
+pub struct Failed {
+    pub jobs: i64,
+    /// When the first one failed, in the server's words.
+    pub since: String,
+    /// Why the last one failed.
+    pub error: String,
+}
+
+/// `None` where no job has failed.
+pub fn failed() -> Result<Option<Failed>, Error> {
+    let failed = rows(
+        "SELECT pg_catalog.count(*), pg_catalog.min(finished_at)::pg_catalog.text,
+                (pg_catalog.array_agg(last_error ORDER BY finished_at DESC))[1]
+         FROM civic.media_jobs WHERE state = 'failed' HAVING pg_catalog.count(*) > 0",
+        &[],
+        |row| {
+            Ok::<_, Error>(Failed {
+                jobs: column(row, 1)?,
+                since: column(row, 2)?,
+                error: row.get(3)?.unwrap_or_default(),
+            })
+        },
+    )?;
+    Ok(failed.into_iter().next())
 }
 
 /// Whether there are jobs that have not ended.

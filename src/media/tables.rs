@@ -6,8 +6,10 @@
 
 pub mod request;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, Uuid};
@@ -15,14 +17,13 @@ use pgrx::{PgSqlErrorCode, Uuid};
 use self::request::{Files, Request, Step};
 use super::MediaError;
 use super::job::{Attempt, Kind, Moved, Outcome};
+use super::process;
 use super::store::{self, Hold, Job, as_owner, warn};
 use crate::catalog;
 use crate::error::{Error, Report};
 use crate::pg::mailbox::{Answer, REQUEST_LIMIT};
 use crate::pg::subtransaction::attempt;
-use crate::pg::worker::Shutdown;
 use crate::pg::{self, foreign, shared};
-use crate::settings;
 use crate::settings::media::media_attempts;
 use crate::settings::service::media_table;
 use crate::storage::StorageError;
@@ -46,6 +47,8 @@ pub const LATER: Answer = Answer(Answer::CUSTOM + 3);
 
 /// The worker wakes this process. It looks by itself only in case that is lost.
 const IDLE: Duration = Duration::from_secs(60);
+/// How often the same failure is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Files of a ticket that one look takes from the table of attachments.
 const FILES: i64 = 256;
 
@@ -58,15 +61,15 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
-    pg::worker::begin(&settings::database(), Shutdown::Interrupts);
     let Some(shared) = shared::shared() else { return };
+    process::begin(&shared.media_tables);
     shared.take_over_media_tables();
     pg::foreign::observe(|table| {
         if let Some(shared) = shared::shared() {
             shared.mailbox.note_table(table);
         }
     });
-    pg::worker::run(None, |_| match shared.mailbox.take() {
+    pg::worker::run(&shared.media_tables, None, |_| match shared.mailbox.take() {
         Some(request) => {
             let (answer, text) = serve(&request);
             shared.mailbox.reply(answer, text.as_bytes());
@@ -96,11 +99,49 @@ fn serve(request: &[u8]) -> (Answer, String) {
 pub fn in_transaction<R>(
     body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>,
 ) -> Result<Option<R>, ()> {
-    let body = || store::owner().map(body).transpose().unwrap_or_else(|error| error.raise());
+    let lock = || {
+        store::lock();
+        true
+    };
+    locked_transaction(lock, body)
+}
+
+/// The same at a shutdown, where nothing waits: `None` also where somebody has locked the whole queue.
+pub fn in_transaction_if_free<R>(
+    body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>,
+) -> Result<Option<R>, ()> {
+    locked_transaction(store::lock_if_free, body)
+}
+
+fn locked_transaction<R>(
+    lock: impl FnOnce() -> bool,
+    body: impl FnOnce(pg_sys::Oid) -> Result<R, Error>,
+) -> Result<Option<R>, ()> {
+    let body = || {
+        let owner = store::owner().filter(|_| lock());
+        owner.map(body).transpose().unwrap_or_else(|error| error.raise())
+    };
     pg::worker::transaction(body).map_err(|(sqlstate, message)| {
         let sqlstate = pg::sqlstate_text(sqlstate);
-        warn(&format!("media jobs are recorded later: {message} (SQLSTATE {sqlstate})"));
+        warn_again(format!("media jobs are recorded later: {message} (SQLSTATE {sqlstate})"));
     })
+}
+
+/// A warning about something that is tried again and again: the same one is logged once a minute.
+fn warn_again(message: String) {
+    thread_local! {
+        static LOGGED: RefCell<HashMap<String, Instant>> = RefCell::default();
+    }
+    let now = Instant::now();
+    let is_new = LOGGED.with_borrow_mut(|logged| {
+        logged.retain(|_, since| now.duration_since(*since) < LOG_INTERVAL);
+        let is_new = !logged.contains_key(&message);
+        logged.entry(message.clone()).or_insert(now);
+        is_new
+    });
+    if is_new {
+        warn(&message);
+    }
 }
 
 /// The attempt where it is unknown whether a ticket is sensitive.

@@ -9,7 +9,7 @@ mod flight;
 mod stalls;
 mod steps;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,26 +21,29 @@ use std::time::{Duration, Instant};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
+use self::cycle::Upkeep;
 use self::stalls::Stalls;
 use self::steps::{Asked, Pending, Work};
 use super::job::{Attempt, Kind, Outcome};
-use super::store::{Job, warn};
+use super::process;
+use super::store::{Job, Shares, Turns, warn};
 use super::tables::request::{Files, Step};
 use super::target::folder;
 use super::transfer::{Restrict, Services, Task, perform};
 use crate::error::Error;
+use crate::pg;
 use crate::pg::shared::{self, Shared};
 use crate::pg::wait;
-use crate::pg::worker::Shutdown;
 use crate::settings::media as limits;
 use crate::storage::StorageError;
 use crate::storage::api as service;
-use crate::{pg, settings};
 
 /// With nothing to do it polls this often. A process that has work for it wakes it.
 const IDLE: Duration = Duration::from_secs(10);
 /// It polls no more often than this, unless it is woken.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
+/// As often as this, if the table cannot be read.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// With no transfer to spare it polls this often, at most.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it removes old jobs.
@@ -57,8 +60,8 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
-    pg::worker::begin(&settings::database(), Shutdown::Interrupts);
     let Some(shared) = shared::shared() else { return };
+    process::begin(&shared.media);
     shared.take_over_media();
     pg::worker::at_shutdown(cycle::release_all);
     match Worker::new(shared) {
@@ -88,6 +91,9 @@ struct Worker {
     wake_sender: Arc<UnixStream>,
     /// The services as the settings name them; `None` where they cannot be asked.
     services: Option<Arc<Services>>,
+    turns: Turns,
+    /// Polls that have failed since one succeeded.
+    failures: u32,
     /// When the worker last polled the table, and when it last removed old jobs.
     polled: Option<Instant>,
     pruned: Option<Instant>,
@@ -109,6 +115,8 @@ impl Worker {
             wake_receiver,
             wake_sender: Arc::new(wake_sender),
             services: None,
+            turns: Turns::default(),
+            failures: 0,
             polled: None,
             pruned: None,
         })
@@ -117,7 +125,7 @@ impl Worker {
     fn run(&mut self) {
         self.services = services();
         let Ok(wake_receiver) = self.wake_receiver.try_clone() else { return };
-        pg::worker::run(Some(wake_receiver.as_fd()), |is_reloaded| {
+        pg::worker::run(&self.shared.media, Some(wake_receiver.as_fd()), |is_reloaded| {
             if is_reloaded {
                 self.services = services();
                 self.pruned = None;
@@ -142,13 +150,22 @@ impl Worker {
         self.free() == 0 && self.polled.is_some_and(|polled| polled.elapsed() < BUSY_INTERVAL)
     }
 
-    /// How many more files may travel. One that only waits to be recorded does not.
-    fn free(&self) -> usize {
-        let waits = |pending: &&Pending| !matches!(pending.work, Work::Ask(Step::Prepare));
+    /// How many files of each municipality travel. One that only waits to be recorded does not.
+    fn travelling(&self) -> HashMap<String, usize> {
         let asked = self.asked.iter().map(|asked| &asked.pending);
-        let waiting = self.pending.iter().chain(asked).filter(waits).count();
-        let travelling = flight::jobs().len().saturating_sub(waiting);
-        limits::media_concurrency().saturating_sub(travelling)
+        let waits = |pending: &&Pending| !matches!(pending.work, Work::Ask(Step::Prepare));
+        let waiting = self.pending.iter().chain(asked).filter(waits).map(|pending| pending.id);
+        let waiting: HashSet<Uuid> = waiting.collect();
+        let mut travelling = HashMap::new();
+        for in_flight in flight::jobs().values().filter(|it| !waiting.contains(&it.job.id)) {
+            *travelling.entry(in_flight.job.tenant_id.clone()).or_default() += 1;
+        }
+        travelling
+    }
+
+    /// How many more files may travel.
+    fn free(&self) -> usize {
+        limits::media_concurrency().saturating_sub(self.travelling().values().sum())
     }
 
     /// Takes the results that have come.
@@ -174,13 +191,22 @@ impl Worker {
         self.polled = Some(Instant::now());
         let to_claim = if self.has_helper() { self.free() } else { 0 };
         let is_time_to_prune = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_INTERVAL);
-        let retention = limits::media_retention().filter(|_| is_time_to_prune);
+        let upkeep = Upkeep { retention: limits::media_retention() };
+        let upkeep = is_time_to_prune.then_some(upkeep);
         let is_in_flight = |id: &Uuid| flight::jobs().contains_key(id);
-        let polled = match cycle::poll(is_in_flight, self.kinds(), to_claim, retention) {
+        let shares =
+            Shares { running: self.travelling(), limit: limits::media_tenant_concurrency() };
+        let kinds = self.kinds();
+        let polled = cycle::poll(is_in_flight, kinds, to_claim, shares, &mut self.turns, upkeep);
+        let polled = match polled {
             Ok(Some(polled)) => polled,
             Ok(None) => return IDLE,
-            Err(()) => return SHORTEST_SLEEP,
+            Err(()) => {
+                self.failures += 1;
+                return backoff(self.failures);
+            }
         };
+        self.failures = 0;
         if is_time_to_prune {
             self.pruned = polled.is_all_pruned.then(Instant::now);
         }
@@ -247,6 +273,11 @@ impl Worker {
             self.ends(id, attempt);
         }
     }
+}
+
+/// How long after so many failures in a row the table is polled again.
+fn backoff(failures: u32) -> Duration {
+    (SHORTEST_SLEEP * 2u32.pow(failures.min(7) - 1)).min(LONGEST_SLEEP)
 }
 
 /// What the thread of a job does.

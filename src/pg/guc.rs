@@ -95,6 +95,36 @@ pub(super) fn set_for_now(name: &CStr, value: &CStr) {
     }
 }
 
+/// Sets a setting of this process, over what roles, databases and the configuration file say.
+pub(super) fn set_in_process(name: &CStr, value: &CStr) {
+    // SAFETY: the server knows the setting; the texts end in NUL.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Sets a setting of this process as a superuser's SET does, or resets it.
+pub(super) fn set_in_session(name: &CStr, value: Option<&CStr>) {
+    // SAFETY: the server knows the setting; the texts end in NUL, and without a value it is reset.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.map_or(std::ptr::null(), CStr::as_ptr),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SET,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Makes names and operators mean those of pg_catalog, until the nest level of settings ends that
 /// [`super::role::acting_as`] has opened.
 pub fn fix_search_path() {

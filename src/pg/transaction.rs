@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::guc;
+
 // Called at each commit. They raise no error, so they need no error frame, which would cost more
 // than the call.
 unsafe extern "C-unwind" {
@@ -112,13 +114,11 @@ pub fn wait(time: Duration) {
 /// Makes this process's commits wait for no disk and no standby, for a process that stores nothing.
 /// Its transaction ids do need storage from time to time, and an absent standby would block there.
 pub fn commit_without_waiting() {
-    // SAFETY: a setting and a value that the server knows.
-    unsafe {
-        pg_sys::SetConfigOption(
-            c"synchronous_commit".as_ptr(),
-            c"off".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
-    }
+    guc::set_in_process(c"synchronous_commit", c"off");
+}
+
+/// Makes this process's commits wait for the disk alone: an absent standby would hold up all that the process
+/// does for others.
+pub fn commit_without_standbys() {
+    guc::set_in_process(c"synchronous_commit", c"local");
 }

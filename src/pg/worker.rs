@@ -4,17 +4,26 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pgrx::PgLogLevel;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::prelude::*;
 
+use super::guc;
+use super::worker_slot::WorkerSlot;
+
 unsafe extern "C-unwind" {
     /// The server's own handler of SIGTERM (tcop/tcopprot.h): whatever can be interrupted then is.
     fn die(signal: std::ffi::c_int);
 }
+
+/// How long the server waits before it starts a worker again.
+const RESTART_TIME: Duration = Duration::from_secs(1);
+/// How often a worker that is not wanted looks whether it is.
+const WANTED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether a shutdown of this process was ever requested.
 static SHUTDOWN_REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -38,7 +47,7 @@ pub fn register(name: &str, function: &str) {
         .set_type(name)
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(Some(Duration::from_secs(1)))
+        .set_restart_time(Some(RESTART_TIME))
         .load();
 }
 
@@ -52,8 +61,45 @@ pub enum Shutdown {
 }
 
 /// Begins a worker in a database, as the server's own superuser, with a search_path, defaults of
-/// transactions and timeouts that no other role chooses.
-pub fn begin(database: &str, shutdown: Shutdown) {
+/// transactions and timeouts that no other role chooses. Before that it waits, without a connection, until it
+/// is wanted; and after starts in vain, up to [`LONGEST_BACKOFF`].
+pub fn begin(
+    database: &str,
+    slot: &'static WorkerSlot,
+    shutdown: Shutdown,
+    is_wanted: impl Fn() -> bool,
+) {
+    handle_signals(shutdown);
+    let failed = slot.count_start();
+    wait_for_start(backoff(failed), is_wanted);
+    // The first failure of a row is logged. Why the others fail says the same.
+    let log_level = c"log_min_messages";
+    if failed > 0 {
+        guc::set_in_session(log_level, Some(c"panic"));
+    }
+    // In turn: its name has changed after ALTER DATABASE … RENAME, its OID where it was created again.
+    match slot.last_database().filter(|_| failed.is_multiple_of(2)) {
+        Some(database) => BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None),
+        None => BackgroundWorker::connect_worker_to_spi(Some(database), None),
+    }
+    guc::set_in_session(log_level, None);
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"lock_timeout", c"0"),
+        (c"statement_timeout", c"0"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        // Its statements are short, and a plan that was compiled is made anew at each change of the catalog.
+        (c"jit", c"off"),
+    ] {
+        guc::set_in_process(name, value);
+    }
+}
+
+fn handle_signals(shutdown: Shutdown) {
     match shutdown {
         Shutdown::AfterTransaction => {
             BackgroundWorker::attach_signal_handlers(
@@ -72,41 +118,68 @@ pub fn begin(database: &str, shutdown: Shutdown) {
             BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
         }
     }
-    BackgroundWorker::connect_worker_to_spi(Some(database), None);
-    for (name, value) in [
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"default_transaction_isolation", c"read committed"),
-        (c"default_transaction_read_only", c"off"),
-        (c"lock_timeout", c"0"),
-        (c"statement_timeout", c"0"),
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        (c"transaction_timeout", c"0"),
-        (c"idle_in_transaction_session_timeout", c"0"),
-    ] {
-        // SAFETY: settings and values that the server knows.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
+}
+
+/// The longest time between two starts of a worker that cannot work.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+/// How long a worker waits before it connects, after so many starts in vain. The server itself waits a second.
+fn backoff(failed: u32) -> Duration {
+    let longest = LONGEST_BACKOFF - RESTART_TIME;
+    match failed {
+        0 | 1 => Duration::ZERO,
+        _ => Duration::from_secs(1 << (failed - 1).min(6)).min(longest),
+    }
+}
+
+/// Waits for so long, or until the settings are reloaded, and until the worker is wanted.
+fn wait_for_start(time: Duration, is_wanted: impl Fn() -> bool) {
+    let end = Instant::now() + time;
+    let mut is_reloaded = false;
+    loop {
+        if is_shutdown_requested() {
+            super::end_process_to_be_restarted();
         }
+        if BackgroundWorker::sighup_received() {
+            guc::reload_settings();
+            is_reloaded = true;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let is_over = left.is_zero() || is_reloaded;
+        if is_over && is_wanted() {
+            return;
+        }
+        sleep(None, if is_over { WANTED_INTERVAL } else { left });
     }
 }
 
 /// Runs a worker's cycles until a shutdown is requested. A cycle gets whether the settings have been
 /// reloaded, and gives how long to wait for the next one. What sets the process's latch, or writes to the
 /// file, ends the wait.
-pub fn run(file: Option<BorrowedFd<'_>>, mut cycle: impl FnMut(bool) -> Duration) {
+pub fn run(
+    slot: &'static WorkerSlot,
+    file: Option<BorrowedFd<'_>>,
+    mut cycle: impl FnMut(bool) -> Duration,
+) {
     while !takes_shutdown() {
         let is_reloaded = BackgroundWorker::sighup_received();
         if is_reloaded {
-            super::guc::reload_settings();
+            guc::reload_settings();
         }
         let time = cycle(is_reloaded);
+        let starts = slot.works();
+        if starts > 1 {
+            let message = format!("this process works again, after {} starts in vain", starts - 1);
+            ereport!(PgLogLevel::LOG, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message);
+        }
         wait(file, time);
     }
+}
+
+/// Makes this process's plans use an index wherever there is one, for a process that works on a queue: of a
+/// table that has just grown the planner knows nothing yet.
+pub fn prefer_indexes() {
+    guc::set_in_process(c"enable_seqscan", c"off");
 }
 
 /// Has something done once at the shutdown of this process, wherever that meets it: also amid a
@@ -159,9 +232,7 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, (PgSqlErrorCode, St
 }
 
 /// Sleeps until this process's latch is set, the file has something to read, or the time is over.
-/// Then it does what the server asks of a process at such a point, and may end here by an error; but
-/// a shutdown request is left to [`run`].
-fn wait(file: Option<BorrowedFd<'_>>, time: Duration) {
+fn sleep(file: Option<BorrowedFd<'_>>, time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let (socket, readable) = match file {
         Some(file) => (file.as_raw_fd(), pg_sys::WL_SOCKET_READABLE),
@@ -178,6 +249,12 @@ fn wait(file: Option<BorrowedFd<'_>>, time: Duration) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
+}
+
+/// The same. Then it does what the server asks of a process at such a point, and may end here by an error;
+/// but a shutdown request is left to [`run`].
+fn wait(file: Option<BorrowedFd<'_>>, time: Duration) {
+    sleep(file, time);
     if !is_shutdown_requested() {
         pg_sys::check_for_interrupts!();
     }

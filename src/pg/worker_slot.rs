@@ -20,11 +20,34 @@ pub struct WorkerSlot {
     database: AtomicU32,
     /// The address of its latch.
     latch: AtomicUsize,
+    /// How often it was started since it last worked.
+    starts: AtomicU32,
 }
 
 impl WorkerSlot {
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
+    }
+
+    /// How often the worker was started in vain: 0 while it works, and where the server has never started it.
+    pub fn failed_starts(&self) -> u32 {
+        self.starts.load(Ordering::Relaxed)
+    }
+
+    /// The database that it served last; `None` before its first start.
+    pub(super) fn last_database(&self) -> Option<pg_sys::Oid> {
+        let database = self.database.load(Ordering::Relaxed);
+        (database != 0).then(|| database.into())
+    }
+
+    /// Counts a start. Gives how many before it were in vain.
+    pub(super) fn count_start(&self) -> u32 {
+        self.starts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The worker works. Gives how often it was started for that.
+    pub(super) fn works(&self) -> u32 {
+        self.starts.swap(0, Ordering::Relaxed)
     }
 
     /// Whether the worker serves this backend's database; `None` before its first start.

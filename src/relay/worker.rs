@@ -34,8 +34,12 @@ pub fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
-    pg::worker::begin(&settings::database(), Shutdown::AfterTransaction);
     let Some(shared) = shared::shared() else { return };
+    // Switched off it stays away from the database, so that the database can be renamed. What a transaction
+    // had put into the queue before it ended is still delivered.
+    let is_wanted = || settings::relay() || shared.queue().used() > 0;
+    let database = settings::database();
+    pg::worker::begin(&database, &shared.relay, Shutdown::AfterTransaction, is_wanted);
     pg::transaction::commit_without_waiting();
     shared.take_over();
     run(shared);
@@ -44,7 +48,7 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 }
 
 fn run(shared: &'static Shared) {
-    pg::worker::run(None, |_| match deliver(shared) {
+    pg::worker::run(&shared.relay, None, |_| match deliver(shared) {
         0 if shared.queue().used() == 0 => IDLE,
         // Its transaction has not ended yet, and will wake this process; or the server's queue is full.
         0 => STANDSTILL,

@@ -1,20 +1,21 @@
 //! What is right and what is not, each with the statement that repairs it.
 
-mod exposure;
+pub mod exposure;
 mod media;
 mod realtime;
+mod realtime_tenant;
 mod server;
 mod service;
 
 use super::plan::{self, Finding, bad, readable, walk};
-use super::{storage, tickets};
+use super::{protect, storage, tickets};
 use crate::error::Error;
 
 /// A part of the check, by the name that reports what cannot be read.
 type Part = (&'static str, fn() -> Result<Vec<Finding>, Error>);
 
 /// The parts, in the order of the check's rows.
-const PARTS: [Part; 16] = [
+const PARTS: [Part; 18] = [
     ("event triggers", exposure::event_triggers),
     ("version", server::version),
     ("storage", of_storage),
@@ -24,9 +25,11 @@ const PARTS: [Part; 16] = [
     ("views", || exposure::part("views")),
     ("functions", || exposure::part("functions")),
     ("trigger", of_tickets),
+    ("protected tables", protect::findings),
     ("realtime", realtime::findings),
     ("relay", server::relay),
     ("media worker", || Ok(vec![media::worker()?])),
+    ("failed media jobs", media::failed),
     ("files of sensitive tickets", media::restricted),
     ("storage service", service::findings),
     ("privileges", server::privileges),

@@ -42,7 +42,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 39] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 47] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -50,8 +50,8 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 39] = [
     ("can_upload_object(text, text)", &[Public]),
     ("cancel_media_job(uuid)", &[ServiceRole]),
     ("check()", &[DatabaseOwner, Monitor]),
-    ("confirm_upload(text, text)", &[Authenticated]),
-    ("confirm_upload(uuid, text)", &[Authenticated]),
+    ("confirm_upload(text, text, text)", &[Authenticated]),
+    ("confirm_upload(uuid, text, uuid)", &[Authenticated]),
     ("dashboard_events(text)", &[Public]),
     ("download_and_upload_media(text, text, text, text, boolean)", &[ServiceRole]),
     ("download_and_upload_media(text, text, uuid, text, boolean)", &[ServiceRole]),
@@ -66,23 +66,31 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 39] = [
     ("in_tenant_folder_support(internal)", &[]),
     ("list_bounds(text)", &[Public]),
     ("list_bounds_support(internal)", &[]),
+    ("mark_sensitive(text)", &[Authenticated]),
+    ("mark_sensitive(uuid)", &[Authenticated]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
+    ("protect(regclass, text, text[], text, text, text, text[], text)", &[DatabaseOwner]),
     ("publish(text, jsonb, boolean)", &[ServiceRole]),
     ("readable_buckets()", &[Public]),
     ("relay_stats()", &[DatabaseOwner, Monitor]),
     ("request_upload(text, text, bigint, text)", &[Public]),
     ("retry_media_job(uuid)", &[ServiceRole]),
     ("setup(regclass)", &[DatabaseOwner]),
+    ("staff_floor()", &[Public]),
+    ("staff_floor_uuid()", &[Public]),
     ("teardown()", &[DatabaseOwner]),
     ("tenant_folder_end()", &[Public]),
     ("tenant_folder_start()", &[Public]),
     ("tenant_id()", &[Public]),
+    ("tenant_uuid()", &[Public]),
     ("ticket_channel(text)", &[Public]),
     ("ticket_payload(text, jsonb)", &[Public]),
+    ("unprotect(regclass)", &[DatabaseOwner]),
     ("upload_file(text, text, bytea, text)", &[ServiceRole]),
     ("user_id()", &[Public]),
     ("user_role()", &[Public]),
+    ("user_uuid()", &[Public]),
 ];
 
 /// The qualified signatures of the functions that are granted to one role.

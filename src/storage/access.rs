@@ -66,13 +66,11 @@ mod tests {
     fn access() -> Access {
         let list = |items: &[&str]| items.iter().map(|item| item.to_string()).collect();
         Access {
-            claims_setting: Default::default(),
             tenant_claim: list(&["tenant"]),
             role_claim: list(&["role"]),
             sensitive_uploaders: list(&["manager", "saps_liaison", "admin"]),
             sensitive_readers: list(&["saps_liaison", "admin"]),
-            event_listeners: vec![],
-            event_transport: Default::default(),
+            ..Access::default()
         }
     }
 

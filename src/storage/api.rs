@@ -8,6 +8,7 @@ use super::StorageError;
 use super::bucket;
 use crate::error::Error;
 use crate::pg::{shared, wait};
+use crate::settings::media::media_concurrency;
 use crate::settings::service as settings;
 
 /// The Storage API, with the service key.
@@ -81,6 +82,7 @@ pub fn limits() -> Limits {
         read: total.min(Duration::from_secs(10)),
         total,
         max_size: settings::media_max_size(),
+        lookups: 2 * media_concurrency().max(1),
     }
 }
 

@@ -53,19 +53,23 @@ CREATE FUNCTION civic.request_upload(
         })
     }
 
-    /// Records an upload that has taken place, and returns its row.
+    /// Records an upload that has taken place, and returns its row. `ticket_id` is the ticket that it belongs
+    /// to.
     #[pg_extern(sql = r#"
-CREATE FUNCTION civic.confirm_upload(file_id text, purpose text) RETURNS jsonb
+CREATE FUNCTION civic.confirm_upload(file_id text, purpose text, ticket_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 SET search_path TO pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'civic_confirm_upload';
 "#)]
     fn confirm_upload(
         file_id: Option<Given<'_>>,
         purpose: Option<Given<'_>>,
+        ticket_id: Option<Given<'_>>,
     ) -> Result<Option<JsonB>, ErrorReport> {
         for_browsers(|| {
             let file_id = confirm::file_id(Given::required("file_id", file_id)?)?;
-            Ok(JsonB(confirm::confirm(&file_id, Given::required("purpose", purpose)?)?))
+            let purpose = Given::required("purpose", purpose)?;
+            let ticket_id = Given::optional(ticket_id)?;
+            Ok(JsonB(confirm::confirm(&file_id, purpose, ticket_id)?))
         })
     }
 

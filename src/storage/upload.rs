@@ -176,15 +176,7 @@ mod tests {
             let claims = serde_json::json!({"t": tenant}).to_string();
             let identity =
                 Identity::parse(claims.as_bytes(), &["t".to_owned()], &[], |_| None).unwrap();
-            let access = Access {
-                claims_setting: Default::default(),
-                tenant_claim: vec![],
-                role_claim: vec![],
-                sensitive_uploaders: vec![],
-                sensitive_readers: vec![],
-                event_listeners: vec![],
-                event_transport: crate::settings::EventTransport::Auto,
-            };
+            let access = Access::default();
             let file = File { name: &name, content_type: "image/png", size: 1 };
             if let Ok((bucket, path)) =
                 request(&identity, &access, SIZES, file, "evidence", "id")

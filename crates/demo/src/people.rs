@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::story;
 
 const DATABASE: &str = "demo";
-/// The user id of every session: only the roles matter here.
-const USER: &str = "8f14e45f-0000-4000-8000-000000000000";
+/// The user id of every session: mostly only the roles matter here.
+pub const CITIZEN: &str = "8f14e45f-0000-4000-8000-000000000000";
 /// Events arrive within milliseconds; after this time an event counts as missing.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,8 +34,10 @@ impl Server {
         client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
     }
 
-    /// The relay reconnects to a recreated database after a second.
+    /// The workers wait longer after each start in vain, and this database has not existed until now: a reload
+    /// starts them at once.
     pub fn wait_for_relay(&self, client: &mut Client) -> Result<(), Error> {
+        client.batch_execute("SELECT pg_reload_conf()")?;
         let deadline = Instant::now() + EVENT_TIMEOUT;
         let query = "SELECT running FROM civic.relay_stats()";
         while !client.query_one(query, &[])?.get::<_, bool>(0) && Instant::now() < deadline {
@@ -52,7 +54,7 @@ impl Server {
     /// verified token.
     pub fn person(&self, tenant_id: &str, role: &str) -> Result<Person, Error> {
         let claims = json!({
-            "sub": USER,
+            "sub": CITIZEN,
             "role": "authenticated",
             "app_metadata": {"tenant_id": tenant_id, "role": role},
         });
@@ -148,7 +150,7 @@ impl Person {
         let statement = "INSERT INTO storage.objects (bucket_id, name, owner_id, metadata)
              VALUES ($1, $2, $3, jsonb_build_object('size', $4::bigint, 'mimetype', $5::text))";
         let size = size as i64;
-        let values: [&(dyn ToSql + Sync); 5] = [&bucket, &name, &USER, &size, &content_type];
+        let values: [&(dyn ToSql + Sync); 5] = [&bucket, &name, &CITIZEN, &size, &content_type];
         Person::outcome(self.transaction(|it| it.execute(statement, &values)))
     }
 

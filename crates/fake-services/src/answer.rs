@@ -162,10 +162,12 @@ impl Answer {
             }
             Manner::HeaderBomb => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
-                let mut number = 0;
+                // In few writes: a client must not take long to receive what it is to refuse.
+                let headers: String = (0..1000)
+                    .map(|number| format!("x-bomb-{number}: {number:0>1000}\r\n"))
+                    .collect();
                 while !stop.is_set() {
-                    write!(stream, "x-bomb-{number}: {:0>1000}\r\n", number)?;
-                    number += 1;
+                    stream.write_all(headers.as_bytes())?;
                 }
             }
             Manner::Raw => stream.write_all(&self.body)?,

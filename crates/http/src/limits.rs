@@ -16,6 +16,9 @@ pub struct Limits {
     /// Bytes of a body, uploaded or fetched. They are counted as they arrive, because a
     /// Content-Length may be wrong.
     pub max_size: u64,
+    /// Names that are looked up at once in the whole process. Nothing can stop a look-up that hangs: each
+    /// keeps a thread. Another transfer waits for one to end.
+    pub lookups: usize,
 }
 
 /// Cancels a running transfer from another thread or a signal handler: setting it is one atomic

@@ -24,6 +24,7 @@ const LIMITS: Limits = Limits {
     read: Duration::from_secs(120),
     total: Duration::from_secs(120),
     max_size: 1024 * 1024,
+    lookups: 64,
 };
 const TYPES: [&str; 3] = ["image/jpeg", "image/png", "application/pdf"];
 const SID: &str = "AC0123456789";

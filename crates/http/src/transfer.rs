@@ -112,7 +112,7 @@ pub(crate) fn client(
     let tls = tls.map_or_else(|| tls::config(url), |tls| Ok(tls.clone()))?;
     Client::builder()
         .tls_backend_preconfigured(tls)
-        .dns_resolver(Resolver { addresses })
+        .dns_resolver(Resolver { addresses, lookups: limits.lookups })
         .connect_timeout(limits.connect)
         .redirect(redirect::Policy::none())
         .retry(retry::never())

@@ -169,7 +169,7 @@ fn a_missing_grant_and_a_table_without_a_key_are_found_and_repaired() {
             "privileges of service_role",
         ),
         (
-            "REVOKE EXECUTE ON FUNCTION civic.confirm_upload(uuid, text) FROM authenticated",
+            "REVOKE EXECUTE ON FUNCTION civic.confirm_upload(text, text, text) FROM authenticated",
             "privileges of authenticated",
         ),
         ("REVOKE SELECT ON civic.media_jobs FROM service_role", "privileges of service_role"),

@@ -8,8 +8,8 @@ use pgrx::Uuid;
 use super::flight::{self, InFlight};
 use crate::error::Error;
 use crate::media::job::{Attempt, Kind, Outcome};
-use crate::media::store::{self, Hold, Job, as_owner};
-use crate::media::tables::in_transaction;
+use crate::media::store::{self, Hold, Job, Shares, Turns, as_owner};
+use crate::media::tables::{in_transaction, in_transaction_if_free};
 use crate::pg::shared;
 use crate::pg::subtransaction::attempt;
 use crate::settings::media::media_attempts;
@@ -30,14 +30,23 @@ pub struct Polled {
     pub is_all_pruned: bool,
 }
 
+/// What a poll does from time to time.
+#[derive(Clone, Copy)]
+pub struct Upkeep {
+    /// How long jobs are kept after their end; `None` for ever.
+    pub retention: Option<Duration>,
+}
+
 /// Polls the table: what has been cancelled, what a worker before has left, jobs of these kinds that are
-/// due, those that restrict files first, and jobs that ended longer ago than the retention. `None` where
-/// there is no queue.
+/// due, those that restrict files first; and, if it is time for it, jobs that are to be removed or have a time
+/// that cannot be. `None` where there is no queue.
 pub fn poll(
     is_in_flight: impl Fn(&Uuid) -> bool,
     kinds: &[Kind],
     to_claim: usize,
-    retention: Option<Duration>,
+    mut shares: Shares,
+    turns: &mut Turns,
+    upkeep: Option<Upkeep>,
 ) -> Result<Option<Polled>, ()> {
     let poll = || {
         let mut polled = Polled { is_all_pruned: true, ..Polled::default() };
@@ -51,13 +60,16 @@ pub fn poll(
         for kind in kinds {
             let left = to_claim - polled.jobs.len();
             if left > 0 {
-                polled.jobs.extend(store::claim(*kind, left)?);
+                polled.jobs.extend(store::claim(*kind, left, &mut shares, turns)?);
             }
         }
         if to_claim > 0 {
             polled.next_due = store::next_due(kinds)?;
         }
-        if let Some(retention) = retention {
+        if upkeep.is_some() {
+            store::unpark()?;
+        }
+        if let Some(retention) = upkeep.and_then(|upkeep| upkeep.retention) {
             let removed = store::prune(retention, PRUNED_AT_ONCE as i64)?;
             polled.is_all_pruned = removed < PRUNED_AT_ONCE;
         }
@@ -97,14 +109,11 @@ fn release(jobs: &[InFlight]) {
         let (id, attempts) = (it.job.id, it.job.attempts);
         let _ = alone(|| store::hold_and_settle(id, attempts, &released, media_attempts()));
     };
-    let _ = in_transaction(|owner| {
-        as_owner(owner, || {
-            if store::is_free()? {
-                jobs.iter().for_each(release);
-            }
-            Ok(())
-        })
-    });
+    let release_all = || {
+        jobs.iter().for_each(release);
+        Ok(())
+    };
+    let _ = in_transaction_if_free(|owner| as_owner(owner, release_all));
 }
 
 /// At a shutdown no job loses an attempt.

@@ -1,14 +1,16 @@
 //! The worker that fetches media, and the jobs that wait for it.
 
 use super::super::plan::{Finding, bad, good};
-use super::server::preload_statement;
+use super::server::{preload_statement, why_not_running};
 use crate::catalog;
 use crate::error::Error;
+use crate::media::store::Failed;
 use crate::media::tables::request::Request;
 use crate::media::{store, tables};
 use crate::pg::foreign;
 use crate::pg::shared::{self, Shared};
 use crate::settings;
+use crate::settings::media::media_concurrency;
 use crate::storage::api as service;
 
 /// The job and the table whose code runs beyond its limit.
@@ -52,12 +54,15 @@ pub fn worker() -> Result<Finding, Error> {
                 return Ok((component.to_owned(), false, held_up, None));
             }
             if shared.media_tables.pid().is_none() {
-                let detail = format!(
-                    "process \"{}\" is not running: the server's log says why, max_worker_processes may \
-                     be too small",
-                    tables::NAME
-                );
-                return Ok(found(detail, None));
+                let (why, fix) = why_not_running(&shared.media_tables)?;
+                return Ok(found(format!("process \"{}\" is {why}", tables::NAME), fix));
+            }
+            if media_concurrency() == 0 {
+                let fix = "ALTER SYSTEM RESET civic.media_concurrency; SELECT pg_reload_conf();";
+                return Ok(found(
+                    "off: civic.media_concurrency is 0".to_owned(),
+                    Some(fix.to_owned()),
+                ));
             }
             match service::storage_api().map(drop).and(service::media_source().map(drop)) {
                 Ok(()) => good(component, "running"),
@@ -66,10 +71,21 @@ pub fn worker() -> Result<Finding, Error> {
             }
         }
         _ => {
-            let detail = "not running: the server's log says why; media jobs wait";
-            bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")
+            let (why, fix) = why_not_running(&shared.media)?;
+            (component.to_owned(), false, format!("{why}; media jobs wait"), fix)
         }
     })
+}
+
+/// Jobs that have failed, until they are removed.
+pub fn failed() -> Result<Vec<Finding>, Error> {
+    let Some(owner) = store::owner() else { return Ok(vec![]) };
+    let Some(Failed { jobs, since, error }) = store::as_owner(owner, store::failed)? else {
+        return Ok(vec![]);
+    };
+    let detail = format!("{jobs} have failed, the first at {since}, the last because: {error}");
+    let fix = "SELECT civic.retry_media_job(id) FROM civic.media_jobs WHERE state = 'failed';";
+    Ok(vec![bad("failed media jobs", detail, fix)])
 }
 
 /// Sensitive tickets of which files may be where everybody in the municipality reads them.

@@ -6,6 +6,7 @@ use super::super::privileges::{Grantee, MEDIA_JOBS, functions_of};
 use crate::catalog;
 use crate::error::Error;
 use crate::pg::shared;
+use crate::pg::worker_slot::WorkerSlot;
 use crate::settings::{self, SensitiveEvents};
 
 pub fn version() -> Result<Vec<Finding>, Error> {
@@ -62,11 +63,50 @@ pub fn relay() -> Result<Vec<Finding>, Error> {
         }
         Some(true) if shared.relay.pid().is_some() => good(component, "running"),
         _ => {
-            let detail =
-                "not running: see the server's log; events are sent by ordinary NOTIFY meanwhile";
-            bad(component, detail, "SELECT pg_reload_conf(); -- and wait a second")
+            let (why, fix) = why_not_running(&shared.relay)?;
+            let detail = format!("{why}; events are sent by ordinary NOTIFY meanwhile");
+            (component.to_owned(), false, detail, fix)
         }
     }])
+}
+
+/// Why a worker of this server does not run, and the statement that helps.
+pub fn why_not_running(slot: &WorkerSlot) -> Result<(String, Option<String>), Error> {
+    if slot.is_this_database().is_none() && slot.failed_starts() == 0 {
+        let processes =
+            catalog::texts("SELECT pg_catalog.current_setting('max_worker_processes')", &[])?
+                .concat();
+        let needed = processes.parse::<u32>().map_or(processes.clone(), |it| (it + 3).to_string());
+        return Ok((
+            format!("not started: no slot was left for it, max_worker_processes is {processes}"),
+            Some(format!(
+                "ALTER SYSTEM SET max_worker_processes = {needed}; -- and restart the server"
+            )),
+        ));
+    }
+    let database = settings::database();
+    let is_there = catalog::holds(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1 AND datallowconn)",
+        &[database.as_str().into()],
+    )?;
+    if !is_there {
+        let fix = catalog::texts(
+            "SELECT pg_catalog.format(
+                 'ALTER SYSTEM SET civic.database = %L; -- and restart the server',
+                 pg_catalog.current_database())",
+            &[],
+        )?;
+        let detail = format!(
+            "not running: database \"{database}\", which civic.database names, does not exist or accepts no \
+             connections"
+        );
+        return Ok((detail, Some(fix.concat())));
+    }
+    let detail = match slot.failed_starts() {
+        0 | 1 => "not running: the server starts it again within a second".to_owned(),
+        starts => format!("not running, after {starts} starts in vain: the server's log says why"),
+    };
+    Ok((detail, Some("SELECT pg_reload_conf(); -- it starts again at once".to_owned())))
 }
 
 pub fn settings() -> Result<Vec<Finding>, Error> {

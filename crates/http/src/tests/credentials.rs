@@ -96,7 +96,8 @@ fn a_name_that_is_sent_credentials_without_https_must_resolve_to_loopback_addres
     use reqwest::dns::Resolve;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let resolve = |name: &str| {
-        let resolver = crate::resolver::Resolver { addresses: crate::address::Addresses::Loopback };
+        let addresses = crate::address::Addresses::Loopback;
+        let resolver = crate::resolver::Resolver { addresses, lookups: 64 };
         let addresses = runtime.block_on(resolver.resolve(name.parse().unwrap()));
         addresses.map(|found| found.map(|it| it.ip().to_string()).collect::<Vec<_>>())
     };
