@@ -83,7 +83,7 @@ fn askers(random: &mut Random) -> Vec<Asker> {
         for tenant in [Some("t"), random.pick(&[Some("T"), Some("t2"), None])] {
             for user in [Some(ANN), random.pick(&[Some(BEN), Some(CLERK), None])] {
                 // The setting names no empty role.
-                let is_deleter = random.next() % 2 == 0 && !role.is_empty();
+                let is_deleter = random.next().is_multiple_of(2) && !role.is_empty();
                 askers.push(Asker { tenant, user, role, is_authenticated: true, is_deleter });
             }
         }
@@ -257,10 +257,11 @@ fn tried(session: &mut Session, statement: &str, count: i32) -> BTreeMap<i32, Ou
 }
 
 type Rule = fn(&Case, &Asker) -> bool;
+type Observe = fn(&mut Session) -> Vec<i32>;
 type PerRow = fn(&Case, &Asker) -> Outcome;
 
 /// Statements that reach a set of cases, and how that set is observed.
-const SETS: [(&str, fn(&mut Session) -> Vec<i32>, Rule); 12] = [
+const SETS: [(&str, Observe, Rule); 12] = [
     ("SELECT", |s| reached(s, "SELECT id FROM cases"), Case::reads),
     ("COPY TO", copied, Case::reads),
     (

@@ -53,7 +53,7 @@ pub fn open_row(oid: pg_sys::Oid) -> Result<Option<Step>, Error> {
 /// The call that protects a table by these rules.
 fn call(table: &str, rules: &Rules) -> String {
     let list = |names: &[String]| {
-        let names: Vec<_> = names.iter().map(|name| quote_literal(name)).collect();
+        let names: Vec<_> = names.iter().map(quote_literal).collect();
         if names.is_empty() { "'{}'".to_owned() } else { format!("ARRAY[{}]", names.join(", ")) }
     };
     let one = |name: &Option<String>| quote_literal(name.as_deref().unwrap_or_default());

@@ -42,7 +42,8 @@ fn a_number_of_any_integer_type_is_a_size_and_an_expiry() {
         [(Type::INT2, &60_i16 as &(dyn ToSql + Sync)), (Type::INT4, &60_i32), (Type::INT8, &60_i64)]
     {
         let request = "SELECT civic.request_upload('a.jpg', 'image/jpeg', $1, 'evidence')::text";
-        let request = client.prepare_typed(request, &[declared.clone()]).expect("it resolves");
+        let request =
+            client.prepare_typed(request, std::slice::from_ref(&declared)).expect("it resolves");
         client.query_one(&request, &[value]).expect("it is allowed");
         let link = "SELECT civic.get_signed_url('evidence', $1, $2)";
         let link = client.prepare_typed(link, &[Type::TEXT, declared]).expect("it resolves");

@@ -215,7 +215,7 @@ impl Guard {
     }
 
     fn statement(&self, arguments: &[String]) -> String {
-        let list: Vec<_> = arguments.iter().map(|argument| quote_literal(argument)).collect();
+        let list: Vec<_> = arguments.iter().map(quote_literal).collect();
         format!(
             "CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE ON {} FOR EACH ROW \
              EXECUTE FUNCTION {FUNCTION}({})",
