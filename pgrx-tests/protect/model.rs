@@ -257,11 +257,11 @@ fn tried(session: &mut Session, statement: &str, count: i32) -> BTreeMap<i32, Ou
 }
 
 type Rule = fn(&Case, &Asker) -> bool;
-type Observe = fn(&mut Session) -> Vec<i32>;
+type Reached = fn(&mut Session) -> Vec<i32>;
 type PerRow = fn(&Case, &Asker) -> Outcome;
 
 /// Statements that reach a set of cases, and how that set is observed.
-const SETS: [(&str, Observe, Rule); 12] = [
+const SETS: [(&str, Reached, Rule); 12] = [
     ("SELECT", |s| reached(s, "SELECT id FROM cases"), Case::reads),
     ("COPY TO", copied, Case::reads),
     (

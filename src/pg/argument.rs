@@ -144,6 +144,11 @@ impl<'a, const LIMIT: usize> Given<'a, LIMIT> {
     pub fn required(what: &'static str, given: Option<Self>) -> Result<&'a str, Error> {
         required(what, given)?.0
     }
+
+    /// NULL is `None`. Errors: as [`Given::required`].
+    pub fn optional(given: Option<Self>) -> Result<Option<&'a str>, Error> {
+        given.map(|given| given.0).transpose()
+    }
 }
 
 /// A text argument as unchecked bytes of any length, for a function that sees rows of other users

@@ -7,8 +7,8 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use super::bucket::{self, Bucket};
-use crate::error::{Error, Report, reported, shown};
-use crate::pg::{self, http_status};
+use crate::error::{self, Error, Report, reported, shown};
+use crate::pg;
 use crate::tickets::TicketError;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,14 +77,7 @@ reported!(StorageError);
 /// with the wrong HTTP status gets [`status`]'s as `PTxyz`; others stay. `None` if it has got one, which
 /// `answers_http!` raises.
 pub fn for_browsers<R>(run: impl FnOnce() -> Result<R, Error>) -> Result<Option<R>, ErrorReport> {
-    let error = match run() {
-        Ok(answer) => return Ok(Some(answer)),
-        Err(error) => error,
-    };
-    let Some(status) = status(&error) else { return Err(error.into()) };
-    let (message, hint) = (error.message(), error.hint());
-    http_status::leave(status, &message, error.detail().as_deref(), hint.as_deref());
-    Ok(None)
+    error::for_browsers(status, run)
 }
 
 /// The HTTP status of an error for a browser, where that of its SQLSTATE is wrong: PostgREST answers most

@@ -56,8 +56,7 @@ CREATE FUNCTION civic.request_upload(
     /// Records an upload that has taken place, and returns its row. `ticket_id` is the ticket that it belongs
     /// to.
     #[pg_extern(sql = r#"
-CREATE FUNCTION civic.confirm_upload(
-    file_id text, purpose text, ticket_id text DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION civic.confirm_upload(file_id text, purpose text, ticket_id text DEFAULT NULL) RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 SET search_path TO pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'civic_confirm_upload';
 "#)]
@@ -69,8 +68,7 @@ CREATE FUNCTION civic.confirm_upload(
         for_browsers(|| {
             let file_id = confirm::file_id(Given::required("file_id", file_id)?)?;
             let purpose = Given::required("purpose", purpose)?;
-            let ticket_id =
-                ticket_id.map(|given| Given::required("ticket_id", Some(given))).transpose()?;
+            let ticket_id = Given::optional(ticket_id)?;
             Ok(JsonB(confirm::confirm(&file_id, purpose, ticket_id)?))
         })
     }

@@ -10,9 +10,9 @@ use super::TicketError;
 use super::tables::tables;
 use super::ticket::TicketId;
 use crate::claims::{self, Identity, access};
-use crate::error::Error;
-use crate::pg::Given;
-use crate::pg::http_status::{self, answers_http};
+use crate::error::{Error, for_browsers};
+use crate::pg::http_status::answers_http;
+use crate::pg::{self, Given};
 use crate::settings::{self, Access};
 
 /// Whether the caller sees every ticket of their municipality, but for sensitive ones.
@@ -40,13 +40,21 @@ fn mark_sensitive(ticket_id: &str) -> Result<(), Error> {
     if is_found { Ok(()) } else { Err(not_found()) }
 }
 
+/// The HTTP status of an error, where PostgREST would answer its SQLSTATE with 500.
+fn status(error: &Error) -> Option<u16> {
+    if let Some(pg::Error::ArgumentTooLong { .. }) = error.downcast_ref() {
+        return Some(400);
+    }
+    matches!(error.downcast_ref(), Some(TicketError::NotFound { .. })).then_some(404)
+}
+
 #[pg_schema]
 mod civic {
     use super::*;
 
     answers_http!(civic_mark_sensitive, pg_finfo_civic_mark_sensitive, mark_sensitive_wrapper);
 
-    /// Marks a ticket as sensitive. Whoever may not read sensitive tickets does not see it afterwards.
+    /// Marks a ticket as sensitive. A caller who may not read sensitive tickets does not see it afterwards.
     ///
     /// Errors: PT404 if the caller sees no such ticket as staff.
     #[pg_extern(sql = r#"
@@ -55,19 +63,7 @@ CREATE FUNCTION civic.mark_sensitive(ticket_id text) RETURNS void
     AS 'MODULE_PATHNAME', 'civic_mark_sensitive';
 "#)]
     fn mark_sensitive(ticket_id: Option<Given<'_>>) -> Result<(), ErrorReport> {
-        let ticket_id = Given::required("ticket_id", ticket_id)?;
-        match super::mark_sensitive(ticket_id) {
-            // Browsers call it: PostgREST makes 500 of P0002.
-            Err(error) if is_not_found(&error) => {
-                let hint = error.hint();
-                http_status::leave(404, &error.message(), None, hint.as_deref());
-                Ok(())
-            }
-            answer => Ok(answer?),
-        }
+        let mark = || super::mark_sensitive(Given::required("ticket_id", ticket_id)?);
+        for_browsers(status, mark).map(drop)
     }
-}
-
-fn is_not_found(error: &Error) -> bool {
-    matches!(error.downcast_ref(), Some(TicketError::NotFound { .. }))
 }

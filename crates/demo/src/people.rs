@@ -34,8 +34,10 @@ impl Server {
         client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
     }
 
-    /// The relay reconnects to a recreated database after a second.
+    /// The workers wait longer after each start in vain, and this database has not existed until now: a reload
+    /// starts them at once.
     pub fn wait_for_relay(&self, client: &mut Client) -> Result<(), Error> {
+        client.batch_execute("SELECT pg_reload_conf()")?;
         let deadline = Instant::now() + EVENT_TIMEOUT;
         let query = "SELECT running FROM civic.relay_stats()";
         while !client.query_one(query, &[])?.get::<_, bool>(0) && Instant::now() < deadline {
