@@ -13,7 +13,7 @@ type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
 /// `privileges::FUNCTIONS`.
-const FUNCTIONS: [(&str, &str, Call); 32] = [
+const FUNCTIONS: [(&str, &str, Call); 33] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
@@ -59,6 +59,12 @@ const FUNCTIONS: [(&str, &str, Call); 32] = [
         ('v', 'r', false, false, 1000),
     ),
     ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1)),
+    // It reads the table of jobs as its owner.
+    (
+        "metrics()",
+        "TABLE(name text, labels jsonb, value double precision, help text)",
+        ('v', 'u', true, false, 1000),
+    ),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
     ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
     // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
@@ -106,12 +112,13 @@ const FUNCTIONS: [(&str, &str, Call); 32] = [
     ("user_role()", "text", ('s', 's', true, false, 1)),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 9] = [
+const WITH_A_SEARCH_PATH: [&str; 10] = [
     "cancel_media_job(uuid)",
     "check()",
     "confirm_upload(uuid, text)",
     "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
+    "metrics()",
     "retry_media_job(uuid)",
     "setup(regclass)",
     "teardown()",
@@ -261,7 +268,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_p
 }
 
 #[test]
-fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_two_tables_and_a_view() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -283,13 +290,14 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_two_tables() {
     listed.push("table civic.changed_privileges".to_owned());
     listed.push("table civic.media_jobs".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
+    listed.push("view civic.metrics".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 4);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 5);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
                   ORDER BY objid::regclass::text";
-    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs"]);
+    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs", "civic.metrics"]);
 }
 
 #[test]

@@ -54,6 +54,9 @@ GRANT EXECUTE ON FUNCTION
     civic.ticket_payload(text, jsonb)
 TO PUBLIC;
 
+-- The view civic.metrics calls it with the rights of the reader.
+GRANT EXECUTE ON FUNCTION civic.metrics() TO pg_monitor;
+
 -- They do nothing that the caller could not do by hand, and report which rights are missing.
 GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO PUBLIC;
 
@@ -120,6 +123,7 @@ COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a queued, failed or ca
 COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality';
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
+COMMENT ON FUNCTION civic.metrics() IS 'behind the view civic.metrics';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
 COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records a finished upload; the same row at each call';
 COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';

@@ -4,6 +4,7 @@
 
 mod argument;
 pub mod c_function;
+pub mod counters;
 pub mod encoding;
 pub mod error;
 pub mod event_stream;

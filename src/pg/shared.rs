@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
+use super::counters::Counters;
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
 use super::worker_slot::WorkerSlot;
@@ -59,6 +60,7 @@ pub struct Shared {
     pub delivered: AtomicU64,
     pub batches: AtomicU64,
     pub fell_back: [AtomicU64; FellBack::ALL.len()],
+    pub counters: Counters,
 }
 
 static MEMORY: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());

@@ -12,6 +12,7 @@ use civic_queue::Reservation;
 use super::frame;
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
+use crate::pg::counters::count_at_commit;
 use crate::pg::memory::check_available;
 use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
@@ -153,14 +154,18 @@ pub fn notify(events: &Buffer) -> Lost {
         let count = notified().count();
         return (count > 0).then_some((count, EventError::NoMemory));
     }
-    let mut lost = 0;
+    let (mut sent, mut lost) = (0, 0);
     for (record, (channel, payload)) in notified() {
         if record.flags.has(Flags::HAS_ROOM) {
             pg::notify::notify(channel, payload);
-        } else if !pg::notify::notify_if_room(channel, payload) {
+            sent += 1;
+        } else if pg::notify::notify_if_room(channel, payload) {
+            sent += 1;
+        } else {
             lost += 1;
         }
     }
+    count_at_commit(|counters| &counters.notified, sent);
     (lost > 0).then_some((lost, EventError::NotificationQueueFull))
 }
 

@@ -14,11 +14,13 @@ pub enum Grantee {
     Authenticated,
     /// The server's side of the application.
     ServiceRole,
+    /// What reads the server's state, for example an exporter.
+    Monitor,
     /// Granted by `setup()`.
     TicketsOwner,
 }
 
-use Grantee::{Authenticated, Public, ServiceRole, TicketsOwner};
+use Grantee::{Authenticated, Monitor, Public, ServiceRole, TicketsOwner};
 
 impl Grantee {
     pub const ROLES: [Grantee; 2] = [ServiceRole, Authenticated];
@@ -28,6 +30,7 @@ impl Grantee {
             Public => "PUBLIC",
             Authenticated => "authenticated",
             ServiceRole => "service_role",
+            Monitor => "pg_monitor",
             TicketsOwner => "the owner of the table of tickets",
         }
     }
@@ -36,7 +39,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 32] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 33] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -52,6 +55,7 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 32] = [
     ("generate_upload_url(text, text, text, text, text)", &[Public]),
     ("get_signed_url(text, text, integer)", &[Authenticated, ServiceRole]),
     ("has_role(text[])", &[Public]),
+    ("metrics()", &[Monitor]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
     ("publish(text, jsonb, boolean)", &[ServiceRole]),
@@ -192,7 +196,7 @@ mod tests {
 
     /// The rows of the tables in docs/security.md.
     fn rows() -> Vec<String> {
-        let callers = [Public, Authenticated, ServiceRole, TicketsOwner].map(|grantee| {
+        let callers = [Public, Authenticated, ServiceRole, Monitor, TicketsOwner].map(|grantee| {
             let of_grantee = FUNCTIONS.iter().filter(|(_, grantees)| grantees.contains(&grantee));
             let names: Vec<_> = of_grantee
                 .filter_map(|(function, _)| function.split('(').next())

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use super::upload::{self, File, Sizes};
-use super::{confirm, link};
+use super::{confirm, link, refusal};
 use crate::pg::required;
 use crate::settings::service as limits;
 use crate::{claims, pg, settings};
@@ -35,7 +35,8 @@ mod civic {
         let purpose = required("purpose", purpose)?;
         let identity = claims::identity()?;
         let (bucket, path) =
-            upload::request(&identity, &settings::access(), sizes, file, &purpose, &file_id)?;
+            upload::request(&identity, &settings::access(), sizes, file, &purpose, &file_id)
+                .inspect_err(refusal::count_error)?;
         Ok(JsonB(json!({"bucket": bucket.id(), "path": path, "file_id": file_id})))
     }
 

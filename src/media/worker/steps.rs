@@ -11,6 +11,7 @@ use crate::media::job::{Attempt, Kind, Outcome};
 use crate::media::store::{Hold, Job};
 use crate::media::tables::request::{Files, Request, Step};
 use crate::media::tables::{LATER, READY, SENSITIVE};
+use crate::pg::counters::ErrorClass;
 use crate::pg::mailbox::Answer;
 use crate::pg::shared::Shared;
 use crate::pg::{self, foreign};
@@ -178,7 +179,11 @@ impl Worker {
                     self.begin(id, Files { recorded: vec![], error });
                     return IDLE;
                 }
-                let outcome = Outcome::Refused { is_transient: true, retry_after: None };
+                let outcome = Outcome::Refused {
+                    is_transient: true,
+                    retry_after: None,
+                    class: ErrorClass::Attachments,
+                };
                 self.give_up(&job, &step, outcome, error);
             }
             _ => return self.lay_down(id),

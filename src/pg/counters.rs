@@ -1,0 +1,172 @@
+//! Counters in shared memory, for as long as the server runs: what monitoring reads.
+//!
+//! They have no label that grows with the data. Without preloading there are none.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::shared;
+use super::transaction::Observer;
+
+/// Defines the values of a label, each with its text.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($variant,)* }
+
+        impl $name {
+            pub const ALL: [$name; [$($text),*].len()] = [$($name::$variant),*];
+
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+label!(
+    /// Why events did not reach Supabase Realtime.
+    RealtimeLoss {
+        LockTimeout = "lock_timeout",
+        NoTable = "no_table",
+        NoFunction = "no_function",
+        ForeignFunction = "foreign_function",
+        Unguarded = "unguarded",
+        NoPartition = "no_partition",
+        CodeOfOthers = "code_of_others",
+        Overtaken = "overtaken",
+        EndlessChanges = "endless_changes",
+        Raised = "raised",
+        NotStored = "not_stored",
+    }
+);
+
+label!(
+    /// How an attempt at a media job ended.
+    AttemptEnd {
+        Stored = "stored",
+        Moved = "moved",
+        Clean = "clean",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Postponed = "postponed",
+        Released = "released",
+        Interrupted = "interrupted",
+    }
+);
+
+label!(
+    /// Why an attempt at a media job failed.
+    ErrorClass {
+        Unreachable = "unreachable",
+        TimedOut = "timed_out",
+        CutShort = "cut_short",
+        Busy = "busy",
+        ServerError = "server_error",
+        Malformed = "malformed",
+        NotFound = "not_found",
+        Conflict = "conflict",
+        Unauthorized = "unauthorized",
+        TooLarge = "too_large",
+        UnsupportedType = "unsupported_type",
+        RefusedHost = "refused_host",
+        Certificate = "certificate",
+        Rejected = "rejected",
+        Invalid = "invalid",
+        Ticket = "ticket",
+        Attachments = "attachments",
+        Internal = "internal",
+    }
+);
+
+label!(
+    /// The state in which a media job ended.
+    JobEnd {
+        Done = "done",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
+);
+
+/// Kinds of media jobs, and guarded buckets. The modules that define them hold these numbers.
+pub const KINDS: usize = 2;
+pub const BUCKETS: usize = 3;
+
+/// All zeros is the state at the server's start.
+#[derive(Default)]
+#[repr(C)]
+pub struct Counters {
+    /// Bytes of the events that the relay has delivered, channel and payload.
+    pub relay_bytes: AtomicU64,
+    /// Events that went out by ordinary NOTIFY, and events that could not be notified in either way.
+    pub notified: AtomicU64,
+    pub notify_lost: AtomicU64,
+    /// Events that were stored for Supabase Realtime, and events that were not.
+    pub realtime_sent: AtomicU64,
+    pub realtime_lost: [AtomicU64; RealtimeLoss::ALL.len()],
+    pub media_attempts: [[AtomicU64; AttemptEnd::ALL.len()]; KINDS],
+    pub media_errors: [AtomicU64; ErrorClass::ALL.len()],
+    pub media_ended: [[AtomicU64; JobEnd::ALL.len()]; KINDS],
+    /// Bytes of files that are stored, by the attempt that has stored them, and files moved.
+    pub media_bytes: AtomicU64,
+    pub media_moved: AtomicU64,
+    pub refused_uploads: [AtomicU64; BUCKETS],
+}
+
+/// Counts now, whatever becomes of the transaction.
+pub fn count(choose: impl FnOnce(&'static Counters) -> &'static AtomicU64, number: usize) {
+    if let Some(shared) = shared::shared() {
+        choose(&shared.counters).fetch_add(number as u64, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    static AT_COMMIT: RefCell<Vec<(&'static AtomicU64, u64)>> = const { RefCell::new(vec![]) };
+}
+
+/// Counts when the transaction commits.
+pub fn count_at_commit(
+    choose: impl FnOnce(&'static Counters) -> &'static AtomicU64,
+    number: usize,
+) {
+    if let Some(shared) = shared::shared().filter(|_| number > 0) {
+        let counter = choose(&shared.counters);
+        AT_COMMIT.with_borrow_mut(|counts| {
+            // A COPY of a million rows has a few entries, not a million.
+            match counts.iter_mut().find(|(it, _)| std::ptr::eq(*it, counter)) {
+                Some((_, count)) => *count += number as u64,
+                None => counts.push((counter, number as u64)),
+            }
+        });
+    }
+}
+
+/// Observes the ends of transactions for [`count_at_commit`].
+pub struct Counted;
+
+impl Observer for Counted {
+    fn before_commit() {}
+
+    fn before_prepare() {}
+
+    fn prepared() {
+        Counted::committed();
+    }
+
+    fn committed() {
+        AT_COMMIT.with_borrow_mut(|counts| {
+            for (counter, number) in counts.drain(..) {
+                counter.fetch_add(number, Ordering::Relaxed);
+            }
+        });
+    }
+
+    fn aborted() {
+        AT_COMMIT.with_borrow_mut(Vec::clear);
+    }
+
+    fn subtransaction_committed(_level: i32) {}
+
+    fn subtransaction_aborted(_level: i32) {}
+}
