@@ -25,7 +25,7 @@ use pgrx::prelude::*;
 use pgrx::{PgLogLevel, Uuid};
 
 pub use self::claim::{Shares, Turns, claim};
-pub use self::counts::{COUNTED, counts, oldest_due};
+pub use self::counts::{counts, oldest_due};
 pub use self::commands::{NewJob, add, cancel, retry};
 pub use self::restrict::{make_sensitive, open_tickets, restrict_tickets};
 use super::job::{self, Attempt, Ended, Kind, Next, Outcome, State};

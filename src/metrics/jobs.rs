@@ -51,10 +51,3 @@ fn of_table() -> Result<Vec<Metric>, Error> {
     Ok(metrics)
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_help_names_the_number_up_to_which_jobs_are_counted() {
-        assert_eq!(crate::media::store::COUNTED, 100_000);
-    }
-}

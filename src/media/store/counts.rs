@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::media::job::{Kind, State};
 
 /// Jobs are counted up to this number, so that a scrape costs the same however long the queue is.
-pub const COUNTED: i64 = 100_000;
+const COUNTED: i64 = 100_000;
 
 /// How many jobs of a kind are in a state, up to [`COUNTED`]. Each state is read in an index of its own.
 fn count(kind: Kind, state: State) -> Result<i64, Error> {
