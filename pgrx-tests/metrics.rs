@@ -29,6 +29,13 @@ fn served(settings: &[&str]) -> Cluster {
     cluster
 }
 
+/// The same, after a whole check: then every metric is there.
+fn checked() -> Cluster {
+    let cluster = served(&[]);
+    cluster.superuser().run("SELECT count(*) FROM civic.check()");
+    cluster
+}
+
 /// The value of a metric with these labels.
 #[track_caller]
 fn value(session: &mut Session, name: &str, labels: &str) -> f64 {

@@ -50,8 +50,10 @@ fn events_are_counted_by_transport_when_their_transaction_commits() {
     assert!(value(&mut session, "pg_civic_relay_delivered_bytes_total", "{}") > 4.0 * 100.0);
     assert!(value(&mut session, "pg_civic_relay_queue_peak_bytes", "{}") > 0.0);
 
-    session.run(&format!("SET civic.relay = off; BEGIN; {}; ROLLBACK", insert(TENANT, 20)));
-    session.run(&format!("{}; RESET civic.relay", insert(TENANT, 21)));
+    session.run("SET civic.relay = off");
+    session.run(&format!("BEGIN; {}; ROLLBACK", insert(TENANT, 20)));
+    session.run(&insert(TENANT, 21));
+    session.run("RESET civic.relay");
     assert_eq!(all_events(&mut session), [4.0, 1.0, 0.0, 5.0, 0.0]);
     assert_eq!(value(&mut session, "pg_civic_relay_fallbacks_total", "{\"reason\": \"off\"}"), 1.0);
 
@@ -137,4 +139,35 @@ fn counters_survive_their_sessions_and_workers_and_end_with_the_server() {
     cluster.stop("fast");
     cluster.start_again();
     assert_eq!(events(&mut cluster.superuser_of("postgres"), "relay", "sent"), 0.0);
+}
+
+#[test]
+fn a_whole_check_by_the_owner_is_recorded_and_one_by_another_role_is_not() {
+    let cluster = served(&[]);
+    let mut session = cluster.superuser();
+    let recorded = "SELECT name, value FROM civic.metrics WHERE name LIKE 'pg_civic_checks_%'";
+    session.run("CREATE ROLE monitor IN ROLE pg_monitor");
+    session.run("SET ROLE monitor");
+    session.run("SELECT count(*) FROM civic.check()");
+    assert!(session.rows(recorded).is_empty(), "row security hides the buckets from that role");
+    session.reset_role();
+    session.run("DROP POLICY \"civic firewall\" ON storage.objects");
+    let failing = "SELECT count(*) FROM civic.check() WHERE NOT ok";
+    let failing: f64 = session.text(failing).parse().expect("a number");
+    assert!(failing >= 1.0);
+    assert_eq!(value(&mut session, "pg_civic_checks_failing", "{}"), failing);
+    for role in ["anon", "monitor"] {
+        session.run(&format!("SET ROLE {role}"));
+        session.run("SELECT count(*) FROM civic.check()");
+        session.reset_role();
+        assert_eq!(value(&mut session, "pg_civic_checks_failing", "{}"), failing, "{role}");
+    }
+    wait_until("it grows old", || {
+        value(&mut session, "pg_civic_checks_age_seconds", "{}") > 0.05
+    });
+    session.run("CREATE DATABASE other TEMPLATE template0");
+    let mut other = cluster.superuser_of("other");
+    other.run("CREATE EXTENSION pg_civic");
+    other.run("SELECT count(*) FROM civic.check()");
+    assert_eq!(value(&mut session, "pg_civic_checks_failing", "{}"), failing, "another database");
 }

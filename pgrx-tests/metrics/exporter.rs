@@ -5,8 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use super::files::{OF_CHECK, queries};
-use super::{served, value};
+use super::{checked, value};
 use crate::pg_tests::support::{TENANT, wait_until};
 
 /// Ends with this value.
@@ -35,6 +34,8 @@ impl Exporter {
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring/queries.yaml"))
             .env("DATA_SOURCE_NAME", source)
             .stdin(Stdio::null())
+            // Its own queries of the server do not know every major version.
+            .stderr(Stdio::null())
             .spawn()
             .expect("the exporter runs");
         Exporter { process, port }
@@ -80,7 +81,7 @@ fn a_real_exporter_scrapes_every_metric_of_the_view() {
     if !program.is_file() {
         return skipped(&format!("{} does not exist", program.display()));
     }
-    let cluster = served(&[]);
+    let cluster = checked();
     let mut session = cluster.superuser();
     session.run("CREATE ROLE exporter LOGIN IN ROLE pg_monitor");
     for number in 0..5 {
@@ -97,7 +98,7 @@ fn a_real_exporter_scrapes_every_metric_of_the_view() {
     let mut text = String::new();
     wait_until("the exporter answers with all of it", || {
         text = exporter.scrape().unwrap_or_default();
-        text.contains(OF_CHECK) && text.contains("pg_civic_firewall_refused_uploads_total")
+        text.contains("pg_civic_firewall_refused_uploads_total")
     });
 
     let failed = text.lines().find(|line| line.starts_with("pg_exporter_last_scrape_error"));
@@ -119,7 +120,6 @@ fn a_real_exporter_scrapes_every_metric_of_the_view() {
             assert_eq!(value, 5.0, "{line}");
         }
     }
-    assert!(scraped.remove(&(OF_CHECK.to_owned(), "{}".to_owned())));
     let rows = session.rows("SELECT name, labels FROM civic.metrics");
     let expected: BTreeSet<_> = rows
         .iter()
@@ -130,7 +130,6 @@ fn a_real_exporter_scrapes_every_metric_of_the_view() {
         })
         .collect();
     assert_eq!(scraped, expected);
-    assert!(queries().iter().any(|query| query.namespace == "pg_civic_checks"));
     let sent = "{\"transport\": \"relay\", \"outcome\": \"sent\"}";
     assert_eq!(value(&mut session, "pg_civic_events_total", sent), 5.0);
 }

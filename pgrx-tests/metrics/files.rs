@@ -4,25 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{names, served};
+use super::{checked, names};
 use crate::pg_tests::support::Session;
 
-pub const QUERIES: &str = include_str!("../../docs/monitoring/queries.yaml");
+const QUERIES: &str = include_str!("../../docs/monitoring/queries.yaml");
 const DASHBOARD: &str = include_str!("../../docs/monitoring/dashboard.json");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
-/// Not of the view: the exporter's own query of `civic.check()`.
-pub const OF_CHECK: &str = "pg_civic_checks_failing";
-
 /// A query of the exporter's file, and its columns with their usage.
-pub struct Query {
-    pub namespace: String,
+struct Query {
+    namespace: String,
     sql: String,
     columns: Vec<(String, String)>,
 }
 
 /// What the file says, in the form that this file has: two spaces per level.
-pub fn queries() -> Vec<Query> {
+fn queries() -> Vec<Query> {
     let mut queries: Vec<Query> = vec![];
     for line in QUERIES.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let text = line.trim_start();
@@ -73,7 +70,7 @@ fn labels(session: &mut Session) -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn every_query_of_the_exporters_file_runs_as_pg_monitor_and_gives_the_metrics_of_the_view() {
-    let cluster = served(&[]);
+    let cluster = checked();
     let mut session = cluster.superuser();
     let labels = labels(&mut session);
     session.run("CREATE ROLE exporter IN ROLE pg_monitor; SET ROLE exporter");
@@ -93,15 +90,11 @@ fn every_query_of_the_exporters_file_runs_as_pg_monitor_and_gives_the_metrics_of
             let name = format!("{namespace}_{column}");
             let counter = if name.ends_with("_total") { "COUNTER" } else { "GAUGE" };
             assert_eq!(usage, counter, "{name}");
-            if name != OF_CHECK {
-                assert_eq!(labels.get(&name), Some(&own), "labels of {name}");
-            }
+            assert_eq!(labels.get(&name), Some(&own), "labels of {name}");
             exported.insert(name);
         }
     }
-    let mut expected: BTreeSet<_> = labels.into_keys().collect();
-    expected.insert(OF_CHECK.to_owned());
-    assert_eq!(exported, expected);
+    assert_eq!(exported, labels.into_keys().collect());
 }
 
 #[test]
@@ -111,7 +104,7 @@ fn without_preloading_every_query_of_the_exporters_file_runs() {
         let rows = session.rows(&sql);
         let is_known = matches!(
             namespace.as_str(),
-            "pg_civic" | "pg_civic_media_oldest" | "pg_civic_checks"
+            "pg_civic" | "pg_civic_media_oldest"
         );
         assert_eq!(!rows.is_empty(), is_known, "{namespace}");
     }
@@ -119,11 +112,10 @@ fn without_preloading_every_query_of_the_exporters_file_runs() {
 
 #[test]
 fn the_dashboard_and_the_documentation_name_every_metric_and_no_other() {
-    let cluster = served(&[]);
+    let cluster = checked();
     let mut session = cluster.superuser();
     let labels = labels(&mut session);
-    let mut all = names(&mut session);
-    all.insert(OF_CHECK.to_owned());
+    let all = names(&mut session);
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let mut shown = BTreeSet::new();
     for panel in dashboard["panels"].as_array().expect("panels") {

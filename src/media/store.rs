@@ -399,11 +399,16 @@ pub fn prune(retention: Duration, limit: i64) -> Result<usize, Error> {
     let removed = rows(
         "DELETE FROM civic.media_jobs WHERE id = ANY (ARRAY(
              SELECT id FROM civic.media_jobs
-             WHERE state IN ('done', 'failed', 'cancelled')
+             WHERE kind = ANY ($3) AND state = ANY ($4)
                AND finished_at <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)
              LIMIT $2 FOR UPDATE SKIP LOCKED))
          RETURNING id",
-        &[retention.as_secs_f64().into(), limit.into()],
+        &[
+            retention.as_secs_f64().into(),
+            limit.into(),
+            Kind::ALL.map(Kind::name).map(str::to_owned).to_vec().into(),
+            ["done", "failed", "cancelled"].map(str::to_owned).to_vec().into(),
+        ],
         |_| Ok::<_, Error>(()),
     )?;
     Ok(removed.len())

@@ -16,7 +16,15 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 pub fn metrics(shared: &'static Shared) -> Vec<Metric> {
-    [workers(shared), relay(shared), events(shared), media(shared), uploads(shared)].concat()
+    [
+        workers(shared),
+        relay(shared),
+        events(shared),
+        media(shared),
+        uploads(shared),
+        checks(shared),
+    ]
+    .concat()
 }
 
 fn workers(shared: &Shared) -> Vec<Metric> {
@@ -186,4 +194,25 @@ fn uploads(shared: &Shared) -> Vec<Metric> {
         )
     });
     metrics.into()
+}
+
+/// None before the first check. The check itself would cost more than a scrape may, and the role that reads
+/// metrics does not see all that it looks at.
+fn checks(shared: &Shared) -> Vec<Metric> {
+    let checked_at = read(&shared.counters.checked_at);
+    if checked_at == 0 {
+        return vec![];
+    }
+    vec![
+        Metric::new(
+            "pg_civic_checks_failing",
+            "Findings of the last civic.check() by the extension's owner that were not ok.",
+            read(&shared.counters.checks_failing),
+        ),
+        Metric::new(
+            "pg_civic_checks_age_seconds",
+            "Time since the last civic.check() by the extension's owner.",
+            (pg::transaction::now() - checked_at as i64).max(0) as f64 / 1e6,
+        ),
+    ]
 }

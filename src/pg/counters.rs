@@ -112,6 +112,18 @@ pub struct Counters {
     pub media_bytes: AtomicU64,
     pub media_moved: AtomicU64,
     pub refused_uploads: [AtomicU64; BUCKETS],
+    /// Findings of the last whole check that were not ok, and when that was, in microseconds since 2000-01-01
+    /// UTC; 0 before the first one.
+    pub checks_failing: AtomicU64,
+    pub checked_at: AtomicU64,
+}
+
+/// Records what a whole check has found.
+pub fn record_check(failing: usize) {
+    if let Some(shared) = shared::shared() {
+        shared.counters.checks_failing.store(failing as u64, Ordering::Relaxed);
+        shared.counters.checked_at.store(super::transaction::now() as u64, Ordering::Relaxed);
+    }
 }
 
 /// Counts now, whatever becomes of the transaction.
@@ -121,8 +133,34 @@ pub fn count(choose: impl FnOnce(&'static Counters) -> &'static AtomicU64, numbe
     }
 }
 
+/// What the current transaction adds to counters. It has room for the few that one transaction has, so that
+/// counting allocates nothing: a transaction that is about to commit must not fail.
+struct AtCommit {
+    counts: [(Option<&'static AtomicU64>, u64); 32],
+}
+
 thread_local! {
-    static AT_COMMIT: RefCell<Vec<(&'static AtomicU64, u64)>> = const { RefCell::new(vec![]) };
+    static AT_COMMIT: RefCell<AtCommit> = const { RefCell::new(AtCommit { counts: [(None, 0); 32] }) };
+}
+
+impl AtCommit {
+    fn add(&mut self, counter: &'static AtomicU64, number: u64) {
+        let is_its = |(it, _): &&mut (Option<&'static AtomicU64>, u64)| {
+            it.is_none_or(|it| std::ptr::eq(it, counter))
+        };
+        match self.counts.iter_mut().find(is_its) {
+            Some(place) => *place = (Some(counter), place.1 + number),
+            // More than any transaction counts; better early than never.
+            None => _ = counter.fetch_add(number, Ordering::Relaxed),
+        }
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = (&'static AtomicU64, u64)> {
+        self.counts.iter_mut().map_while(|place| {
+            let (counter, number) = std::mem::take(place);
+            Some((counter?, number))
+        })
+    }
 }
 
 /// Counts when the transaction commits.
@@ -132,13 +170,7 @@ pub fn count_at_commit(
 ) {
     if let Some(shared) = shared::shared().filter(|_| number > 0) {
         let counter = choose(&shared.counters);
-        AT_COMMIT.with_borrow_mut(|counts| {
-            // A COPY of a million rows has a few entries, not a million.
-            match counts.iter_mut().find(|(it, _)| std::ptr::eq(*it, counter)) {
-                Some((_, count)) => *count += number as u64,
-                None => counts.push((counter, number as u64)),
-            }
-        });
+        AT_COMMIT.with_borrow_mut(|counts| counts.add(counter, number as u64));
     }
 }
 
@@ -156,17 +188,36 @@ impl Observer for Counted {
 
     fn committed() {
         AT_COMMIT.with_borrow_mut(|counts| {
-            for (counter, number) in counts.drain(..) {
+            for (counter, number) in counts.take() {
                 counter.fetch_add(number, Ordering::Relaxed);
             }
         });
     }
 
     fn aborted() {
-        AT_COMMIT.with_borrow_mut(Vec::clear);
+        AT_COMMIT.with_borrow_mut(|counts| counts.take().for_each(drop));
     }
 
     fn subtransaction_committed(_level: i32) {}
 
     fn subtransaction_aborted(_level: i32) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_a_counter_add_up_and_are_taken_once() {
+        static COUNTERS: [AtomicU64; 40] = [const { AtomicU64::new(0) }; 40];
+        let mut counts = AtCommit { counts: [(None, 0); 32] };
+        for counter in &COUNTERS {
+            counts.add(counter, 1);
+            counts.add(counter, 2);
+        }
+        let early = COUNTERS.iter().map(|it| it.load(Ordering::Relaxed)).sum::<u64>();
+        assert_eq!(early, 3 * 8, "those without a place");
+        assert_eq!(counts.take().map(|(_, number)| number).collect::<Vec<_>>(), [3; 32]);
+        assert_eq!(counts.take().count(), 0);
+    }
 }
