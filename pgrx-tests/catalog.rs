@@ -13,7 +13,7 @@ type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
 /// `privileges::FUNCTIONS`.
-const FUNCTIONS: [(&str, &str, Call); 33] = [
+const FUNCTIONS: [(&str, &str, Call); 48] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
@@ -26,7 +26,16 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
         "TABLE(component text, ok boolean, detail text, fix text)",
         ('s', 'u', true, false, 10000),
     ),
-    ("confirm_upload(file_id uuid, purpose text)", "jsonb", ('v', 'u', false, false, 1000)),
+    (
+        "confirm_upload(file_id text, purpose text, ticket_id text DEFAULT NULL::text)",
+        "jsonb",
+        ('v', 'u', false, false, 1000),
+    ),
+    (
+        "confirm_upload(file_uuid uuid, purpose text, ticket_uuid uuid DEFAULT NULL::uuid)",
+        "jsonb",
+        ('v', 'u', false, false, 1000),
+    ),
     // Each answer has an id of its own. Without a ward it is for all of them, so not STRICT.
     (
         "dashboard_events(ward_id text DEFAULT NULL::text)",
@@ -39,9 +48,21 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
         "jsonb",
         ('v', 'u', false, false, 100000),
     ),
+    (
+        "download_and_upload_media(media_url text, media_content_type text, ticket_uuid uuid, \
+         tenant_id text, is_sensitive boolean DEFAULT false)",
+        "jsonb",
+        ('v', 'u', false, false, 100000),
+    ),
     // A NULL is an error, so not STRICT.
     (
         "enqueue_media(media_url text, media_content_type text, ticket_id text, tenant_id text, \
+         is_sensitive boolean DEFAULT false)",
+        "uuid",
+        ('v', 'u', false, false, 1000),
+    ),
+    (
+        "enqueue_media(media_url text, media_content_type text, ticket_uuid uuid, tenant_id text, \
          is_sensitive boolean DEFAULT false)",
         "uuid",
         ('v', 'u', false, false, 1000),
@@ -54,11 +75,18 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
     ),
     // Only in the leader: parallel workers have no secrets.
     (
-        "get_signed_url(bucket text, path text, expiry integer DEFAULT 3600)",
+        "get_signed_url(bucket text, path text, expiry bigint DEFAULT 3600)",
         "text",
         ('v', 'r', false, false, 1000),
     ),
     ("has_role(VARIADIC roles text[])", "boolean", ('s', 's', true, false, 1)),
+    ("in_tenant_folder(name text)", "boolean", ('s', 's', true, false, 1)),
+    ("in_tenant_folder_support(internal)", "internal", ('i', 's', true, false, 1)),
+    ("list_bounds(name text)", "boolean", ('i', 's', false, false, 1)),
+    ("list_bounds_support(internal)", "internal", ('i', 's', true, false, 1)),
+    // A NULL is an error, so not STRICT; likewise protect and unprotect.
+    ("mark_sensitive(ticket_id text)", "void", ('v', 'u', false, false, 1000)),
+    ("mark_sensitive(ticket_uuid uuid)", "void", ('v', 'u', false, false, 1000)),
     // It reads the table of jobs as its owner.
     (
         "metrics()",
@@ -67,6 +95,14 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
     ),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
     ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
+    (
+        "protect(target regclass, tenant_column text DEFAULT 'tenant_id'::text, \
+         owner_columns text[] DEFAULT NULL::text[], assigned_column text DEFAULT NULL::text, \
+         sensitive_column text DEFAULT NULL::text, ticket_column text DEFAULT NULL::text, \
+         guarded_columns text[] DEFAULT NULL::text[], readable text DEFAULT 'staff'::text)",
+        "TABLE(component text, action text, detail text)",
+        ('v', 'u', false, false, 10000),
+    ),
     // A NULL is an error and not silence, so not STRICT. As NOTIFY, not in a parallel worker.
     (
         "publish(municipality_id text, event jsonb, sensitive boolean DEFAULT false)",
@@ -92,6 +128,8 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
         "TABLE(component text, action text, detail text)",
         ('v', 'u', false, false, 10000),
     ),
+    ("staff_floor()", "text", ('s', 's', true, false, 1)),
+    ("staff_floor_uuid()", "uuid", ('s', 's', true, false, 1)),
     (
         "teardown()",
         "TABLE(component text, action text, detail text)",
@@ -100,9 +138,15 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
     ("tenant_folder_end()", "text", ('s', 's', true, true, 1)),
     ("tenant_folder_start()", "text", ('s', 's', true, true, 1)),
     ("tenant_id()", "text", ('s', 's', true, false, 1)),
+    ("tenant_uuid()", "uuid", ('s', 's', true, false, 1)),
     ("ticket_channel(municipality_id text)", "text", ('i', 's', true, false, 1)),
     // The transaction's time stands in for a ticket's own.
     ("ticket_payload(operation text, ticket jsonb)", "jsonb", ('s', 's', true, false, 50)),
+    (
+        "unprotect(target regclass)",
+        "TABLE(component text, action text, detail text)",
+        ('v', 'u', false, false, 10000),
+    ),
     (
         "upload_file(bucket text, path text, content bytea, content_type text)",
         "jsonb",
@@ -110,24 +154,30 @@ const FUNCTIONS: [(&str, &str, Call); 33] = [
     ),
     ("user_id()", "text", ('s', 's', true, false, 1)),
     ("user_role()", "text", ('s', 's', true, false, 1)),
+    ("user_uuid()", "uuid", ('s', 's', true, false, 1)),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 10] = [
+const WITH_A_SEARCH_PATH: [&str; 13] = [
     "cancel_media_job(uuid)",
     "check()",
-    "confirm_upload(uuid, text)",
+    "confirm_upload(text, text, text)",
     "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
+    "mark_sensitive(text)",
     "metrics()",
+    "protect(regclass, text, text[], text, text, text, text[], text)",
     "retry_media_job(uuid)",
     "setup(regclass)",
     "teardown()",
+    "unprotect(regclass)",
     "upload_file(text, text, bytea, text)",
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 20] = [
     ("civic.claims_setting", "request.jwt.claims"),
+    ("civic.column_writers", "admin"),
+    ("civic.deleters", ""),
     ("civic.event_listeners", "manager, admin, ward_councillor, saps_liaison"),
     ("civic.event_transport", "auto"),
     ("civic.http_timeout", "30000"),
@@ -141,7 +191,10 @@ const SETTINGS: [(&str, &str); 15] = [
     ("civic.sensitive_events", "redacted"),
     ("civic.sensitive_readers", "saps_liaison, admin"),
     ("civic.sensitive_uploaders", "manager, saps_liaison, admin"),
+    ("civic.staff_readers", "manager, admin, saps_liaison, ward_councillor, executive_mayor"),
+    ("civic.staff_writers", "manager, admin, saps_liaison"),
     ("civic.tenant_claim", "app_metadata.tenant_id"),
+    ("civic.ticket_owner_columns", "user_id, created_by"),
 ];
 
 /// Settings of the server, set at its start if the library is preloaded.
@@ -220,6 +273,73 @@ fn functions_are_granted_as_the_table_of_privileges_says() {
     );
 }
 
+/// Functions that anybody may call: rules over the caller's own claims, pure functions, and what a browser
+/// asks.
+const OF_EVERYBODY: [&str; 21] = [
+    "bucket_for_media(boolean)",
+    "bucket_for_purpose(text)",
+    "can_join_channel(text)",
+    "can_read_object(text, text)",
+    "can_upload_object(text, text)",
+    "dashboard_events(text)",
+    "file_extension(text)",
+    "generate_upload_url(text, text, text, text, text)",
+    "has_role(text[])",
+    "in_tenant_folder(text)",
+    "list_bounds(text)",
+    "object_path(text, text, text)",
+    "readable_buckets()",
+    "request_upload(text, text, bigint, text)",
+    "tenant_folder_end()",
+    "tenant_folder_start()",
+    "tenant_id()",
+    "ticket_channel(text)",
+    "ticket_payload(text, jsonb)",
+    "user_id()",
+    "user_role()",
+];
+
+#[test]
+fn no_function_of_an_operator_is_for_anon() {
+    let mut session = Database::supabase().superuser();
+    let open = session.column(
+        "SELECT proname || '(' || oidvectortypes(proargtypes) || ')' FROM pg_proc
+         WHERE pronamespace = 'civic'::regnamespace AND has_function_privilege('anon', oid, 'EXECUTE')
+         ORDER BY 1",
+    );
+    assert_eq!(open, OF_EVERYBODY);
+    for call in ["check()", "relay_stats()", "setup()", "setup('public.tickets')", "teardown()"] {
+        for role in ["anon", "authenticated", "service_role"] {
+            session.run(&format!("SET ROLE {role}"));
+            let error = session.error(&format!("SELECT * FROM civic.{call}"));
+            assert_eq!(error.code().code(), "42501", "{role}: {call}");
+            assert!(error.message().starts_with("permission denied for function"), "{error:?}");
+            session.reset_role();
+        }
+    }
+}
+
+#[test]
+fn those_who_watch_the_server_and_the_databases_owner_call_the_operators_functions() {
+    let database = Database::supabase();
+    let (monitor, owner) = (database.role("monitor", ""), database.role("owner", ""));
+    let mut session = database.superuser();
+    let name = database.name().to_owned();
+    session.run(&format!("GRANT pg_monitor TO {monitor}; ALTER DATABASE {name} OWNER TO {owner}"));
+    for role in [&monitor, &owner] {
+        session.run(&format!("SET ROLE {role}"));
+        session.text("SELECT count(*) > 5 FROM civic.check()");
+        session.text("SELECT count(*) = 1 FROM civic.relay_stats()");
+        session.reset_role();
+    }
+    // Of the other two, whose caller needs the rights of the tables' owners too, only the latter.
+    session.run(&format!("SET ROLE {monitor}"));
+    assert!(session.error("SELECT civic.setup()").message().starts_with("permission denied"));
+    session.run(&format!("SET ROLE {owner}"));
+    let lacks = session.error("SELECT civic.setup()");
+    assert!(lacks.message().contains("cannot set up pg_civic: it lacks ownership"), "{lacks:?}");
+}
+
 #[test]
 fn media_jobs_are_granted_as_the_table_of_privileges_says() {
     let mut session = Database::plain().superuser();
@@ -268,7 +388,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_p
 }
 
 #[test]
-fn the_extension_owns_exactly_its_schema_functions_one_domain_two_tables_and_a_view() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_three_tables_and_a_view() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -288,16 +408,27 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_two_tables_and_a_v
     );
     listed.push("schema civic".to_owned());
     listed.push("table civic.changed_privileges".to_owned());
+    listed.push("table civic.changed_publications".to_owned());
     listed.push("table civic.media_jobs".to_owned());
+    listed.push("table civic.protected_tables".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
     listed.push("view civic.metrics".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 5);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 7);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
                   ORDER BY objid::regclass::text";
-    assert_eq!(session.column(inside), ["civic.changed_privileges", "civic.media_jobs", "civic.metrics"]);
+    assert_eq!(
+        session.column(inside),
+        [
+            "civic.changed_privileges",
+            "civic.changed_publications",
+            "civic.media_jobs",
+            "civic.metrics",
+            "civic.protected_tables",
+        ]
+    );
 }
 
 #[test]

@@ -23,7 +23,8 @@ fn served(settings: &[&str]) -> Cluster {
     let mut session = cluster.superuser();
     wait_until("the workers run", || {
         ["relay", "media", "media_tables"].iter().all(|worker| {
-            value(&mut session, "pg_civic_worker_up", &format!("{{\"worker\": \"{worker}\"}}")) == 1.0
+            value(&mut session, "pg_civic_worker_up", &format!("{{\"worker\": \"{worker}\"}}"))
+                == 1.0
         })
     });
     cluster

@@ -15,6 +15,7 @@ mod extension;
 mod layering;
 mod media;
 mod metrics;
+mod protect;
 mod relay;
 mod setup;
 mod storage;

@@ -13,10 +13,11 @@ mod uncovered_rights;
 use super::support::installation::{SETUP, action_of, actions};
 use super::support::{Database, MIGRATIONS, Session, TENANT};
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "policy \"civic read\" on storage.objects",
     "policy \"civic upload\" on storage.objects",
     "policy \"civic firewall\" on storage.objects",
+    "policy \"civic bounds\" on storage.objects",
     "policy \"civic closed\" on storage.objects",
     "policy \"civic no update\" on storage.objects",
     "policy \"civic no delete\" on storage.objects",
@@ -44,13 +45,14 @@ fn the_first_setup_reports_each_step_as_done() {
     expected.push("realtime");
     expected.push("trigger ticket_update_notify on public.tickets");
     expected.push("columns of public.tickets");
+    expected.push("rows of public.tickets");
     assert_eq!(components, expected);
     let trigger = ["trigger ticket_update_notify on public.tickets"];
     for component in POLICIES.iter().chain(&FIREWALL).chain(&expected[..3]).chain(&trigger) {
         assert_eq!(action_of(&steps, component), "done", "{component}");
     }
-    let columns = steps.last().unwrap();
-    assert_eq!(columns.1, "skipped");
+    let [.., columns, rows] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((columns.1.as_str(), rows.1.as_str()), ("skipped", "skipped"));
     assert_eq!(columns.2, "null in every event, the table lacks them: ward_id");
     assert_eq!(
         session.column("SELECT id FROM storage.buckets WHERE NOT public ORDER BY id"),
@@ -321,12 +323,15 @@ fn a_trigger_that_differs_is_replaced() {
         "ALTER TABLE tickets ENABLE REPLICA TRIGGER ticket_update_notify".to_owned(),
         create("AFTER INSERT", row),
         create("AFTER UPDATE", row),
-        create("BEFORE INSERT OR UPDATE", row),
-        create("AFTER INSERT OR UPDATE OF status", row),
-        create("AFTER INSERT OR UPDATE", "FOR EACH STATEMENT"),
+        create("AFTER INSERT OR UPDATE", row),
+        create("AFTER INSERT OR DELETE", row),
+        create("BEFORE INSERT OR UPDATE OR DELETE", row),
+        create("AFTER INSERT OR UPDATE OF status OR DELETE", row),
+        create("AFTER INSERT OR UPDATE OR DELETE", "FOR EACH STATEMENT"),
         create("AFTER INSERT OR UPDATE", "FOR EACH ROW WHEN (NEW.status = 'open')"),
-        create("AFTER INSERT OR UPDATE", row).replace("update()", "update('argument')"),
-        create("AFTER INSERT OR UPDATE", row).replace("CREATE", "CREATE CONSTRAINT"),
+        create("AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW WHEN (pg_trigger_depth() = 0)"),
+        create("AFTER INSERT OR UPDATE OR DELETE", row).replace("update()", "update('argument')"),
+        create("AFTER INSERT OR UPDATE OR DELETE", row).replace("CREATE", "CREATE CONSTRAINT"),
     ] {
         session.run(&tampered);
         let steps = session.steps(SETUP);

@@ -12,9 +12,10 @@ if [ "$("${psql[@]}" -d postgres -Atc "SELECT count(*) FROM pg_database WHERE da
     scripts/demo.sh
 fi
 [ ! -t 0 ] || cat <<'HELP'
-To act as a user:
-  SET ROLE authenticated;
-  SET request.jwt.claims = '{"app_metadata": {"tenant_id": "00000000-0000-0000-0000-000000000001", "role": "manager"}}';
-To be the superuser again: RESET ROLE;
+To act as a user, for one transaction as the gateway does:
+  BEGIN;
+  SET LOCAL ROLE authenticated;
+  SET LOCAL request.jwt.claims = '{"app_metadata": {"tenant_id": "00000000-0000-0000-0000-000000000001", "role": "manager"}}';
+To be the superuser again: COMMIT;
 HELP
 exec "${psql[@]}" -d demo "$@"

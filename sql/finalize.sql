@@ -33,6 +33,10 @@ GRANT USAGE ON SCHEMA civic TO PUBLIC;
 -- Rules over the caller's claims, and pure functions.
 GRANT EXECUTE ON FUNCTION
     civic.tenant_id(),
+    civic.tenant_uuid(),
+    civic.user_uuid(),
+    civic.staff_floor(),
+    civic.staff_floor_uuid(),
     civic.user_role(),
     civic.user_id(),
     civic.has_role(text[]),
@@ -48,17 +52,20 @@ GRANT EXECUTE ON FUNCTION
     civic.tenant_folder_end(),
     civic.can_join_channel(text),
     civic.dashboard_events(text),
-    civic.relay_stats(),
+    civic.in_tenant_folder(text),
+    civic.list_bounds(text),
     civic.request_upload(text, text, bigint, text),
     civic.ticket_channel(text),
     civic.ticket_payload(text, jsonb)
 TO PUBLIC;
 
--- The view civic.metrics calls it with the rights of the reader.
-GRANT EXECUTE ON FUNCTION civic.metrics() TO pg_monitor;
-
--- They do nothing that the caller could not do by hand, and report which rights are missing.
-GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check() TO PUBLIC;
+-- The operator's functions are not for those who come in through the gateway. They do nothing that the caller
+-- could not do by hand: the database's owner, who need not be a superuser, calls them too.
+GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(), civic.relay_stats(),
+    civic.protect(regclass, text, text[], text, text, text, text[], text), civic.unprotect(regclass)
+    TO pg_database_owner;
+-- The view civic.metrics calls its function with the rights of the reader.
+GRANT EXECUTE ON FUNCTION civic.check(), civic.metrics(), civic.relay_stats() TO pg_monitor;
 
 -- Clients trust the events of a municipality's channel: only the server's side sends them. PUBLIC gets
 -- neither publish() nor the trigger function, with which the owner of any table could send events.
@@ -70,6 +77,7 @@ BEGIN
         -- The worker does its jobs with the service key.
         GRANT EXECUTE ON FUNCTION
             civic.enqueue_media(text, text, text, text, boolean),
+            civic.enqueue_media(text, text, uuid, text, boolean),
             civic.cancel_media_job(uuid),
             civic.retry_media_job(uuid)
         TO service_role;
@@ -85,14 +93,18 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'service_role') THEN
         GRANT EXECUTE ON FUNCTION
             civic.upload_file(text, text, bytea, text),
-            civic.get_signed_url(text, text, integer),
-            civic.download_and_upload_media(text, text, text, text, boolean)
+            civic.get_signed_url(text, text, bigint),
+            civic.download_and_upload_media(text, text, text, text, boolean),
+            civic.download_and_upload_media(text, text, uuid, text, boolean)
         TO service_role;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'authenticated') THEN
         GRANT EXECUTE ON FUNCTION
-            civic.confirm_upload(uuid, text),
-            civic.get_signed_url(text, text, integer)
+            civic.confirm_upload(text, text, text),
+            civic.confirm_upload(uuid, text, uuid),
+            civic.get_signed_url(text, text, bigint),
+            civic.mark_sensitive(text),
+            civic.mark_sensitive(uuid)
         TO authenticated;
     END IF;
 END
@@ -102,6 +114,10 @@ COMMENT ON SCHEMA civic IS 'pg_civic: tenant-guarded storage and ticket events';
 COMMENT ON FUNCTION civic.tenant_id() IS 'the caller''s municipality, from the claims; NULL if there is none';
 COMMENT ON FUNCTION civic.user_role() IS 'the caller''s role in the application, as written in the claims; NULL if there is none';
 COMMENT ON FUNCTION civic.user_id() IS 'the caller''s user id (claim sub); NULL if there is none';
+COMMENT ON FUNCTION civic.tenant_uuid() IS 'the caller''s municipality as a uuid; NULL if it is none';
+COMMENT ON FUNCTION civic.user_uuid() IS 'the caller''s user id as a uuid; NULL if it is none';
+COMMENT ON FUNCTION civic.staff_floor() IS 'the least text for roles in civic.staff_readers, else NULL: for policies on a column of text';
+COMMENT ON FUNCTION civic.staff_floor_uuid() IS 'the least uuid for roles in civic.staff_readers, else NULL: for policies on a column of uuid';
 COMMENT ON FUNCTION civic.has_role(text[]) IS 'whether the caller''s role is one of these, without regard to ASCII case';
 COMMENT ON FUNCTION civic.bucket_for_purpose(text) IS 'the bucket that serves a purpose';
 COMMENT ON FUNCTION civic.bucket_for_media(boolean) IS 'the bucket for a ticket''s media';
@@ -113,22 +129,33 @@ COMMENT ON FUNCTION civic.can_upload_object(text, text) IS 'whether the caller m
 COMMENT ON FUNCTION civic.readable_buckets() IS 'the buckets in which the caller reads their own tenant''s folder';
 COMMENT ON FUNCTION civic.tenant_folder_start() IS 'the first name that the caller''s folder can hold, in byte order';
 COMMENT ON FUNCTION civic.tenant_folder_end() IS 'the first name after the caller''s folder, in byte order';
+COMMENT ON FUNCTION civic.in_tenant_folder(text) IS 'whether a name is in the caller''s folder; the planner makes it a range of an index';
+COMMENT ON FUNCTION civic.in_tenant_folder_support(internal) IS 'planner support of in_tenant_folder()';
+COMMENT ON FUNCTION civic.list_bounds(text) IS 'true; behind a policy, where the planner makes it the bounds of a list';
+COMMENT ON FUNCTION civic.list_bounds_support(internal) IS 'planner support of list_bounds()';
 COMMENT ON FUNCTION civic.ticket_channel(text) IS 'the channel on which a municipality''s events are published';
 COMMENT ON FUNCTION civic.ticket_payload(text, jsonb) IS 'the event that the trigger sends for a ticket, given as the JSON of its row';
 COMMENT ON FUNCTION civic.notify_ticket_update() IS 'trigger: publishes each change of a ticket';
 COMMENT ON FUNCTION civic.publish(text, jsonb, boolean) IS 'sends an event of the application to a municipality';
 COMMENT ON FUNCTION civic.enqueue_media(text, text, text, text, boolean) IS 'queues a job: the worker fetches media of a ticket and stores it; returns the id of the job';
+COMMENT ON FUNCTION civic.enqueue_media(text, text, uuid, text, boolean) IS 'enqueue_media() for a ticket id of type uuid';
+COMMENT ON FUNCTION civic.download_and_upload_media(text, text, uuid, text, boolean) IS 'download_and_upload_media() for a ticket id of type uuid';
 COMMENT ON FUNCTION civic.cancel_media_job(uuid) IS 'cancels a media job';
 COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a queued, failed or cancelled media job due at once';
-COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality';
+COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality, or this topic of their own tickets';
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
 COMMENT ON FUNCTION civic.metrics() IS 'behind the view civic.metrics';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
-COMMENT ON FUNCTION civic.confirm_upload(uuid, text) IS 'records a finished upload; the same row at each call';
+COMMENT ON FUNCTION civic.confirm_upload(text, text, text) IS 'records a finished upload; the same row at each call';
+COMMENT ON FUNCTION civic.confirm_upload(uuid, text, uuid) IS 'confirm_upload() for a file id of type uuid';
 COMMENT ON FUNCTION civic.upload_file(text, text, bytea, text) IS 'uploads a file with the service key: {bucket, path}';
-COMMENT ON FUNCTION civic.get_signed_url(text, text, integer) IS 'a link to a file that the caller may read, valid for some seconds';
+COMMENT ON FUNCTION civic.get_signed_url(text, text, bigint) IS 'a link to a file that the caller may read, valid for some seconds';
 COMMENT ON FUNCTION civic.download_and_upload_media(text, text, text, text, boolean) IS 'fetches media and stores it where the ticket''s media goes, while the caller waits';
 COMMENT ON FUNCTION civic.setup(regclass) IS 'guards the buckets and publishes the changes of a table of tickets; can be repeated';
 COMMENT ON FUNCTION civic.teardown() IS 'undoes setup(); buckets that hold objects stay';
 COMMENT ON FUNCTION civic.check() IS 'what is right, what is not, and the statement that fixes it';
+COMMENT ON FUNCTION civic.protect(regclass, text, text[], text, text, text, text[], text) IS 'puts a table of the application under the rules of its municipality; can be repeated';
+COMMENT ON FUNCTION civic.unprotect(regclass) IS 'undoes protect(); row security stays enabled';
+COMMENT ON FUNCTION civic.mark_sensitive(text) IS 'marks a ticket that the caller sees as staff, or that is assigned to them, as sensitive';
+COMMENT ON FUNCTION civic.mark_sensitive(uuid) IS 'mark_sensitive() for a ticket id of type uuid';

@@ -18,24 +18,37 @@ CREATE TABLE civic.changed_privileges (
 );
 SELECT pg_catalog.pg_extension_config_dump('civic.changed_privileges', '');
 
--- Default privileges may have granted rights on the new table.
+-- Likewise what a publication published before setup() changed it.
+CREATE TABLE civic.changed_publications (
+    publication text NOT NULL,
+    publish text NOT NULL,
+    CONSTRAINT changed_publications_pkey PRIMARY KEY (publication)
+);
+SELECT pg_catalog.pg_extension_config_dump('civic.changed_publications', '');
+
+-- Default privileges may have granted rights on the new tables.
 DO $$
 DECLARE
+    of_table pg_catalog.regclass;
     grantee pg_catalog.regrole;
 BEGIN
-    FOR grantee IN
-        SELECT DISTINCT acl.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
-        WHERE c.oid OPERATOR(pg_catalog.=) 'civic.changed_privileges'::pg_catalog.regclass
+    FOR of_table, grantee IN
+        SELECT DISTINCT c.oid, acl.grantee
+        FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
+        WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY['civic.changed_privileges'::pg_catalog.regclass,
+                                                      'civic.changed_publications'::pg_catalog.regclass])
           AND acl.grantee OPERATOR(pg_catalog.<>) c.relowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON civic.changed_privileges FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', of_table, grantee);
     END LOOP;
 END
 $$;
-REVOKE ALL ON civic.changed_privileges FROM PUBLIC;
+REVOKE ALL ON civic.changed_privileges, civic.changed_publications FROM PUBLIC;
 
 COMMENT ON TABLE civic.changed_privileges IS 'privileges that setup() has granted or revoked on objects outside this schema, and on its trigger function';
 COMMENT ON COLUMN civic.changed_privileges.change IS 'granted or revoked';
 COMMENT ON COLUMN civic.changed_privileges.column_name IS 'empty for a privilege on the whole object';
 COMMENT ON COLUMN civic.changed_privileges.grantee IS 'a role, or public for PUBLIC';
 COMMENT ON COLUMN civic.changed_privileges.grantor IS 'the role that had granted a revoked privilege';
+COMMENT ON TABLE civic.changed_publications IS 'publications of which setup() has changed what they publish';
+COMMENT ON COLUMN civic.changed_publications.publish IS 'what it published before, as ALTER PUBLICATION takes it';

@@ -3,7 +3,10 @@
 //! The claims are parsed once per value of their setting. Each call compares the setting's bytes
 //! with the parsed ones, so it sees every change, by SET LOCAL, RESET, rollback or another role.
 
+pub mod access;
 mod error;
+mod firewall;
+mod guard;
 mod identity;
 
 pub use error::ClaimsError;
@@ -95,6 +98,10 @@ pub fn ask<R>(ask: impl FnOnce(&Rc<Identity>) -> R) -> R {
     with_identity(ask).unwrap_or_else(|error| error.raise())
 }
 
+fn is_reading_staff() -> bool {
+    ask(|identity| access::reads_all(identity, &settings::access()))
+}
+
 pub fn identity() -> Result<Rc<Identity>, Error> {
     with_identity(Rc::clone)
 }
@@ -119,6 +126,30 @@ mod civic {
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn user_id() -> Option<pg::TextResult> {
         ask(|identity| identity.user_id().map(pg::TextResult::new))
+    }
+
+    /// The caller's municipality as a UUID.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn tenant_uuid() -> Option<pgrx::Uuid> {
+        ask(|identity| identity.tenant_uuid().map(pgrx::Uuid::from_bytes))
+    }
+
+    /// The caller's user id as a UUID.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn user_uuid() -> Option<pgrx::Uuid> {
+        ask(|identity| identity.user_uuid().map(pgrx::Uuid::from_bytes))
+    }
+
+    /// The least text for reading staff, NULL for everybody else: `tenant_id >= civic.staff_floor()`.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn staff_floor() -> Option<pg::TextResult> {
+        is_reading_staff().then(|| pg::TextResult::new(""))
+    }
+
+    /// The least UUID for reading staff, NULL for everybody else.
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn staff_floor_uuid() -> Option<pgrx::Uuid> {
+        is_reading_staff().then(|| pgrx::Uuid::from_bytes([0; 16]))
     }
 
     /// Whether the caller has one of these roles.

@@ -8,7 +8,7 @@ use std::fmt;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use crate::pg;
+use crate::pg::{self, http_status};
 
 /// An error that reaches the caller of a SQL function.
 pub trait Report: std::error::Error + 'static {
@@ -80,6 +80,22 @@ impl fmt::Display for Error {
 }
 
 /// Two errors are equal if SQLSTATE, message and hint are equal.
+/// Runs a function that browsers call through PostgREST. An error to which `status` gives an HTTP status is
+/// raised as `PTxyz`; others stay. `None` if it has got one, which `answers_http!` raises.
+pub fn for_browsers<R>(
+    status: impl Fn(&Error) -> Option<u16>,
+    run: impl FnOnce() -> Result<R, Error>,
+) -> Result<Option<R>, ErrorReport> {
+    let error = match run() {
+        Ok(answer) => return Ok(Some(answer)),
+        Err(error) => error,
+    };
+    let Some(status) = status(&error) else { return Err(error.into()) };
+    let (message, hint) = (error.message(), error.hint());
+    http_status::leave(status, &message, error.detail().as_deref(), hint.as_deref());
+    Ok(None)
+}
+
 #[cfg(test)]
 impl PartialEq for Error {
     fn eq(&self, other: &Error) -> bool {
@@ -96,6 +112,10 @@ impl Error {
 
     pub fn message(&self) -> String {
         self.0.message()
+    }
+
+    pub fn detail(&self) -> Option<String> {
+        self.0.detail()
     }
 
     pub fn hint(&self) -> Option<String> {

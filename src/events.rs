@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod channel;
 mod error;
 mod firewall;
+mod owner;
 pub mod payload;
 mod pending;
 pub mod publish;

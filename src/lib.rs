@@ -21,16 +21,31 @@ extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!(
     "../sql/access.sql",
     name = "access",
-    requires = [readable_buckets, tenant_folder_start, tenant_folder_end]
+    requires =
+        [readable_buckets, tenant_folder_start, tenant_folder_end, in_tenant_folder, list_bounds]
+);
+extension_sql_file!(
+    "../sql/overloads.sql",
+    name = "overloads",
+    requires = [confirm_upload, enqueue_media, download_and_upload_media, mark_sensitive]
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
 extension_sql_file!("../sql/setup.sql", name = "setup_tables", requires = [tenant_id]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics_view", requires = [metrics]);
+extension_sql_file!("../sql/protect.sql", name = "protect_tables", requires = [tenant_id]);
 extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires = [tenant_id]);
 extension_sql_file!(
     "../sql/finalize.sql",
     name = "finalize",
-    requires = ["access", "event_stream", "media", "metrics_view", "setup_tables"],
+    requires = [
+        "access",
+        "event_stream",
+        "media",
+        "metrics_view",
+        "overloads",
+        "protect_tables",
+        "setup_tables"
+    ],
     finalize
 );
 
@@ -42,7 +57,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::memory::end_session_on_failure();
     settings::define();
     if pg::is_preloading() {
-        pg::transaction::observe::<pg::counters::Counted>();
+        pg::transaction::observe::<pg::shared::counters::Counted>();
         relay::initialize();
         media::initialize();
     }

@@ -2,20 +2,21 @@
 //!
 //! The code runs in the only thread of a backend, as PostgreSQL and pgrx require.
 
-mod argument;
+pub mod argument;
 pub mod c_function;
-pub mod counters;
 pub mod encoding;
 pub mod error;
 pub mod event_stream;
 pub mod foreign;
 pub mod fresh_snapshot;
 pub mod guc;
+pub mod http_status;
 pub mod jit;
 pub mod lock_budget;
 pub mod mailbox;
 pub mod memory;
 pub mod notify;
+pub mod planner;
 pub mod realtime;
 pub mod role;
 mod row;
@@ -39,7 +40,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::prelude::*;
 use pgrx::{FromDatum, IntoDatum, JsonB, PgMemoryContexts, direct_function_call, pg_sys};
 
-pub use argument::{Bytes, ContentType, Json, RawText, Text, Texts, Url, required};
+pub use argument::{Bytes, ContentType, Given, Json, RawText, Text, Texts, Url, required};
 pub use error::Error;
 pub use row::{Column, Row};
 pub use text::{TextArrayResult, TextResult};

@@ -39,6 +39,21 @@ static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
+/// Roles that read all rows of their municipality in protected tables.
+static STAFF_READERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(
+    c"manager, admin, saps_liaison, ward_councillor, executive_mayor",
+));
+/// Roles that change rows of protected tables.
+static STAFF_WRITERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"manager, admin, saps_liaison"));
+/// Roles that set guarded columns of protected tables.
+static COLUMN_WRITERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"admin"));
+/// Roles that delete rows of protected tables.
+static DELETERS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Columns that name the owners of a ticket.
+static TICKET_OWNER_COLUMNS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"user_id, created_by"));
 
 /// The database whose events the relay takes.
 static DATABASE: GucSetting<Option<CString>> =
@@ -103,7 +118,7 @@ impl EventTransport {
 }
 
 /// The settings that decide identity, rights and receivers, parsed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Access {
     pub claims_setting: CString,
     pub tenant_claim: Vec<String>,
@@ -111,8 +126,17 @@ pub struct Access {
     pub sensitive_uploaders: Vec<String>,
     pub sensitive_readers: Vec<String>,
     pub event_listeners: Vec<String>,
+    pub staff_readers: Vec<String>,
+    pub staff_writers: Vec<String>,
+    pub column_writers: Vec<String>,
+    pub deleters: Vec<String>,
     pub event_transport: EventTransport,
+    /// At most [`OWNER_COLUMNS`].
+    pub ticket_owner_columns: Vec<String>,
 }
+
+/// The most columns that `civic.ticket_owner_columns` names.
+pub const OWNER_COLUMNS: usize = 4;
 
 thread_local! {
     /// Incremented by each assignment to a setting of [`Access`]: SET, RESET, reload, rollback.
@@ -135,6 +159,19 @@ struct OfTransport;
 impl Hook for OfTransport {
     fn accepts(value: &str) -> bool {
         EventTransport::parse(value).is_some()
+    }
+
+    fn assigned() {
+        OfAccess::assigned();
+    }
+}
+
+/// The hook of `civic.ticket_owner_columns`.
+struct OfOwnerColumns;
+
+impl Hook for OfOwnerColumns {
+    fn accepts(value: &str) -> bool {
+        items(value, ',').count() <= OWNER_COLUMNS
     }
 
     fn assigned() {
@@ -186,10 +223,15 @@ impl Access {
             sensitive_uploaders: list(&SENSITIVE_UPLOADERS, ','),
             sensitive_readers: list(&SENSITIVE_READERS, ','),
             event_listeners: list(&EVENT_LISTENERS, ','),
+            staff_readers: list(&STAFF_READERS, ','),
+            staff_writers: list(&STAFF_WRITERS, ','),
+            column_writers: list(&COLUMN_WRITERS, ','),
+            deleters: list(&DELETERS, ','),
             event_transport: EVENT_TRANSPORT
                 .get()
                 .and_then(|value| EventTransport::parse(value.to_str().ok()?))
                 .unwrap_or_default(),
+            ticket_owner_columns: list(&TICKET_OWNER_COLUMNS, ','),
         }
     }
 }
@@ -197,8 +239,11 @@ impl Access {
 /// The non-empty items of a setting. A value that is not UTF-8 counts as empty: no role, no claim.
 fn list(setting: &GucSetting<Option<CString>>, separator: char) -> Vec<String> {
     let value = setting.get().unwrap_or_default();
-    let items = value.to_str().unwrap_or_default().split(separator).map(str::trim);
-    items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    items(value.to_str().unwrap_or_default(), separator).map(str::to_owned).collect()
+}
+
+fn items(value: &str, separator: char) -> impl Iterator<Item = &str> {
+    value.split(separator).map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// Defines every setting. They decide who may read what, so only a superuser can set them.
@@ -250,11 +295,41 @@ pub fn define() {
         c"Role names separated by commas, compared without regard to ASCII case.",
         &EVENT_LISTENERS,
     );
+    text(
+        c"civic.staff_readers",
+        c"Roles that read all rows of their municipality in protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
+        &STAFF_READERS,
+    );
+    text(
+        c"civic.staff_writers",
+        c"Roles that add and change rows of their municipality in protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
+        &STAFF_WRITERS,
+    );
+    text(
+        c"civic.column_writers",
+        c"Roles that set the guarded columns of protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case.",
+        &COLUMN_WRITERS,
+    );
+    text(
+        c"civic.deleters",
+        c"Roles that delete rows of their municipality in protected tables.",
+        c"Role names separated by commas, compared without regard to ASCII case. Empty: nobody.",
+        &DELETERS,
+    );
     guc::define_text::<OfTransport>(
         c"civic.event_transport",
         c"How events travel.",
         c"auto: by NOTIFY, and to Supabase Realtime if it is installed. Otherwise none, or a list of notify, realtime.",
         &EVENT_TRANSPORT,
+    );
+    guc::define_text::<OfOwnerColumns>(
+        c"civic.ticket_owner_columns",
+        c"Columns of a ticket that hold the user ids of its owners.",
+        c"At most four names of columns separated by commas. Each owner receives the events of their ordinary tickets through Supabase Realtime.",
+        &TICKET_OWNER_COLUMNS,
     );
     GucRegistry::define_int_guc(
         c"civic.realtime_lock_timeout",

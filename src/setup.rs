@@ -9,6 +9,7 @@ mod ledger;
 mod plan;
 mod policy;
 pub mod privileges;
+mod protect;
 mod publication;
 mod realtime;
 mod relation;
@@ -57,7 +58,11 @@ fn set_up(tickets: Option<pg_sys::Oid>) -> Result<Vec<Step>, Error> {
         Some(table) => components.extend(table.components()?),
         None => components.push(unneeded("trigger", "no table of tickets was given")),
     }
-    walk(components, plan::set_up)
+    let mut steps = walk(components, plan::set_up)?;
+    if let Some(oid) = tickets {
+        steps.extend(protect::open_row(oid)?);
+    }
+    Ok(steps)
 }
 
 fn tear_down() -> Result<Vec<Step>, Error> {
@@ -65,6 +70,7 @@ fn tear_down() -> Result<Vec<Step>, Error> {
     let mut missing = storage::missing_privileges(|needed| needed.teardown)?;
     missing.extend(realtime::missing_privileges()?);
     missing.extend(tickets::missing_to_tear_down()?);
+    missing.extend(protect::missing_to_tear_down()?);
     require("tear down pg_civic", missing)?;
 
     let mut components = storage::components()?;
@@ -78,7 +84,8 @@ fn tear_down() -> Result<Vec<Step>, Error> {
     components.extend(tickets);
     // A function is dropped after the policies that call it.
     components.reverse();
-    let mut steps = walk(components, plan::tear_down)?;
+    let mut steps = protect::tear_down()?;
+    steps.extend(walk(components, plan::tear_down)?);
     steps.extend(tickets::revoke_grants()?);
     Ok(steps)
 }

@@ -28,6 +28,27 @@ use serde_json::json;
 use crate::{claims, pg, settings};
 use bucket::Bucket;
 
+const FOLDER: pg::planner::Folder = pg::planner::Folder {
+    contains: c"in_tenant_folder",
+    start: c"tenant_folder_start",
+    end: c"tenant_folder_end",
+};
+
+pg::planner::support_function!(
+    /// What the planner makes of `in_tenant_folder`.
+    civic_in_tenant_folder_support,
+    pg_finfo_civic_in_tenant_folder_support,
+    as_range,
+    FOLDER
+);
+pg::planner::support_function!(
+    /// What the planner makes of `list_bounds`.
+    civic_list_bounds_support,
+    pg_finfo_civic_list_bounds_support,
+    as_bounds,
+    FOLDER
+);
+
 #[pg_schema]
 mod civic {
     use super::*;
@@ -101,6 +122,21 @@ mod civic {
     #[pg_extern(stable, parallel_safe, cost = 1)]
     fn tenant_folder_end() -> Option<pg::TextResult> {
         claims::ask(|identity| identity.folder_end().map(pg::TextResult::new))
+    }
+
+    /// Whether a name is in the caller's folder, in byte order; NULL without a tenant. The planner makes
+    /// it the range of the folder where the name is a column, see [`pg::planner`].
+    #[pg_extern(stable, parallel_safe, cost = 1)]
+    fn in_tenant_folder(name: pg::RawText<'_>) -> Option<bool> {
+        claims::ask(|identity| access::is_in_folder(identity, &name))
+    }
+
+    /// True. Behind a policy on `storage.objects`: where a query compares names in lower case, the planner
+    /// makes it the bounds of the folder and the query, see [`pg::planner`].
+    #[pg_extern(immutable, parallel_safe, cost = 1)]
+    fn list_bounds(name: Option<pg::RawText<'_>>) -> bool {
+        let _ = name;
+        true
     }
 
     /// Whether the caller may add an object of this name to this bucket. False if the name is not

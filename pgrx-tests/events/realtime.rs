@@ -5,8 +5,11 @@ mod failures;
 mod join;
 mod locks;
 mod matrix;
+mod owner;
+mod publication;
 mod settled;
 mod setup;
+mod tenant;
 mod transport;
 mod wal;
 

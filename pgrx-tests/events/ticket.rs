@@ -8,7 +8,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT};
+use crate::pg_tests::support::{Database, Session, TENANT};
 
 const CHANNEL: &str = "ticket_updates:00000000-0000-0000-0000-000000000001";
 
@@ -71,18 +71,6 @@ fn a_deleted_ticket_is_published_with_its_last_values() {
     session.run("DELETE FROM ticket");
     let payload = r#"{"type":"DELETE","ticket_id":"7","tracking_number":null,"status":"open","category":null,"municipality_id":"a","ward_id":null,"is_sensitive":null,"updated_at":1767225600.000000}"#;
     assert_eq!(session.heard(), [("ticket_updates:a".to_owned(), payload.to_owned())]);
-}
-
-#[test]
-fn a_ticket_that_moves_to_another_municipality_is_published_there() {
-    let mut session = application();
-    session.run(&insert("T-1"));
-    session.listens_to(OTHER_TENANT);
-    session.heard();
-    session.run(&format!("UPDATE tickets SET tenant_id = '{OTHER_TENANT}'"));
-    let received = session.heard();
-    assert_eq!(received.len(), 1);
-    assert_eq!(received[0].0, format!("ticket_updates:{OTHER_TENANT}"));
 }
 
 #[test]

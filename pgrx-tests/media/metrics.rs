@@ -31,15 +31,19 @@ fn attempts_errors_bytes_and_ends_are_counted() {
     town.wait_for_state(&failed, "failed");
     let waits = town.enqueue(&away);
     wait_until("it has had an attempt", || town.job(&waits, "last_error IS NOT NULL") == "t");
-    town.session.run("UPDATE civic.media_jobs SET next_attempt_at = now() + '30 min'::interval
-                      WHERE state = 'queued'");
+    town.session.run(
+        "UPDATE civic.media_jobs SET next_attempt_at = now() + '30 min'::interval
+                      WHERE state = 'queued'",
+    );
     wait_until("none runs", || {
         town.session.text("SELECT count(*) FROM civic.media_jobs WHERE state = 'running'") == "0"
     });
     let failures: u32 = town.job(&waits, "attempts").parse().expect("a number");
     town.session.run(&format!("SELECT civic.cancel_media_job('{waits}')"));
-    town.session.run(&format!("BEGIN; SELECT civic.retry_media_job('{failed}');
-                               SELECT civic.cancel_media_job('{failed}'); ROLLBACK"));
+    town.session.run(&format!(
+        "BEGIN; SELECT civic.retry_media_job('{failed}');
+                               SELECT civic.cancel_media_job('{failed}'); ROLLBACK"
+    ));
 
     assert_eq!(
         town.metrics("pg_civic_media_attempts_total"),
@@ -53,10 +57,7 @@ fn attempts_errors_bytes_and_ends_are_counted() {
         town.metrics("pg_civic_media_ended_jobs_total"),
         ["fetch cancelled 1", "fetch done 2", "fetch failed 1"]
     );
-    assert_eq!(
-        town.metrics("pg_civic_media_stored_bytes_total"),
-        [(2 * PHOTO.len()).to_string()]
-    );
+    assert_eq!(town.metrics("pg_civic_media_stored_bytes_total"), [(2 * PHOTO.len()).to_string()]);
     let states = "SELECT concat_ws(' ', kind, state, count(*)) FROM civic.media_jobs
                   GROUP BY kind, state ORDER BY 1";
     assert_eq!(town.metrics("pg_civic_media_jobs"), town.session.column(states));

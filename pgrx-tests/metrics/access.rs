@@ -44,7 +44,8 @@ fn default_privileges_open_the_metrics_to_nobody() {
          ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO anon;
          CREATE EXTENSION pg_civic",
     );
-    let granted = "SELECT grantee::regrole || ' ' || privilege_type FROM pg_class, aclexplode(relacl)
+    let granted =
+        "SELECT grantee::regrole || ' ' || privilege_type FROM pg_class, aclexplode(relacl)
                    WHERE oid = 'civic.metrics'::regclass AND grantee <> relowner";
     assert_eq!(session.column(granted), ["pg_monitor SELECT"]);
     session.run("SET ROLE anon");
@@ -58,10 +59,12 @@ fn without_preloading_the_metrics_are_those_of_the_jobs() {
     assert!(names(&mut session).iter().eq(JOBS.iter()));
     let labels = "{\"kind\": \"restrict\", \"state\": \"queued\"}";
     assert_eq!(value(&mut session, "pg_civic_media_jobs", labels), 3.0);
-    let oldest = value(&mut session, "pg_civic_media_oldest_due_seconds", "{\"kind\": \"restrict\"}");
+    let oldest =
+        value(&mut session, "pg_civic_media_oldest_due_seconds", "{\"kind\": \"restrict\"}");
     assert!(oldest >= 3.0, "{oldest}");
     session.run("UPDATE civic.media_jobs SET next_attempt_at = now() + '1 h'::interval");
-    let oldest = value(&mut session, "pg_civic_media_oldest_due_seconds", "{\"kind\": \"restrict\"}");
+    let oldest =
+        value(&mut session, "pg_civic_media_oldest_due_seconds", "{\"kind\": \"restrict\"}");
     assert_eq!(oldest, 0.0, "none is due");
 }
 

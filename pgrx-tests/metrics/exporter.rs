@@ -103,10 +103,8 @@ fn a_real_exporter_scrapes_every_metric_of_the_view() {
 
     let failed = text.lines().find(|line| line.starts_with("pg_exporter_last_scrape_error"));
     assert_eq!(failed.map(|line| sample(line).2), Some(0.0), "{text}");
-    let types: BTreeMap<_, _> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .collect();
+    let types: BTreeMap<_, _> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let mut scraped = BTreeSet::new();
     for line in text.lines().filter(|line| line.starts_with("pg_civic_")) {
         let (name, mut labels, value) = sample(line);

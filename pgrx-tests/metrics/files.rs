@@ -102,10 +102,7 @@ fn without_preloading_every_query_of_the_exporters_file_runs() {
     let mut session = crate::pg_tests::support::Database::guarded().superuser();
     for Query { namespace, sql, .. } in queries() {
         let rows = session.rows(&sql);
-        let is_known = matches!(
-            namespace.as_str(),
-            "pg_civic" | "pg_civic_media_oldest"
-        );
+        let is_known = matches!(namespace.as_str(), "pg_civic" | "pg_civic_media_oldest");
         assert_eq!(!rows.is_empty(), is_known, "{namespace}");
     }
 }

@@ -75,7 +75,7 @@ fn setup_reports_every_missing_privilege_at_once() {
         let database = Database::supabase();
         let mut session = database.superuser();
         let owner = session.text("SELECT current_user");
-        let role = database.role("caller", options);
+        let role = database.operator("caller", options);
         session.run(&given.replace("{role}", &role));
         let before = session.traces();
         session.run(&format!("SET ROLE {role}"));
@@ -118,7 +118,7 @@ fn teardown_reports_every_missing_privilege_at_once() {
         let database = Database::guarded();
         let mut session = database.superuser();
         let owner = session.text("SELECT current_user");
-        let role = database.role("caller", "");
+        let role = database.operator("caller", "");
         session.run(&given.replace("{role}", &role));
         let before = session.traces();
         session.run(&format!("SET ROLE {role}"));
@@ -135,7 +135,7 @@ fn teardown_reports_every_missing_privilege_at_once() {
 fn each_privilege_of_the_table_is_needed() {
     let database = Database::guarded();
     let mut session = database.superuser();
-    let role = database.role("caller", "");
+    let role = database.operator("caller", "");
     session.run(&format!(
         "GRANT supabase_storage_admin TO {role}; ALTER TABLE tickets OWNER TO {role};
          GRANT EXECUTE ON FUNCTION civic.notify_ticket_update() TO {role}"
@@ -173,7 +173,7 @@ fn each_privilege_of_the_table_is_needed() {
 fn an_owner_who_is_not_a_superuser_can_set_up_and_tear_down() {
     let database = Database::supabase();
     let mut session = database.superuser();
-    let role = database.role("owner", "");
+    let role = database.operator("owner", "");
     session.run(&format!(
         "DROP INDEX storage.idx_objects_bucket_id_name;
          GRANT supabase_storage_admin TO {role};
@@ -194,7 +194,7 @@ fn an_owner_who_is_not_a_superuser_can_set_up_and_tear_down() {
 fn a_partition_of_another_owner_is_reported_before_anything_is_done() {
     let database = Database::plain();
     let mut session = database.superuser();
-    let (role, other) = (database.role("owner", ""), database.role("other", ""));
+    let (role, other) = (database.operator("owner", ""), database.role("other", ""));
     session.run(&format!(
         "CREATE TABLE tickets (tenant_id text) PARTITION BY LIST (tenant_id);
          CREATE TABLE plain PARTITION OF tickets FOR VALUES IN ('a');
@@ -220,7 +220,7 @@ fn check_reports_what_a_role_without_privileges_can_see() {
     let database = Database::guarded();
     let mut session = database.superuser();
     session.run("REVOKE ALL ON SCHEMA public FROM PUBLIC");
-    let role = database.role("nobody", "");
+    let role = database.operator("nobody", "");
     session.run(&format!("SET ROLE {role}"));
     let wrong = session.wrong();
     let components: Vec<_> = wrong.iter().map(|(component, ..)| component.as_str()).collect();
@@ -229,6 +229,6 @@ fn check_reports_what_a_role_without_privileges_can_see() {
         assert_eq!(detail, "hidden from this role: call check() as the owner of storage.buckets");
         assert_eq!(fix, None);
     }
-    session.run("RESET ROLE; SET ROLE authenticated");
+    session.run(&format!("RESET ROLE; GRANT authenticated TO {role}; SET ROLE {role}"));
     assert_eq!(session.wrong_components().len(), 3, "row security hides the buckets");
 }

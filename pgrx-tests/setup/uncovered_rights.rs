@@ -230,7 +230,7 @@ fn a_right_by_membership_is_found_and_repaired() {
 fn a_right_that_the_caller_cannot_revoke_is_reported() {
     let database = Database::supabase();
     let mut session = database.superuser();
-    let (role, boss) = (database.role("owner", ""), database.role("boss", ""));
+    let (role, boss) = (database.operator("owner", ""), database.role("boss", ""));
     session.run(&format!(
         "GRANT supabase_storage_admin TO {role};
          GRANT TRUNCATE ON storage.objects TO {boss} WITH GRANT OPTION;
@@ -294,7 +294,7 @@ fn the_owner_of_the_tickets_is_granted_the_trigger_function_and_loses_it_with_th
 fn nobody_gains_the_trigger_function_by_a_table_of_their_own() {
     let database = Database::plain();
     let mut session = database.superuser();
-    let (role, other) = (database.role("owner", ""), database.role("other", ""));
+    let (role, other) = (database.operator("owner", ""), database.role("other", ""));
     session.run(&format!(
         "CREATE TABLE tickets (tenant_id text); ALTER TABLE tickets OWNER TO {role};
          CREATE TABLE of_a_group (tenant_id text); ALTER TABLE of_a_group OWNER TO {other};

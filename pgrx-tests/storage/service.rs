@@ -11,7 +11,9 @@ mod links;
 mod requests;
 mod secrets;
 mod settings;
+mod statuses;
 mod targets;
+mod types;
 mod uploads;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +33,7 @@ const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a photo of a burst pipe";
 const SUB: &str = "8f14e45f-0000-4000-8000-000000000000";
 
 /// A private database, and the configured services.
-struct Town {
+pub struct Town {
     cluster: Arc<Cluster>,
     storage: Storage,
     twilio: Twilio,
@@ -55,7 +57,7 @@ fn preloaded(settings: &[&str]) -> Cluster {
 
 impl Town {
     /// On the shared cluster, with the default services.
-    fn new() -> Town {
+    pub fn new() -> Town {
         Town::with(Options::default())
     }
 
@@ -101,7 +103,7 @@ impl Town {
     }
 
     /// Sets these settings for the whole server; an empty value resets one.
-    fn configure(&self, settings: &[(&str, &str)]) {
+    pub fn configure(&self, settings: &[(&str, &str)]) {
         static MARK: AtomicUsize = AtomicUsize::new(1);
         let mut session = self.cluster.superuser();
         for (setting, value) in settings {
@@ -117,7 +119,7 @@ impl Town {
         });
     }
 
-    fn superuser(&self) -> Session {
+    pub fn superuser(&self) -> Session {
         self.cluster.superuser_of(&self.database)
     }
 

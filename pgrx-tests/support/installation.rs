@@ -77,6 +77,9 @@ impl Session {
              WHERE pronamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
              UNION ALL
              SELECT format('schema %s %s %s', nspname, nspowner, nspacl) FROM pg_namespace
+             UNION ALL
+             SELECT format('publication %s %s %s %s', pubname, pubinsert, pubupdate, pubdelete)
+             FROM pg_publication
              ORDER BY 1",
         );
         if self.text("SELECT to_regclass('storage.buckets') IS NOT NULL") == "t" {

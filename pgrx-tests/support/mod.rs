@@ -12,11 +12,22 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use serde_json::Value;
 
 pub mod installation;
+pub mod postgrest;
 
 pub const SUPABASE: &str = include_str!("../fixtures/supabase.sql");
 pub const APPLICATION: &str = include_str!("../fixtures/application.sql");
 /// Supabase Realtime's schema.
 pub const REALTIME: &str = include_str!("../fixtures/realtime.sql");
+/// Rows of two municipalities, and more tables of the application.
+pub const ROWS: &str = include_str!("../fixtures/rows.sql");
+/// Row security by hand, as the application's migrations have it.
+pub const ROW_POLICIES: &str = include_str!("../fixtures/row_policies.sql");
+/// Puts the tables of [`ROWS`] under the rules.
+pub const PROTECT: &str = "SELECT count(*) FROM civic.protect('public.tickets');
+    SELECT count(*) FROM civic.protect('public.media_attachments');
+    SELECT count(*) FROM civic.protect('public.ticket_assignments');
+    SELECT count(*) FROM civic.protect('public.users', owner_columns => '{id}');
+    SELECT count(*) FROM civic.protect('public.teams', readable => 'tenant')";
 pub const MIGRATIONS: &str = include_str!("../fixtures/migrations.sql");
 
 /// The seed's name for a municipality.
@@ -34,6 +45,15 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let (mut client, _) = pgrx_tests::client().expect("the server answers");
     let port: String = client.query_one("SHOW port", &[]).expect("it has a port").get(0);
     let server = Server { port: port.parse().expect("a number"), user: pgrx_tests::get_pg_user() };
+    // A database without findings needs it, on the servers that have the setting.
+    let plugins = "SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'";
+    if client.query_opt(plugins, &[]).expect("the server answers").is_some() {
+        client
+            .batch_execute(
+                "ALTER ROLE CURRENT_USER SET output_plugin_libraries = pgoutput, test_decoding, wal2json",
+            )
+            .expect("a list of names");
+    }
     for (name, fixtures) in [
         ("template_uninstalled", vec![SUPABASE, APPLICATION]),
         ("template_plain", vec!["CREATE EXTENSION pg_civic"]),
@@ -45,6 +65,27 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
                 APPLICATION,
                 "CREATE EXTENSION pg_civic",
                 "SELECT count(*) FROM civic.setup('public.tickets')",
+            ],
+        ),
+        (
+            "template_rows",
+            vec![
+                SUPABASE,
+                APPLICATION,
+                ROWS,
+                "CREATE EXTENSION pg_civic",
+                "SELECT count(*) FROM civic.setup('public.tickets')",
+            ],
+        ),
+        (
+            "template_protected",
+            vec![
+                SUPABASE,
+                APPLICATION,
+                ROWS,
+                "CREATE EXTENSION pg_civic",
+                "SELECT count(*) FROM civic.setup('public.tickets')",
+                PROTECT,
             ],
         ),
         (
@@ -119,6 +160,16 @@ impl Database {
         Database::copy_of("template_realtime")
     }
 
+    /// Like [`Database::guarded`], with [`ROWS`], which every user may read and change.
+    pub fn rows() -> Database {
+        Database::copy_of("template_rows")
+    }
+
+    /// Like [`Database::rows`], protected.
+    pub fn protected() -> Database {
+        Database::copy_of("template_protected")
+    }
+
     fn copy_of(template: &str) -> Database {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         // One at a time: a template must not be in use while it is copied.
@@ -159,6 +210,17 @@ impl Database {
     pub fn role(&self, name: &str, options: &str) -> String {
         let role = format!("{}_{name}", self.name);
         self.superuser().run(&format!("CREATE ROLE {role} {options}"));
+        role
+    }
+
+    /// [`Database::role`] of an operator, who may call `civic.setup()`, `teardown()` and `check()`.
+    pub fn operator(&self, name: &str, options: &str) -> String {
+        let role = self.role(name, options);
+        self.superuser().run(&format!(
+            "GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(),
+                 civic.protect(regclass, text, text[], text, text, text, text[], text),
+                 civic.unprotect(regclass) TO {role}"
+        ));
         role
     }
 
@@ -213,8 +275,13 @@ impl Database {
 
 /// Claims as the application's token hook creates them.
 pub fn claims(tenant_id: &str, role: &str) -> String {
+    claims_of("8f14e45f-0000-4000-8000-000000000000", tenant_id, role)
+}
+
+/// [`claims`] of another user.
+pub fn claims_of(user_id: &str, tenant_id: &str, role: &str) -> String {
     serde_json::json!({
-        "sub": "8f14e45f-0000-4000-8000-000000000000",
+        "sub": user_id,
         "role": "authenticated",
         "app_metadata": {"tenant_id": tenant_id, "role": role},
         "user_metadata": {},

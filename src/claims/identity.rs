@@ -16,8 +16,10 @@ pub struct Identity {
     /// `{tenant}/`, the start of every object name of the tenant. `tenant_id()` is a part of it.
     folder_start: Option<String>,
     folder_end: Option<String>,
+    tenant_uuid: Option<[u8; 16]>,
     role: Option<String>,
     user_id: Option<String>,
+    user_uuid: Option<[u8; 16]>,
 }
 
 impl Identity {
@@ -42,18 +44,26 @@ impl Identity {
             None => Some(None),
         };
         let tenant_id = text(tenant_claim)?.filter(|tenant_id| is_usable_tenant(tenant_id));
+        let user_id = text(&["sub".to_owned()])?;
         Some(Identity {
+            tenant_uuid: tenant_id.as_deref().and_then(uuid),
+            user_uuid: user_id.as_deref().and_then(uuid),
             // '0' follows '/' in every encoding that a database can have.
             folder_end: tenant_id.as_ref().map(|tenant_id| format!("{tenant_id}0")),
             folder_start: tenant_id.map(|tenant_id| tenant_id + "/"),
             role: text(role_claim)?,
-            user_id: text(&["sub".to_owned()])?,
+            user_id,
         })
     }
 
     /// The caller's municipality.
     pub fn tenant_id(&self) -> Option<&str> {
         self.folder_start.as_deref().and_then(|start| start.strip_suffix('/'))
+    }
+
+    /// The municipality as a UUID; `None` if its id is none.
+    pub fn tenant_uuid(&self) -> Option<[u8; 16]> {
+        self.tenant_uuid
     }
 
     /// The first name in the tenant's folder, in byte order.
@@ -72,6 +82,11 @@ impl Identity {
 
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_deref()
+    }
+
+    /// The user's id as a UUID; `None` if it is none.
+    pub fn user_uuid(&self) -> Option<[u8; 16]> {
+        self.user_uuid
     }
 
     /// Whether the caller has this role. Compares without regard to ASCII case: the application's
@@ -102,6 +117,26 @@ fn text(value: &str, number_text: impl Fn(&str) -> Option<String>) -> Option<Opt
         _ => None,
     };
     Some(text.filter(|text| !text.is_empty() && !text.contains('\0')))
+}
+
+/// A UUID in the forms that PostgreSQL's type accepts: 32 hexadecimal digits, a hyphen after any group
+/// of four, braces around all of it.
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let text = match text.strip_prefix('{') {
+        Some(rest) => rest.strip_suffix('}')?,
+        None => text,
+    };
+    let mut bytes = [0; 16];
+    let mut rest = text.as_bytes();
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        let digit = |at: usize| char::from(*rest.get(at)?).to_digit(16);
+        *byte = (digit(0)? * 16 + digit(1)?) as u8;
+        rest = &rest[2..];
+        if place % 2 == 1 && place < 15 {
+            rest = rest.strip_prefix(b"-").unwrap_or(rest);
+        }
+    }
+    rest.is_empty().then_some(bytes)
 }
 
 /// A tenant is the first segment of a path: it must be one segment, and not `.` or `..`.
@@ -176,6 +211,33 @@ mod tests {
         }
         assert_eq!(tenant(r#"{"$serde_json::private::Number": "42"}"#), None);
         assert_eq!(tenant("42").as_deref(), Some("42"));
+    }
+
+    #[test]
+    fn ids_are_uuids_where_postgres_would_take_them_as_such() {
+        let bytes = Some(*b"\x8f\x14\xe4\x5f\xce\xea\x46\x7f\xa8\x3c\x6d\x8b\x04\xdd\x5d\x30");
+        for (id, expected) in [
+            ("8f14e45f-ceea-467f-a83c-6d8b04dd5d30", bytes),
+            ("8F14E45F-CEEA-467F-A83C-6D8B04DD5D30", bytes),
+            ("{8f14e45f-ceea-467f-a83c-6d8b04dd5d30}", bytes),
+            ("8f14e45fceea467fa83c6d8b04dd5d30", bytes),
+            ("8f14-e45f-ceea-467f-a83c-6d8b-04dd-5d30", bytes),
+            ("8f14e45f-ceea-467f-a83c-6d8b04dd5d3", None),
+            ("8f14e45f-ceea-467f-a83c-6d8b04dd5d300", None),
+            ("8f1-4e45f-ceea-467f-a83c-6d8b04dd5d30", None),
+            ("{8f14e45f-ceea-467f-a83c-6d8b04dd5d30", None),
+            ("8f14e45f-ceea-467f-a83c-6d8b04dd5d30}", None),
+            (" 8f14e45f-ceea-467f-a83c-6d8b04dd5d30", None),
+            ("urn:uuid:8f14e45f-ceea-467f-a83c-6d8b04dd5d30", None),
+            ("8f14e45f-ceea-467f-a83c-6d8b04dd5d30-", None),
+            ("+f14e45f-ceea-467f-a83c-6d8b04dd5d30", None),
+            ("42", None),
+        ] {
+            let claims = serde_json::json!({"sub": id, "app_metadata": {"tenant_id": id}});
+            let identity = parse(&claims.to_string()).unwrap();
+            assert_eq!(identity.user_uuid(), expected, "{id}");
+            assert_eq!(identity.tenant_uuid(), expected, "{id}");
+        }
     }
 
     #[test]

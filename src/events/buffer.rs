@@ -38,6 +38,11 @@ impl Flags {
     const SENSITIVE: Flags = Flags(32);
     /// Not an event: a changed id. The texts are the old and the new one.
     const RENAMED: Flags = Flags(64);
+    /// Not an event: a sensitive version that the transaction has replaced. The texts are empty and
+    /// the id.
+    const WAS_SENSITIVE: Flags = Flags(32 | 64);
+    /// To the owner of the ticket: not sent at all if the ticket is or was sensitive.
+    pub const OWNER: Flags = Flags(128);
 
     pub fn has(self, flags: Flags) -> bool {
         self.0 & flags.0 == flags.0
@@ -52,7 +57,11 @@ impl Flags {
     }
 
     pub fn is_event(self) -> bool {
-        self.0 & (Flags::SENSITIVE.0 | Flags::RENAMED.0) == 0
+        self.is_kind(Flags(0))
+    }
+
+    fn is_kind(self, kind: Flags) -> bool {
+        self.0 & (Flags::SENSITIVE.0 | Flags::RENAMED.0) == kind.0
     }
 }
 
@@ -92,13 +101,18 @@ impl<'a> Record<'a> {
         self.texts_of(Flags::SENSITIVE)
     }
 
+    /// Id of a ticket that was sensitive before the transaction changed it.
+    pub fn was_sensitive(&self) -> Option<&'a [u8]> {
+        self.texts_of(Flags::WAS_SENSITIVE).map(|(_, id)| id)
+    }
+
     /// Old and new id.
     pub fn renamed(&self) -> Option<(&'a [u8], &'a [u8])> {
         self.texts_of(Flags::RENAMED)
     }
 
     fn texts_of(&self, kind: Flags) -> Option<(&'a [u8], &'a [u8])> {
-        self.flags.has(kind).then(|| (without_nul(self.first), without_nul(self.second)))
+        self.flags.is_kind(kind).then(|| (without_nul(self.first), without_nul(self.second)))
     }
 }
 
@@ -119,8 +133,10 @@ pub struct Buffer {
     bytes: Vec<u8>,
     /// The subtransaction levels that have records, in ascending order.
     levels: Vec<Level>,
-    /// Number of recorded sensitive versions.
+    /// Number of recorded sensitive versions, also of those that were replaced.
     sensitive: usize,
+    /// Bytes of the events for NOTIFY.
+    notified: usize,
     /// The flags of all events that were ever added.
     flags: Flags,
     /// A sensitive version could not be recorded, so any ticket may be sensitive.
@@ -132,8 +148,9 @@ struct Level {
     number: i32,
     /// Position of its first record.
     start: usize,
-    /// Number of sensitive versions recorded before it.
+    /// Number of sensitive versions recorded before it, and bytes of events for NOTIFY.
     sensitive: usize,
+    notified: usize,
 }
 
 impl Buffer {
@@ -146,12 +163,18 @@ impl Buffer {
         self.bytes.len()
     }
 
+    /// Bytes of the events for NOTIFY, about as many as they take in the relay's queue.
+    pub fn notified(&self) -> usize {
+        self.notified
+    }
+
     pub fn clear(&mut self) {
         self.bytes.clear();
         // A transaction with many events must not hold its memory for the rest of the session.
         self.bytes.shrink_to(KEPT);
         self.levels.clear();
-        (self.sensitive, self.flags, self.is_blind) = (0, Flags::default(), false);
+        (self.sensitive, self.notified) = (0, 0);
+        (self.flags, self.is_blind) = (Flags::default(), false);
     }
 
     /// Adds an event of a subtransaction of this level.
@@ -167,6 +190,9 @@ impl Buffer {
     ) -> Result<(), Unrecorded> {
         self.add(level, flags, table, channel, payload)?;
         self.flags = self.flags.with(flags);
+        if flags.has(Flags::NOTIFY) {
+            self.notified += HEADER + channel.len() + payload.len() + 2;
+        }
         Ok(())
     }
 
@@ -174,8 +200,24 @@ impl Buffer {
     /// memory for the record, every ticket of the transaction counts as sensitive.
     pub fn push_sensitive(&mut self, level: i32, table: u32, municipality: &[u8], id: &[u8]) {
         let is_known = fits(municipality) && fits(id);
-        let (municipality, id) = (if is_known { municipality } else { b"" }, known_id(id));
-        match self.add(level, Flags::SENSITIVE, table, municipality, id) {
+        let municipality = if is_known { municipality } else { b"" };
+        self.count_sensitive(level, Flags::SENSITIVE, table, municipality, id);
+    }
+
+    /// Records that a ticket was sensitive before the transaction changed it.
+    pub fn push_was_sensitive(&mut self, level: i32, table: u32, id: &[u8]) {
+        self.count_sensitive(level, Flags::WAS_SENSITIVE, table, b"", id);
+    }
+
+    fn count_sensitive(
+        &mut self,
+        level: i32,
+        kind: Flags,
+        table: u32,
+        municipality: &[u8],
+        id: &[u8],
+    ) {
+        match self.add(level, kind, table, municipality, known_id(id)) {
             Ok(()) => self.sensitive += 1,
             Err(_) => self.is_blind = true,
         }
@@ -201,8 +243,8 @@ impl Buffer {
         may_fail(|| self.bytes.try_reserve(HEADER + first.len() + second.len() + 2))?;
         if self.levels.last().is_none_or(|last| last.number < level) {
             may_fail(|| self.levels.try_reserve(1))?;
-            let (start, sensitive) = (self.bytes.len(), self.sensitive);
-            self.levels.push(Level { number: level, start, sensitive });
+            let (start, sensitive, notified) = (self.bytes.len(), self.sensitive, self.notified);
+            self.levels.push(Level { number: level, start, sensitive, notified });
         }
         append(&mut self.bytes, flags, table, first, second);
         Ok(())
@@ -212,7 +254,7 @@ impl Buffer {
     pub fn roll_back(&mut self, level: i32) {
         while let Some(last) = self.levels.pop_if(|last| last.number >= level) {
             self.bytes.truncate(last.start);
-            self.sensitive = last.sensitive;
+            (self.sensitive, self.notified) = (last.sensitive, last.notified);
         }
     }
 
@@ -235,10 +277,11 @@ impl Buffer {
             return Err(Unrecorded);
         }
         if self.levels.is_empty() {
-            self.levels.push(Level { number: 1, start: 0, sensitive: 0 });
+            self.levels.push(Level { number: 1, start: 0, sensitive: 0, notified: 0 });
         }
         self.bytes.extend_from_slice(&other.bytes);
         self.sensitive += other.sensitive;
+        self.notified += other.notified;
         self.flags = self.flags.with(other.flags);
         Ok(())
     }

@@ -11,6 +11,8 @@ pub const CHANNEL_LIMIT: usize = 63;
 
 pub const PREFIX: &str = "ticket_updates:";
 pub const SENSITIVE_SUFFIX: &str = ":sensitive";
+/// The topics of users, which exist in Supabase Realtime only.
+const OWNER_PREFIX: &str = "ticket_owner:";
 
 /// Who receives a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +24,24 @@ pub enum Audience {
 }
 
 /// A channel's name. It is on the stack, because each ticket write makes one.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
     bytes: [u8; CHANNEL_LIMIT],
     length: usize,
 }
 
 impl Channel {
+    /// The parts together; `None` if they are longer than [`CHANNEL_LIMIT`].
+    fn of(parts: &[&str]) -> Option<Channel> {
+        let mut channel = Channel { bytes: [0; CHANNEL_LIMIT], length: 0 };
+        for part in parts {
+            let end = channel.length + part.len();
+            channel.bytes.get_mut(channel.length..end)?.copy_from_slice(part.as_bytes());
+            channel.length = end;
+        }
+        Some(channel)
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.length]).expect("it is made of strings")
     }
@@ -59,23 +72,25 @@ pub fn prefixed(prefix: &str, municipality_id: &str, audience: Audience) -> Resu
         Audience::Sensitive => SENSITIVE_SUFFIX,
     };
     let parts = [prefix, municipality_id, suffix];
-    if parts.iter().map(|part| part.len()).sum::<usize>() > CHANNEL_LIMIT {
-        return Err(
-            EventError::ChannelTooLong { channel: parts.concat(), limit: CHANNEL_LIMIT }.into()
-        );
-    }
-    let mut channel = Channel { bytes: [0; CHANNEL_LIMIT], length: 0 };
-    for part in parts {
-        let end = channel.length + part.len();
-        channel.bytes[channel.length..end].copy_from_slice(part.as_bytes());
-        channel.length = end;
-    }
-    Ok(channel)
+    Channel::of(&parts).ok_or_else(|| {
+        EventError::ChannelTooLong { channel: parts.concat(), limit: CHANNEL_LIMIT }.into()
+    })
+}
+
+/// `ticket_owner:{user_id}`: the topic on which a user receives the events of their own tickets. `None` if
+/// the id is empty, contains a NUL, or makes the topic longer than [`CHANNEL_LIMIT`].
+pub fn owner_topic(user_id: &str) -> Option<Channel> {
+    let is_usable = !user_id.is_empty() && !user_id.contains('\0');
+    is_usable.then(|| Channel::of(&[OWNER_PREFIX, user_id])).flatten()
 }
 
 /// Whether the caller may join a channel: one of the two of their municipality, depending on their
-/// role. A member receives everything sent on the channel.
+/// role, or their own topic, by their `sub` alone. A member receives everything sent on the channel.
 pub fn can_join(identity: &Identity, access: &Access, topic: &[u8]) -> bool {
+    let own = identity.user_id().and_then(owner_topic);
+    if own.is_some_and(|own| own.as_str().as_bytes() == topic) {
+        return true;
+    }
     let Some(municipality_id) = identity.tenant_id() else { return false };
     let is = |audience| {
         channel(municipality_id, audience).is_ok_and(|own| own.as_str().as_bytes() == topic)
@@ -86,7 +101,7 @@ pub fn can_join(identity: &Identity, access: &Access, topic: &[u8]) -> bool {
 
 /// Whether the firewall guards a topic of Supabase Realtime.
 fn is_guarded(topic: &[u8]) -> bool {
-    topic.starts_with(PREFIX.as_bytes())
+    [PREFIX, OWNER_PREFIX].iter().any(|prefix| topic.starts_with(prefix.as_bytes()))
 }
 
 /// Whether the firewall lets the caller see a message: always for other topics; for our channels
@@ -115,7 +130,7 @@ mod tests {
             sensitive_uploaders: vec![],
             sensitive_readers: list(&["saps_liaison", "admin"]),
             event_listeners: list(&["manager", "admin"]),
-            event_transport: Default::default(),
+            ..Access::default()
         }
     }
 
@@ -140,6 +155,55 @@ mod tests {
             assert_eq!(joins("t", role, "ticket_updates:t"), shared, "{role:?}");
             assert_eq!(joins("t", role, "ticket_updates:t:sensitive"), sensitive, "{role:?}");
         }
+    }
+
+    fn of_user(claims: &str) -> Identity {
+        let access = access();
+        Identity::parse(claims.as_bytes(), &access.tenant_claim, &access.role_claim, |number| {
+            Some(number.to_owned())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_users_own_topic_is_joined_by_their_sub_alone() {
+        for (claims, topic, expected) in [
+            (r#"{"sub": "u"}"#, "ticket_owner:u", true),
+            (r#"{"sub": "u", "tenant": "t", "role": "citizen"}"#, "ticket_owner:u", true),
+            (r#"{"sub": "u", "tenant": "t", "role": "admin"}"#, "ticket_owner:v", false),
+            (r#"{"sub": "u"}"#, "ticket_owner:U", false),
+            (r#"{"sub": "u"}"#, "ticket_owner:u ", false),
+            (r#"{"sub": "u"}"#, "ticket_owner:", false),
+            (r#"{"sub": "u"}"#, "ticket_owner:u:sensitive", false),
+            (r#"{"sub": ""}"#, "ticket_owner:", false),
+            (r#"{"sub": null}"#, "ticket_owner:null", false),
+            (r#"{"sub": ["u"]}"#, "ticket_owner:u", false),
+            (r#"{"sub": "\u0000"}"#, "ticket_owner:", false),
+            (r#"{"tenant": "u", "role": "admin"}"#, "ticket_owner:u", false),
+            ("", "ticket_owner:", false),
+        ] {
+            let identity = of_user(claims);
+            assert_eq!(
+                can_join(&identity, &access(), topic.as_bytes()),
+                expected,
+                "{claims} {topic}"
+            );
+            assert_eq!(
+                passes_read(&identity, &access(), topic.as_bytes()),
+                expected,
+                "{claims} {topic}"
+            );
+            assert!(!passes_send(&identity, &access(), topic.as_bytes(), b"broadcast"), "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_users_topic_is_as_long_as_a_channel_at_most() {
+        assert!(owner_topic(&"u".repeat(50)).is_some() && owner_topic(&"u".repeat(51)).is_none());
+        let claims = format!(r#"{{"sub": "{}"}}"#, "u".repeat(51));
+        let topic = format!("ticket_owner:{}", "u".repeat(51));
+        assert!(!can_join(&of_user(&claims), &access(), topic.as_bytes()));
+        assert!(!can_join(&of_user(&claims), &access(), &topic.as_bytes()[..63]));
     }
 
     #[test]

@@ -11,9 +11,9 @@ thread_local! {
     static EVENTS: RefCell<Buffer> = RefCell::default();
 }
 
-/// The number of bytes that wait.
-pub fn len() -> usize {
-    EVENTS.with_borrow(Buffer::len)
+/// The number of bytes that wait for NOTIFY.
+pub fn notified() -> usize {
+    EVENTS.with_borrow(Buffer::notified)
 }
 
 /// Errors: there is not enough memory.
@@ -57,6 +57,12 @@ pub fn note_sensitive(table: u32, municipality_id: &str, id: &[u8]) {
     });
 }
 
+/// Records that a ticket was sensitive before this transaction changed it. The id is JSON.
+pub fn note_was_sensitive(table: u32, id: &[u8]) {
+    let level = pg::transaction::level();
+    EVENTS.with_borrow_mut(|events| events.push_was_sensitive(level, table, id));
+}
+
 /// Records that a ticket's id was changed in this transaction. Both ids are JSON.
 pub fn note_renamed(table: u32, old: &[u8], new: &[u8]) {
     let level = pg::transaction::level();
@@ -69,7 +75,7 @@ pub fn sensitive_versions() -> Option<usize> {
 }
 
 /// Whether code that ran since the events were taken made a ticket sensitive that has an ordinary
-/// event among them.
+/// event among them, or shows that one with an event to its owner was.
 pub fn is_overtaken(taken: &Buffer) -> bool {
     // Reads the catalog, so the buffer must not stay borrowed.
     let late = Late(EVENTS.take());

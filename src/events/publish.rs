@@ -31,19 +31,39 @@ pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Err
         return Err(EventError::PayloadTooLong { bytes: event.len(), limit: PAYLOAD_LIMIT }.into());
     }
     let transport = settings::access().event_transport;
-    let is_auto = transport == EventTransport::Auto;
-    let given = [
-        (transport.has_notify(), Flags::NOTIFY),
-        (transport.has_realtime() && !is_auto, Flags::REALTIME),
-        (is_auto, Flags::IF_INSTALLED),
-        (!subject.is_sensitive, Flags::ORDINARY),
-    ];
-    if !transport.has_notify() && !transport.has_realtime() {
+    let mut flags = realtime(transport);
+    if transport.has_notify() {
+        flags = flags.with(Flags::NOTIFY);
+    }
+    if flags == Flags::default() {
         return Ok(());
     }
-    let set = given.into_iter().filter(|(is_given, _)| *is_given);
-    let flags = set.fold(Flags::default(), |flags, (_, flag)| flags.with(flag));
+    if !subject.is_sensitive {
+        flags = flags.with(Flags::ORDINARY);
+    }
     transaction::keep(flags, subject.table, channel.as_str().as_bytes(), event)
+}
+
+/// Publishes an event of an ordinary ticket to one of its owners: through Supabase Realtime only,
+/// because any database user may LISTEN. If the ticket turns out to be sensitive, or to have been, the
+/// event is not sent.
+///
+/// Errors: there is not enough memory.
+pub fn send_to_owner(topic: &Channel, event: &[u8], table: u32) -> Result<(), Error> {
+    let flags = realtime(settings::access().event_transport);
+    if flags == Flags::default() {
+        return Ok(());
+    }
+    let flags = flags.with(Flags::ORDINARY).with(Flags::OWNER);
+    transaction::keep(flags, table, topic.as_str().as_bytes(), event)
+}
+
+fn realtime(transport: EventTransport) -> Flags {
+    match transport {
+        EventTransport::Auto => Flags::IF_INSTALLED,
+        EventTransport::Listed { realtime: true, .. } => Flags::REALTIME,
+        EventTransport::Listed { realtime: false, .. } => Flags::default(),
+    }
 }
 
 /// Publishes an event of the application to its municipality. `civic.sensitive_events` decides

@@ -16,9 +16,9 @@ use super::buffer::{Buffer, Flags, Record};
 use super::pending;
 use crate::catalog::{self, Change};
 use crate::error::Error;
-use crate::pg::counters::{RealtimeLoss, count_at_commit};
 use crate::pg::lock_budget::LockBudget;
 use crate::pg::realtime::{self, SendError, Sender, Warnings};
+use crate::pg::shared::counters::{RealtimeLoss, count_at_commit};
 use crate::pg::subtransaction::{self, attempt, try_to};
 use crate::{pg, settings};
 
@@ -289,11 +289,7 @@ impl Broadcast {
             Some(Failure::Raised(error)) => {
                 (RealtimeLoss::Raised, format!("realtime.send raised: {error}"), CHECK)
             }
-            None => (
-                RealtimeLoss::NotStored,
-                "realtime.send did not store them".to_owned(),
-                CHECK,
-            ),
+            None => (RealtimeLoss::NotStored, "realtime.send did not store them".to_owned(), CHECK),
         }
     }
 

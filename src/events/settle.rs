@@ -4,7 +4,9 @@
 //! describe an ordinary version of it are published as `civic.sensitive_events` says for sensitive
 //! ones. If the ticket cannot be identified, the events of all tickets that it could be are settled
 //! this way.
-//! could be are settled.
+//!
+//! Events to the owner of a ticket are dropped, whatever the setting says, if the ticket has a sensitive
+//! version in the transaction or had one when it began.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -55,16 +57,22 @@ pub fn settle(
     });
     if is_settled.is_err() {
         // Fail closed: an event that may be about a sensitive ticket is not published.
-        let withheld = buffer.withhold(start, |flags| flags.has(Flags::ORDINARY));
+        let withheld = buffer.withhold(start, |flags| is_open(flags, mode));
         return Unpublished { withheld, ..Unpublished::default() };
     }
     unpublished
 }
 
 fn is_needed(buffer: &Buffer, mode: SensitiveEvents) -> bool {
-    mode != SensitiveEvents::Full
-        && buffer.may_have(Flags::ORDINARY)
-        && buffer.sensitive_versions() != Some(0)
+    let decides = if mode == SensitiveEvents::Full { Flags::OWNER } else { Flags::ORDINARY };
+    buffer.may_have(decides) && buffer.sensitive_versions() != Some(0)
+}
+
+/// Whether it depends on the other records what becomes of an event.
+fn is_open(flags: Flags, mode: SensitiveEvents) -> bool {
+    flags.is_event()
+        && flags.has(Flags::ORDINARY)
+        && (flags.has(Flags::OWNER) || mode != SensitiveEvents::Full)
 }
 
 /// Whether a record of `late` makes a ticket sensitive that has an ordinary event in `sent`. True
@@ -75,11 +83,8 @@ pub fn would_change(
     mode: SensitiveEvents,
     root_of: &dyn Fn(u32) -> u32,
 ) -> bool {
-    if mode == SensitiveEvents::Full {
-        return false;
-    }
-    let Ok(tickets) = SensitiveTickets::of(&[sent, late], root_of) else { return true };
-    sent.events_from(0, Flags::ORDINARY).any(|event| tickets.have(&event))
+    let Ok(tickets) = Sensitive::of(&[sent, late], mode, root_of) else { return true };
+    sent.records().any(|record| tickets.concern(&record))
 }
 
 /// The records from a position on in their publishable form; `None` if they do not change.
@@ -90,14 +95,17 @@ fn rewrite(
     root_of: &dyn Fn(u32) -> u32,
     unpublished: &mut Unpublished,
 ) -> Result<Option<Rewritten>, Unrecorded> {
-    let tickets = SensitiveTickets::of(&[buffer], root_of)?;
-    if !buffer.events_from(start, Flags::ORDINARY).any(|event| tickets.have(&event)) {
+    let tickets = Sensitive::of(&[buffer], mode, root_of)?;
+    if !buffer.records_from(start).any(|record| tickets.concern(&record)) {
         return Ok(None);
     }
     let mut records = Rewritten::default();
     for record in buffer.records_from(start) {
-        if !record.flags.has(Flags::ORDINARY) || !tickets.have(&record) {
+        if !tickets.concern(&record) {
             records.copy(&record)?;
+            continue;
+        }
+        if record.flags.has(Flags::OWNER) {
             continue;
         }
         let flags = record.flags.without(Flags::ORDINARY);
@@ -142,6 +150,38 @@ fn ticket_id<'a>(event: &Record<'a>) -> Option<Cow<'a, [u8]>> {
     }
 }
 
+/// The tickets whose events change when they are settled.
+struct Sensitive<'a> {
+    mode: SensitiveEvents,
+    /// For the channels of a municipality: the tickets with a sensitive version.
+    now: SensitiveTickets<'a>,
+    /// For owners: those, and the tickets that were sensitive. `None` without events to owners.
+    ever: Option<SensitiveTickets<'a>>,
+}
+
+impl<'a> Sensitive<'a> {
+    fn of(
+        buffers: &[&'a Buffer],
+        mode: SensitiveEvents,
+        root_of: &'a dyn Fn(u32) -> u32,
+    ) -> Result<Sensitive<'a>, Unrecorded> {
+        let has_owners = buffers.iter().any(|buffer| buffer.may_have(Flags::OWNER));
+        let tickets = |is_ever| SensitiveTickets::of(buffers, is_ever, root_of);
+        let ever = has_owners.then(|| tickets(true)).transpose()?;
+        Ok(Sensitive { mode, now: tickets(false)?, ever })
+    }
+
+    /// Whether a record is an event that is about one of them.
+    fn concern(&self, record: &Record<'_>) -> bool {
+        if !is_open(record.flags, self.mode) {
+            return false;
+        }
+        let is_of_owner = record.flags.has(Flags::OWNER);
+        let tickets = self.ever.as_ref().filter(|_| is_of_owner).unwrap_or(&self.now);
+        tickets.have(record)
+    }
+}
+
 /// The tickets that have a sensitive version.
 struct SensitiveTickets<'a> {
     roots: Roots<'a>,
@@ -157,8 +197,11 @@ struct SensitiveTickets<'a> {
 }
 
 impl<'a> SensitiveTickets<'a> {
+    /// With those that were sensitive and have been changed if `is_ever`. The municipality then counts as
+    /// unknown: the topic of an owner does not name it.
     fn of(
         buffers: &[&'a Buffer],
+        is_ever: bool,
         root_of: &'a dyn Fn(u32) -> u32,
     ) -> Result<SensitiveTickets<'a>, Unrecorded> {
         let mut tickets = SensitiveTickets {
@@ -171,7 +214,10 @@ impl<'a> SensitiveTickets<'a> {
         };
         let mut classes = Classes::default();
         for record in buffers.iter().flat_map(|buffer| buffer.records()) {
-            if let Some((municipality, id)) = record.sensitive() {
+            let was_sensitive =
+                || record.was_sensitive().filter(|_| is_ever).map(|id| (&b""[..], id));
+            if let Some((municipality, id)) = record.sensitive().or_else(was_sensitive) {
+                let municipality = if is_ever { b"" } else { municipality };
                 tickets.add(tickets.roots.root(record.table), municipality, id)?;
             } else if let Some((old, new)) = record.renamed() {
                 let root = tickets.roots.root(record.table);

@@ -8,7 +8,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::Value;
 
-use super::channel::channel;
+use super::channel::{Channel, channel};
+use super::owner;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
 use super::pending;
 use super::publish::{self, Subject};
@@ -21,12 +22,38 @@ use crate::{pg, settings};
 thread_local! {
     /// Buffers that every row reuses.
     static SCRATCH: RefCell<(Ticket, Vec<u8>)> = RefCell::default();
-    static TABLES: Tables<{ Column::ALL.len() }> = Tables::new(Column::ALL.map(Column::name));
+    static TABLES: Tables<{ Column::ALL.len() }> =
+        Tables::new(Column::ALL.map(|column| column.name().to_owned()));
 }
 
 /// Longest JSON of a scalar that fits into an event, in bytes: each character can be written in up
 /// to six. Longer ones are not parsed.
 const SCALAR_LIMIT: usize = 6 * PAYLOAD_LIMIT;
+
+type TicketColumns = Columns<{ Column::ALL.len() }>;
+type TicketRow<'a> = Row<'a, { Column::ALL.len() }>;
+
+/// A version of a ticket: the new row, or the one that a change replaces.
+struct Version<'a> {
+    ticket: &'a Ticket,
+    /// `None` if the ticket has none, or one that no channel can name.
+    municipality_id: Option<&'a str>,
+    changed_at: ChangedAt,
+    is_sensitive: bool,
+}
+
+impl<'a> Version<'a> {
+    fn read(row: &TicketRow<'_>, columns: &TicketColumns, ticket: &'a mut Ticket) -> Version<'a> {
+        read_row(row, ticket, &Column::ALL);
+        let ticket = &*ticket;
+        Version {
+            ticket,
+            municipality_id: municipality_id(columns, ticket).filter(|id| !id.is_empty()),
+            changed_at: changed_at(ticket, |column| row.micros(column as usize)),
+            is_sensitive: ticket.is_sensitive(columns.has(Column::IsSensitive as usize)),
+        }
+    }
+}
 
 /// Publishes the change of one row. Returns normally whatever the row holds; a change that cannot
 /// be published gives one WARNING per transaction.
@@ -45,53 +72,142 @@ pub fn notify(call: &TriggerCall<'_>) {
     };
     let columns = TABLES.with(|tables| call.columns(tables));
     let row = call.row(&columns);
-    let table = call.table();
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
-        read_row(&row, ticket, &Column::ALL);
-        let changed_at = changed_at(ticket, |column| row.micros(column as usize));
-        let is_sensitive = ticket.is_sensitive(columns.has(Column::IsSensitive as usize));
-        let municipality_id = municipality_id(&columns, ticket);
-        let is_id_known = note_changed_id(call, &columns, ticket);
-        if is_sensitive {
-            buffer.clear();
-            ticket.write_id(buffer);
-            if operation == Operation::Update && (!is_id_known || buffer == payload::NO_ID) {
-                // Before the change it may have been any ticket of any municipality.
-                pending::note_sensitive(table, "", payload::NO_ID);
-            }
-            pending::note_sensitive(table, municipality_id.unwrap_or_default(), buffer);
-        }
-        if is_sensitive && columns.is_known(Column::IsSensitive as usize) {
-            note_transition(call, &columns, operation, ticket);
-        }
-        let Some(municipality_id) = municipality_id.filter(|id| !id.is_empty()) else {
+        let version = Version::read(&row, &columns, ticket);
+        note(call, &columns, operation, &version, buffer);
+        publish_departure(call, &columns, &version, buffer);
+        if version.municipality_id.is_none() {
             let hint = "Give every ticket its municipality in the column tenant_id.";
             return warn(call, "a ticket has no municipality", hint);
-        };
-        let subject = Subject { table, is_sensitive };
-        for (audience, detail) in payload::deliveries(is_sensitive, settings::sensitive_events()) {
-            let channel = match channel(municipality_id, *audience) {
-                Ok(channel) => channel,
-                Err(error) => {
-                    warn(call, &error.message(), &error.hint().unwrap_or_default());
-                    continue;
-                }
-            };
-            let sent = match write_fitting(buffer, operation, ticket, changed_at, *detail) {
-                Ok(()) => publish::send(&channel, buffer, subject),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = sent {
-                warn(call, &error.message(), &error.hint().unwrap_or_default());
-            }
         }
+        publish(call, operation, &version, buffer);
+        publish_to_owners(call, &columns, operation, &version, buffer);
     });
 }
 
-fn municipality_id<'a>(
-    columns: &Columns<{ Column::ALL.len() }>,
-    ticket: &'a Ticket,
-) -> Option<&'a str> {
+/// Records what the end of the transaction needs to know of this version.
+fn note(
+    call: &TriggerCall<'_>,
+    columns: &TicketColumns,
+    operation: Operation,
+    version: &Version<'_>,
+    buffer: &mut Vec<u8>,
+) {
+    let (ticket, table) = (version.ticket, call.table());
+    let is_id_known = note_changed_id(call, columns, ticket);
+    if version.is_sensitive {
+        buffer.clear();
+        ticket.write_id(buffer);
+        if operation == Operation::Update && (!is_id_known || buffer == payload::NO_ID) {
+            // Before the change it may have been any ticket of any municipality.
+            pending::note_sensitive(table, "", payload::NO_ID);
+        }
+        pending::note_sensitive(table, version.municipality_id.unwrap_or_default(), buffer);
+        if columns.is_known(Column::IsSensitive as usize) {
+            note_transition(call, columns, operation, ticket);
+        }
+    } else if was_sensitive(call, columns) {
+        buffer.clear();
+        ticket.write_id(buffer);
+        pending::note_was_sensitive(table, buffer);
+    }
+}
+
+/// Whether an UPDATE replaces a sensitive version.
+fn was_sensitive(call: &TriggerCall<'_>, columns: &TicketColumns) -> bool {
+    call.replaced(columns, Column::IsSensitive as usize).is_some_and(|row| {
+        let mut old = Ticket::default();
+        read_row(&row, &mut old, &[Column::IsSensitive]);
+        old.is_sensitive(columns.has(Column::IsSensitive as usize))
+    })
+}
+
+/// Tells the municipality that a ticket leaves that it has lost the ticket: a DELETE of the version that it
+/// knows.
+fn publish_departure(
+    call: &TriggerCall<'_>,
+    columns: &TicketColumns,
+    version: &Version<'_>,
+    buffer: &mut Vec<u8>,
+) {
+    if call.replaced(columns, Column::TenantId as usize).is_none() {
+        return;
+    }
+    let Some(row) = call.old_row(columns) else { return };
+    let mut old = Ticket::default();
+    let old = Version::read(&row, columns, &mut old);
+    if old.municipality_id.is_some() && old.municipality_id != version.municipality_id {
+        publish(call, Operation::Delete, &old, buffer);
+    }
+}
+
+/// Publishes an event of a version to its municipality.
+fn publish(
+    call: &TriggerCall<'_>,
+    operation: Operation,
+    version: &Version<'_>,
+    buffer: &mut Vec<u8>,
+) {
+    let Some(municipality_id) = version.municipality_id else { return };
+    let subject = Subject { table: call.table(), is_sensitive: version.is_sensitive };
+    let deliveries = payload::deliveries(version.is_sensitive, settings::sensitive_events());
+    for (audience, detail) in deliveries {
+        let sent = channel(municipality_id, *audience).and_then(|channel| {
+            write_fitting(buffer, operation, version.ticket, version.changed_at, *detail)?;
+            publish::send(&channel, buffer, subject)
+        });
+        if let Err(error) = sent {
+            warn(call, &error.message(), &error.hint().unwrap_or_default());
+        }
+    }
+}
+
+/// Sends an event of an ordinary ticket to each of its owners, and a DELETE of the version that they know to
+/// those who no longer are. At the end of the transaction these events are dropped if the ticket is or was
+/// sensitive.
+fn publish_to_owners(
+    call: &TriggerCall<'_>,
+    columns: &TicketColumns,
+    operation: Operation,
+    version: &Version<'_>,
+    buffer: &mut Vec<u8>,
+) {
+    if version.is_sensitive {
+        return;
+    }
+    let Some(owner_columns) = owner::columns(call) else { return };
+    let mut send = |topics: &[Channel], operation, version: &Version<'_>| {
+        if topics.is_empty() {
+            return;
+        }
+        let sent =
+            write_fitting(buffer, operation, version.ticket, version.changed_at, Detail::Whole)
+                .and_then(|()| {
+                    // Without an id nobody could tell at the end which ticket it is.
+                    if payload::written_ticket_id(buffer) == Some(payload::NO_ID) {
+                        return Ok(());
+                    }
+                    let send = |topic| publish::send_to_owner(topic, buffer, call.table());
+                    topics.iter().try_for_each(send)
+                });
+        if let Err(error) = sent {
+            warn(call, &error.message(), &error.hint().unwrap_or_default());
+        }
+    };
+    let owners = owner::topics(&call.row(&owner_columns), &owner_columns);
+    if owner::may_have_changed(call, &owner_columns)
+        && let Some(row) = call.old_row(&owner_columns)
+        && let Some(old_row) = call.old_row(columns)
+    {
+        let mut former = owner::topics(&row, &owner_columns);
+        former.retain(|topic| !owners.contains(topic));
+        let mut old = Ticket::default();
+        send(&former, Operation::Delete, &Version::read(&old_row, columns, &mut old));
+    }
+    send(&owners, operation, version);
+}
+
+fn municipality_id<'a>(columns: &TicketColumns, ticket: &'a Ticket) -> Option<&'a str> {
     ticket.municipality_id().map(|id| {
         let is_padded = columns.is_padded(Column::TenantId as usize);
         if is_padded { id.trim_end_matches(' ') } else { id }
@@ -102,7 +218,7 @@ fn municipality_id<'a>(
 /// one that had another id or municipality.
 fn note_transition(
     call: &TriggerCall<'_>,
-    columns: &Columns<{ Column::ALL.len() }>,
+    columns: &TicketColumns,
     operation: Operation,
     ticket: &Ticket,
 ) {
@@ -140,11 +256,7 @@ fn note_transition(
 
 /// Records an id that this UPDATE changes, because events under the old id are about the same
 /// ticket. Returns whether the old id is readable.
-fn note_changed_id(
-    call: &TriggerCall<'_>,
-    columns: &Columns<{ Column::ALL.len() }>,
-    ticket: &Ticket,
-) -> bool {
+fn note_changed_id(call: &TriggerCall<'_>, columns: &TicketColumns, ticket: &Ticket) -> bool {
     let Some(old_row) = call.replaced(columns, Column::Id as usize) else { return true };
     let (mut old, mut before, mut now) = (Ticket::default(), vec![], vec![]);
     read_row(&old_row, &mut old, &[Column::Id]);
@@ -234,7 +346,7 @@ fn changed_at(ticket: &Ticket, micros: impl Fn(Column) -> Option<i64>) -> Change
 }
 
 fn warn(call: &TriggerCall<'_>, why: &str, hint: &str) {
-    pg::counters::count_at_commit(|counters| &counters.notify_lost, 1);
+    pg::shared::counters::count_at_commit(|counters| &counters.notify_lost, 1);
     if pg::notify::first_warning_of_transaction() {
         let message = format!("change of table \"{}\" was not notified: {why}", call.table_name());
         ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "notify_ticket_update")

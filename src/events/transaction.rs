@@ -17,7 +17,7 @@ use super::realtime::Broadcast;
 use super::settle::{self, Unpublished};
 use crate::error::{Error, Report};
 use crate::events::EventError;
-use crate::pg::counters::count_at_commit;
+use crate::pg::shared::counters::count_at_commit;
 use crate::pg::transaction::Observer;
 use crate::relay::transaction as relay;
 use crate::{pg, settings};
@@ -40,7 +40,7 @@ thread_local! {
 pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<(), Error> {
     let mut result = Ok(());
     if flags.has(Flags::NOTIFY) {
-        let kept = pending::len();
+        let kept = pending::notified();
         if IS_HANDED_OVER.get() || !relay::takes(kept) {
             if pg::notify::take_room(channel.len() + payload.len()) {
                 flags = flags.with(Flags::HAS_ROOM);

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::events::channel::{self, Audience, Channel};
-use crate::pg::counters::{AttemptEnd, ErrorClass, JobEnd, KINDS};
+use crate::pg::shared::counters::{AttemptEnd, ErrorClass, JobEnd, KINDS};
 
 /// The time between the first attempt and the second.
 pub const FIRST_DELAY: Duration = Duration::from_secs(1);

@@ -25,15 +25,15 @@ use pgrx::prelude::*;
 use pgrx::{PgLogLevel, Uuid};
 
 pub use self::claim::{Shares, Turns, claim};
-pub use self::counts::{counts, oldest_due};
 pub use self::commands::{NewJob, add, cancel, retry};
+pub use self::counts::{counts, oldest_due};
 pub use self::restrict::{make_sensitive, open_tickets, restrict_tickets};
 use super::job::{self, Attempt, Ended, Kind, Next, Outcome, State};
 use crate::catalog::planned as rows;
 use crate::error::Error;
 use crate::events::publish::{self, Subject};
-use crate::pg::counters::count_at_commit;
 use crate::pg::role::acting_as;
+use crate::pg::shared::counters::count_at_commit;
 use crate::pg::{self, Column, Row, table};
 use crate::storage::bucket::Bucket;
 

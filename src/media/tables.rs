@@ -21,8 +21,8 @@ use super::process;
 use super::store::{self, Hold, Job, as_owner, warn};
 use crate::catalog;
 use crate::error::{Error, Report};
-use crate::pg::counters::ErrorClass;
 use crate::pg::mailbox::{Answer, REQUEST_LIMIT};
+use crate::pg::shared::counters::ErrorClass;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, foreign, shared};
 use crate::settings::media::media_attempts;
@@ -237,7 +237,7 @@ fn record_one(
         (Some(_), Err(error)) => Some(of_ticket(&error)),
         (Some(_), Ok(true)) => {
             Some(Attempt::failed(ErrorClass::Ticket, MediaError::NowSensitive.message()))
-        },
+        }
         (Some((content_type, size)), Ok(false)) => {
             let attached = as_owner(owner, || attach(&job, content_type, *size));
             attached.err().map(|error| Attempt {

@@ -6,7 +6,7 @@ use civic_http::{
 };
 
 use super::job::{Attempt, Moved, Outcome};
-use crate::pg::counters::ErrorClass;
+use crate::pg::shared::counters::ErrorClass;
 use crate::storage::bucket::Bucket;
 
 /// The services between which media travels.
@@ -86,7 +86,7 @@ const fn class(kind: Kind) -> ErrorClass {
         Kind::Malformed => ErrorClass::Malformed,
         Kind::MediaNotFound | Kind::NotFound => ErrorClass::NotFound,
         Kind::Duplicate => ErrorClass::Conflict,
-        Kind::Unauthorized => ErrorClass::Unauthorized,
+        Kind::Unauthorized | Kind::MediaUnauthorized => ErrorClass::Unauthorized,
         Kind::TooLarge => ErrorClass::TooLarge,
         Kind::UnsupportedType => ErrorClass::UnsupportedType,
         Kind::Refused => ErrorClass::RefusedHost,
@@ -233,7 +233,9 @@ fn restrict_files(storage: &StorageApi, restrict: &Restrict, cancel: &Cancel) ->
     let moved = std::mem::take(&mut attempt.moved);
     match (failure, &restrict.error) {
         (Some(error), _) => Attempt { moved, ..failed(error) },
-        (None, Some(error)) => Attempt { moved, ..Attempt::failed(ErrorClass::Attachments, error.clone()) },
+        (None, Some(error)) => {
+            Attempt { moved, ..Attempt::failed(ErrorClass::Attachments, error.clone()) }
+        }
         (None, None) => Attempt { moved, ..attempt },
     }
 }

@@ -32,7 +32,7 @@ use super::target::folder;
 use super::transfer::{Restrict, Services, Task, perform};
 use crate::error::Error;
 use crate::pg;
-use crate::pg::counters::{self, ErrorClass};
+use crate::pg::shared::counters::{self, ErrorClass};
 use crate::pg::shared::{self, Shared};
 use crate::pg::wait;
 use crate::settings::media as limits;

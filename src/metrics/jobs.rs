@@ -50,4 +50,3 @@ fn of_table() -> Result<Vec<Metric>, Error> {
     }
     Ok(metrics)
 }
-

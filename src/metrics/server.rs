@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Metric;
 use crate::media::job::Kind;
 use crate::pg;
-use crate::pg::counters::{AttemptEnd, ErrorClass, JobEnd, RealtimeLoss};
+use crate::pg::shared::counters::{AttemptEnd, ErrorClass, JobEnd, RealtimeLoss};
 use crate::pg::shared::{FellBack, Shared};
 use crate::storage::bucket;
 
@@ -16,15 +16,8 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 pub fn metrics(shared: &'static Shared) -> Vec<Metric> {
-    [
-        workers(shared),
-        relay(shared),
-        events(shared),
-        media(shared),
-        uploads(shared),
-        checks(shared),
-    ]
-    .concat()
+    [workers(shared), relay(shared), events(shared), media(shared), uploads(shared), checks(shared)]
+        .concat()
 }
 
 fn workers(shared: &Shared) -> Vec<Metric> {

@@ -135,6 +135,22 @@ impl<const LIMIT: usize> std::ops::Deref for Text<'_, LIMIT> {
     }
 }
 
+/// A text argument that is valid if the function asks for it: for a function that answers an invalid one
+/// by an error of its own. At most `LIMIT` bytes.
+pub struct Given<'a, const LIMIT: usize = NAME_LIMIT>(Result<&'a str, Error>);
+
+impl<'a, const LIMIT: usize> Given<'a, LIMIT> {
+    /// Errors: 22023 for NULL, 54000 if the value is longer than the limit, 22021 if it is not valid text.
+    pub fn required(what: &'static str, given: Option<Self>) -> Result<&'a str, Error> {
+        required(what, given)?.0
+    }
+
+    /// NULL is `None`. Errors: as [`Given::required`].
+    pub fn optional(given: Option<Self>) -> Result<Option<&'a str>, Error> {
+        given.map(|given| given.0).transpose()
+    }
+}
+
 /// A text argument as unchecked bytes of any length, for a function that sees rows of other users
 /// and only compares. An error there would let one row break the queries of all users.
 pub struct RawText<'a>(&'a [u8]);
@@ -209,6 +225,14 @@ unsafe impl<'fcx, const LIMIT: usize> ArgAbi<'fcx> for Text<'fcx, LIMIT> {
 }
 
 // SAFETY: the argument is declared as text below.
+unsafe impl<'fcx, const LIMIT: usize> ArgAbi<'fcx> for Given<'fcx, LIMIT> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the server passes a text.
+        unsafe { take(arg, Given(Ok("")), |argument| Ok(Given(argument.text(LIMIT)))) }
+    }
+}
+
+// SAFETY: the argument is declared as text below.
 unsafe impl<'fcx> ArgAbi<'fcx> for RawText<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: the server passes a text, which lives as long as the call.
@@ -262,6 +286,7 @@ macro_rules! declared_as {
 }
 
 declared_as!(Text<'_, LIMIT>, "text", const LIMIT);
+declared_as!(Given<'_, LIMIT>, "text", const LIMIT);
 declared_as!(RawText<'_>, "text");
 declared_as!(Texts<'_>, "text[]");
 declared_as!(Json, "jsonb");

@@ -3,7 +3,10 @@
 //! They never convert arguments to `str`: a row of another user may hold any bytes.
 
 use pgrx::pg_sys;
-use pgrx::{varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice};
+use pgrx::{
+    IntoDatum, PgMemoryContexts, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u,
+    varlena_to_byte_slice,
+};
 
 use super::text::varlena_bytes;
 
@@ -77,6 +80,70 @@ macro_rules! c_function_per_row {
     };
 }
 
+/// Defines a function without arguments that has one answer for a whole query:
+/// `c_function_per_query!(symbol, pg_finfo_symbol, slow, || answer)`.
+///
+/// The first call in a query makes the answer and raises errors. Each later call returns it, without
+/// pgrx's error frame, which costs more than the answer.
+macro_rules! c_function_per_query {
+    ($(#[$doc:meta])* $symbol:ident, $info:ident, $slow:ident, $answer:expr) => {
+        $crate::pg::c_function::declare!($info);
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// The server calls it, as the function that SQL declares.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            // SAFETY: the caller's promise. Only `$slow` keeps a value for this function. Nothing is
+            // left to drop if it raises an error here.
+            unsafe {
+                match $crate::pg::c_function::Answer::kept(fcinfo) {
+                    Some(answer) => answer.give(fcinfo),
+                    None => $slow(fcinfo),
+                }
+            }
+        }
+
+        #[allow(unsafe_code)]
+        #[::pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $slow(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            // SAFETY: only the function above calls this, with its own arguments.
+            unsafe { $crate::pg::c_function::Answer::keep(fcinfo, ($answer)()).give(fcinfo) }
+        }
+    };
+}
+
+/// Defines a function of an AFTER trigger: `c_trigger!(symbol, pg_finfo_symbol, |call| rule(call))`. The rule
+/// gets `None` if the function was not called as a trigger.
+macro_rules! c_trigger {
+    ($(#[$doc:meta])* $symbol:ident, $info:ident, $rule:expr) => {
+        $crate::pg::c_function::declare!($info);
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// The server calls it, as the function that SQL declares.
+        #[allow(unsafe_code)]
+        #[::pgrx::pg_guard]
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn $symbol(
+            fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+        ) -> ::pgrx::pg_sys::Datum {
+            ($rule)($crate::pg::trigger::TriggerCall::from_fcinfo(fcinfo));
+            // The server ignores the result of an AFTER trigger.
+            ::pgrx::pg_sys::Datum::null()
+        }
+    };
+}
+
 /// Declares a function's calling convention to the server, as PG_FUNCTION_INFO_V1 does.
 macro_rules! declare {
     ($info:ident) => {
@@ -90,7 +157,60 @@ macro_rules! declare {
     };
 }
 
-pub(crate) use {c_function, c_function_per_row, declare};
+pub(crate) use {c_function, c_function_per_query, c_function_per_row, c_trigger, declare};
+
+/// The answer of a function for the whole of a query.
+pub struct Answer {
+    datum: pg_sys::Datum,
+    is_null: bool,
+}
+
+impl Answer {
+    /// The answer that the function has kept for the query.
+    ///
+    /// # Safety
+    ///
+    /// The server passes `fcinfo` to the running function, and what that function keeps for a query
+    /// (`fn_extra`) is an answer, or nothing yet.
+    pub unsafe fn kept<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Option<&'a Answer> {
+        // SAFETY: the caller's promise. Nothing here calls the server, allocates or panics.
+        unsafe { (*(*fcinfo).flinfo).fn_extra.cast::<Answer>().as_ref() }
+    }
+
+    /// Keeps an answer for the query.
+    ///
+    /// # Safety
+    ///
+    /// As [`Answer::kept`].
+    pub unsafe fn keep<'a>(
+        fcinfo: pg_sys::FunctionCallInfo,
+        value: Option<impl IntoDatum>,
+    ) -> &'a Answer {
+        let Ok(answer) = super::once_per_query(fcinfo, || {
+            // SAFETY: the server owns the context, in which what the function keeps lives as well.
+            let datum = unsafe {
+                PgMemoryContexts::For((*(*fcinfo).flinfo).fn_mcxt)
+                    .switch_to(|_| value.and_then(IntoDatum::into_datum))
+            };
+            Ok::<_, std::convert::Infallible>(Answer {
+                datum: datum.unwrap_or(pg_sys::Datum::null()),
+                is_null: datum.is_none(),
+            })
+        });
+        answer
+    }
+
+    /// Returns the answer from the running function.
+    ///
+    /// # Safety
+    ///
+    /// The server passes `fcinfo` to the running function.
+    pub unsafe fn give(&self, fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+        // SAFETY: the caller's promise.
+        unsafe { (*fcinfo).isnull = self.is_null };
+        self.datum
+    }
+}
 
 /// The bytes of the arguments.
 ///

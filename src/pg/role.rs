@@ -11,6 +11,12 @@ pub fn has_rights_of(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// Whether the current user is a superuser or has BYPASSRLS.
+pub fn bypasses_row_security() -> bool {
+    // SAFETY: reads this backend's current user and looks up its attributes.
+    unsafe { pg_sys::has_bypassrls_privilege(pg_sys::GetUserId()) }
+}
+
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: looks up a role; a role that does not exist is not a superuser.
     unsafe { pg_sys::superuser_arg(role) }

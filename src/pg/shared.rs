@@ -1,5 +1,7 @@
 //! The memory that workers and backends share.
 
+pub mod counters;
+
 use std::ffi::c_void;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -7,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
-use super::counters::Counters;
+use self::counters::Counters;
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
 use super::worker_slot::WorkerSlot;

@@ -30,7 +30,7 @@ pub fn find(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
 /// The owner of a table that this extension has made. `None` where there is none, or it is another's.
 pub fn owner_of_own(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     let table = find(schema, name)?;
-    // SAFETY: catalog look-ups; the row is released and only the copy is used.
+    // SAFETY: catalog look-ups.
     unsafe {
         let extension = pg_sys::get_extension_oid(c"pg_civic".as_ptr(), true);
         let is_own = extension != pg_sys::InvalidOid
@@ -39,6 +39,14 @@ pub fn owner_of_own(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
         if !is_own {
             return None;
         }
+    }
+    owner(table)
+}
+
+/// The owner of a table, view or index that exists.
+pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog look-up; the row is released and only the copy is used.
+    unsafe {
         let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
         let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
         (!tuple.is_null()).then(|| {

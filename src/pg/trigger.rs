@@ -4,6 +4,7 @@
 //! once per session, and values are appended to a reused buffer.
 
 mod columns;
+mod named;
 
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 
 pub use self::columns::{Columns, Tables};
 use self::columns::{Reader, Source};
+pub use self::named::Named;
 use super::UNIX_EPOCH_OFFSET;
 use super::subtransaction::try_to;
 use super::text::{varlena_bytes, varlena_size};

@@ -2,27 +2,45 @@
 //! of channel and payload in two bytes each, then both texts, each followed by a NUL.
 
 use std::borrow::Cow;
-use std::collections::{HashSet, TryReserveError};
+use std::collections::{HashMap, TryReserveError};
 use std::ffi::CStr;
 
-use crate::events::buffer::{Buffer, Flags, LENGTHS};
+use crate::events::buffer::{Buffer, Flags, LENGTHS, Record};
 use crate::pg::memory::may_fail;
 
-/// The events to notify, without repetitions, as NOTIFY folds them within a transaction.
+/// The events to notify, in order. Of equal ones only the last: NOTIFY would keep the first, and a listener
+/// of a ticket that has come, gone, come and gone would end with the ticket there.
+///
+/// Errors: not enough memory.
+pub fn distinct(events: &Buffer) -> Result<impl Iterator<Item = Record<'_>>, TryReserveError> {
+    let notified = || events.events_from(0, Flags::NOTIFY).filter(|event| event.event().is_some());
+    let mut left: HashMap<&[u8], usize> = HashMap::new();
+    if notified().nth(1).is_some() {
+        for event in notified() {
+            may_fail(|| left.try_reserve(1))?;
+            *left.entry(event.frame).or_default() += 1;
+        }
+    }
+    Ok(notified().filter(move |event| match left.get_mut(event.frame) {
+        Some(count) => {
+            *count -= 1;
+            *count == 0
+        }
+        None => true,
+    }))
+}
+
+/// The frame of the events to notify.
 ///
 /// Errors: not enough memory.
 pub fn folded(events: &Buffer) -> Result<Cow<'_, [u8]>, TryReserveError> {
-    let mut notified = events.events_from(0, Flags::NOTIFY).map(|event| event.frame);
+    let mut notified = distinct(events)?.map(|event| event.frame);
     let Some(only) = notified.next() else { return Ok(Cow::Borrowed(&[])) };
     let Some(second) = notified.next() else { return Ok(Cow::Borrowed(only)) };
-    let mut seen = HashSet::new();
     let mut folded = Vec::new();
     may_fail(|| folded.try_reserve(events.len()))?;
     for event in [only, second].into_iter().chain(notified) {
-        may_fail(|| seen.try_reserve(1))?;
-        if seen.insert(event) {
-            folded.extend_from_slice(event);
-        }
+        folded.extend_from_slice(event);
     }
     Ok(Cow::Owned(folded))
 }
@@ -83,6 +101,8 @@ mod tests {
         assert_eq!(texts(&buffer(&[(stored, "a")])), [""; 0]);
         assert_eq!(texts(&buffer(&[(notified, "a"), (stored, "b")])), ["a"]);
         let events = ["a", "", "b", "a", "c"].map(|text| (notified, text));
-        assert_eq!(texts(&buffer(&events)), ["a", "", "b", "c"]);
+        assert_eq!(texts(&buffer(&events)), ["", "b", "a", "c"]);
+        let events = ["gone", "come", "gone"].map(|text| (notified, text));
+        assert_eq!(texts(&buffer(&events)), ["come", "gone"]);
     }
 }

@@ -12,8 +12,8 @@ use civic_queue::Reservation;
 use super::frame;
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
-use crate::pg::counters::count_at_commit;
 use crate::pg::memory::check_available;
+use crate::pg::shared::counters::count_at_commit;
 use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
 use crate::{pg, settings};
@@ -149,13 +149,17 @@ const NOTIFY_SHARE: usize = 4;
 /// NOTIFY fails the transaction if there is not enough memory for its events, so in that case all
 /// are dropped first.
 pub fn notify(events: &Buffer) -> Lost {
-    let notified = || events.events_from(0, Flags::NOTIFY).filter_map(|it| Some((it, it.event()?)));
+    let no_memory = || {
+        let count = events.events_from(0, Flags::NOTIFY).filter_map(|it| it.event()).count();
+        (count > 0).then_some((count, EventError::NoMemory))
+    };
     if check_available(events.len() * NOTIFY_SHARE).is_err() {
-        let count = notified().count();
-        return (count > 0).then_some((count, EventError::NoMemory));
+        return no_memory();
     }
+    let Ok(notified) = frame::distinct(events) else { return no_memory() };
     let (mut sent, mut lost) = (0, 0);
-    for (record, (channel, payload)) in notified() {
+    for record in notified {
+        let Some((channel, payload)) = record.event() else { continue };
         if record.flags.has(Flags::HAS_ROOM) {
             pg::notify::notify(channel, payload);
             sent += 1;

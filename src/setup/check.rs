@@ -1,22 +1,24 @@
 //! What is right and what is not, each with the statement that repairs it.
 
-mod exposure;
+pub mod exposure;
 mod media;
 mod realtime;
+mod realtime_tenant;
 mod server;
 mod service;
 
 use super::plan::{self, Finding, bad, readable, walk};
-use super::{storage, tickets};
+use super::{protect, storage, tickets};
 use crate::error::Error;
 use crate::media::store;
-use crate::pg::{counters, role, shared};
+use crate::pg::role;
+use crate::pg::shared::{self, counters};
 
 /// A part of the check, by the name that reports what cannot be read.
 type Part = (&'static str, fn() -> Result<Vec<Finding>, Error>);
 
 /// The parts, in the order of the check's rows.
-const PARTS: [Part; 17] = [
+const PARTS: [Part; 18] = [
     ("event triggers", exposure::event_triggers),
     ("version", server::version),
     ("storage", of_storage),
@@ -26,6 +28,7 @@ const PARTS: [Part; 17] = [
     ("views", || exposure::part("views")),
     ("functions", || exposure::part("functions")),
     ("trigger", of_tickets),
+    ("protected tables", protect::findings),
     ("realtime", realtime::findings),
     ("relay", server::relay),
     ("media worker", || Ok(vec![media::worker()?])),
@@ -46,7 +49,7 @@ pub fn check() -> Result<Vec<Finding>, Error> {
 }
 
 /// Keeps the number of findings for monitoring, if the caller sees all of the database that the workers serve.
-/// From another role row security hides the buckets, for example, and anybody may call `check()`.
+/// From a member of pg_monitor row security hides the buckets, for example.
 fn record(findings: &[Finding]) {
     let is_owner = store::owner().is_some_and(role::has_rights_of);
     let is_served =

@@ -2,7 +2,7 @@
 
 use pgrx::PgSqlErrorCode;
 
-use crate::error::{Report, reported};
+use crate::error::{Report, reported, shown};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
@@ -19,6 +19,23 @@ pub enum SetupError {
     /// Storage creates the columns with other types.
     #[error("the tables of Storage have columns of other types: {}", found.join("; "))]
     StorageColumns { found: Vec<String> },
+    /// A table that `protect()` does not take, and what to do instead.
+    #[error("{table} {why}")]
+    NotProtectable { table: String, why: String, remedy: String },
+    #[error("table {table} has no column \"{column}\" ({argument})")]
+    NoColumn { table: String, column: String, argument: &'static str },
+    /// The column's type cannot hold what it is compared with.
+    #[error("column \"{column}\" of table {table} is of type {type_name}, not {wanted}")]
+    ColumnKind { table: String, column: String, type_name: String, wanted: &'static str },
+    #[error(
+        "column \"{column}\" of table {table} is of type {type_name}, the id of {tickets} is of type {id}"
+    )]
+    TicketKind { table: String, column: String, type_name: String, tickets: String, id: String },
+    /// The table of tickets that a column refers to is not known, or open itself.
+    #[error("cannot tell which tickets column \"{column}\" of table {table} refers to: {why}")]
+    NoTickets { table: String, column: String, why: String, remedy: String },
+    #[error("readable is 'staff' or 'tenant', not '{}'", shown(value))]
+    InvalidReadable { value: String },
 }
 
 reported!(SetupError);
@@ -31,14 +48,20 @@ impl Report for SetupError {
             SetupError::NotATable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
             SetupError::MissingColumns { .. } => ERRCODE_UNDEFINED_COLUMN,
             SetupError::NameTaken { .. } => ERRCODE_DUPLICATE_OBJECT,
-            SetupError::StorageColumns { .. } => ERRCODE_DATATYPE_MISMATCH,
+            SetupError::StorageColumns { .. }
+            | SetupError::ColumnKind { .. }
+            | SetupError::TicketKind { .. } => ERRCODE_DATATYPE_MISMATCH,
+            SetupError::NotProtectable { .. } => ERRCODE_WRONG_OBJECT_TYPE,
+            SetupError::NoColumn { .. } => ERRCODE_UNDEFINED_COLUMN,
+            SetupError::NoTickets { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            SetupError::InvalidReadable { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
             SetupError::NoRelation { .. } | SetupError::NotATable { .. } => {
-                "Give the table that holds the tickets, such as 'public.tickets'.".to_owned()
+                "Give a table, such as 'public.tickets'.".to_owned()
             }
             SetupError::MissingColumns { known, .. } => {
                 format!("setup looks for the columns {known}.")
@@ -48,6 +71,22 @@ impl Report for SetupError {
             }
             SetupError::StorageColumns { .. } => {
                 "Give the columns the types that Supabase Storage creates them with.".to_owned()
+            }
+            SetupError::NotProtectable { remedy, .. } | SetupError::NoTickets { remedy, .. } => {
+                remedy.clone()
+            }
+            SetupError::NoColumn { argument, .. } => {
+                format!("Name a column of the table in {argument}.")
+            }
+            SetupError::ColumnKind { .. } => {
+                "Name another column, or '' (for a list '{}') for none.".to_owned()
+            }
+            SetupError::TicketKind { .. } => {
+                "Give both columns the same type, or pass ticket_column => ''.".to_owned()
+            }
+            SetupError::InvalidReadable { .. } => {
+                "staff: the roles in civic.staff_readers; tenant: every user of the municipality."
+                    .to_owned()
             }
         })
     }

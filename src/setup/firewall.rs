@@ -20,6 +20,8 @@ pub struct Function {
     name: &'static str,
     /// The names of its arguments, all of type text.
     arguments: &'static [&'static str],
+    /// The name of its type in pg_catalog.
+    returns: &'static str,
     body: Body,
     /// Whether the planner may call it before the conditions of a query: it raises no error that depends
     /// on its arguments.
@@ -31,6 +33,8 @@ pub struct Function {
 enum Body {
     /// The library's function of this name. Its name and meaning are frozen (`pg/firewall.rs`).
     C(&'static str),
+    /// As `C`, for a trigger.
+    Trigger(&'static str),
     /// For a restore to a server without the library, or by a role that is not a superuser. That restore
     /// creates every policy but the firewall, and continues. A policy that calls this function then passes
     /// no row. It is IMMUTABLE so that the planner calls it, once a query: the server evaluates a condition
@@ -61,12 +65,24 @@ const fn in_c(
     symbol: &'static str,
     comment: &'static str,
 ) -> Function {
-    Function { schema, name, arguments, body: Body::C(symbol), is_leakproof: false, comment }
+    let body = Body::C(symbol);
+    Function { schema, name, arguments, returns: "bool", body, is_leakproof: false, comment }
 }
 
 const fn exists(schema: &'static str, body: Body, comment: &'static str) -> Function {
     let name = "civic_firewall_exists";
-    Function { schema, name, arguments: &[], body, is_leakproof: false, comment }
+    let returns = "bool";
+    Function { schema, name, arguments: &[], returns, body, is_leakproof: false, comment }
+}
+
+/// A function without arguments for the policies of protected tables.
+const fn of_rows(
+    name: &'static str,
+    returns: &'static str,
+    symbol: &'static str,
+    comment: &'static str,
+) -> Function {
+    Function { returns, ..in_c(ROWS, name, &[], symbol, comment) }
 }
 
 pub const OBJECT_FUNCTIONS: [Function; 3] = [
@@ -117,6 +133,153 @@ pub const MESSAGE_FUNCTIONS: [Function; 3] = [
     ),
 ];
 
+/// The schema of the functions behind the policies of protected tables, which `protect()` creates.
+pub const ROWS: &str = "civic_firewall";
+
+pub const ROW_FUNCTIONS: [Function; 11] = [
+    of_rows(
+        "tenant_id",
+        "text",
+        "civic_firewall_tenant_id",
+        "of pg_civic: the caller''s municipality",
+    ),
+    of_rows(
+        "tenant_uuid",
+        "uuid",
+        "civic_firewall_tenant_uuid",
+        "of pg_civic: the caller''s municipality as a uuid",
+    ),
+    of_rows("user_id", "text", "civic_firewall_user_id", "of pg_civic: the caller''s user id"),
+    of_rows(
+        "user_uuid",
+        "uuid",
+        "civic_firewall_user_uuid",
+        "of pg_civic: the caller''s user id as a uuid",
+    ),
+    of_rows(
+        "staff_floor",
+        "text",
+        "civic_firewall_staff_floor",
+        "of pg_civic: the least text for reading staff, else NULL",
+    ),
+    of_rows(
+        "staff_floor_uuid",
+        "uuid",
+        "civic_firewall_staff_floor_uuid",
+        "of pg_civic: the least uuid for reading staff, else NULL",
+    ),
+    of_rows(
+        "reads_sensitive",
+        "bool",
+        "civic_firewall_reads_sensitive",
+        "of pg_civic: whether the caller reads sensitive rows",
+    ),
+    of_rows(
+        "writes",
+        "bool",
+        "civic_firewall_writes",
+        "of pg_civic: whether the caller changes rows that do not name them",
+    ),
+    of_rows(
+        "deletes",
+        "bool",
+        "civic_firewall_deletes",
+        "of pg_civic: whether the caller deletes rows",
+    ),
+    Function {
+        body: Body::Trigger("civic_firewall_guard_columns"),
+        ..of_rows(
+            "guard_columns",
+            "trigger",
+            "",
+            "of pg_civic: trigger: only some roles set the guarded columns",
+        )
+    },
+    // PUBLIC has USAGE on this schema. A role without it gets an error, and no row.
+    Function {
+        name: "is_restored",
+        ..exists(
+            ROWS,
+            Body::PlPgSql(
+                "BEGIN RETURN pg_catalog.to_regproc('civic_firewall.tenant_id') IS NOT NULL; END",
+            ),
+            "of pg_civic: whether civic_firewall.tenant_id was restored",
+        )
+    },
+];
+
+/// The schema of [`ROW_FUNCTIONS`]. A superuser owns it, or the owner of the database, as a restore may
+/// leave it.
+pub struct RowSchema;
+
+impl Component for RowSchema {
+    fn name(&self) -> String {
+        format!("schema {ROWS}")
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let found = catalog::texts(
+            "SELECT CASE
+                 WHEN NOT (o.rolsuper OR o.oid = d.datdba) THEN 'others'
+                 WHEN o.rolsuper AND pg_catalog.has_schema_privilege('public', n.oid, 'USAGE')
+                      AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(n.nspacl) a
+                                      WHERE a.grantee <> n.nspowner AND a.privilege_type = 'CREATE')
+                 THEN 'installed'
+                 ELSE 'different' END
+             FROM pg_catalog.pg_namespace n
+             JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
+             JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+             WHERE n.nspname = $1",
+            &[ROWS.into()],
+        )?;
+        Ok(match found.first().map(String::as_str) {
+            None => State::Missing("missing".to_owned()),
+            Some("installed") => State::Installed(AS_MADE.to_owned()),
+            Some("different") => State::Different(format!("not {AS_MADE}")),
+            Some(_) => State::Foreign,
+        })
+    }
+
+    fn make(&self, was: &State) -> Result<Vec<Step>, Error> {
+        let create = if was.is_missing() {
+            format!("CREATE SCHEMA {ROWS}")
+        } else {
+            format!("ALTER SCHEMA {ROWS} OWNER TO CURRENT_USER")
+        };
+        for statement in [
+            create,
+            // Privileges of others: default privileges, or what a restore has left.
+            format!(
+                "DO $civic$ DECLARE grantee pg_catalog.regrole; BEGIN
+                     FOR grantee IN
+                         SELECT DISTINCT a.grantee
+                         FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a
+                         WHERE n.nspname OPERATOR(pg_catalog.=) '{ROWS}'
+                           AND a.grantee OPERATOR(pg_catalog.<>) 0
+                           AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner
+                     LOOP
+                         EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA {ROWS} FROM %s CASCADE', grantee);
+                     END LOOP;
+                 END $civic$"
+            ),
+            format!("REVOKE ALL ON SCHEMA {ROWS} FROM PUBLIC"),
+            format!("GRANT USAGE ON SCHEMA {ROWS} TO PUBLIC"),
+            format!(
+                "COMMENT ON SCHEMA {ROWS} IS 'of pg_civic: functions behind the policies of protected tables'"
+            ),
+        ] {
+            catalog::execute_as_superuser(&statement)?;
+        }
+        Ok(self.made(was))
+    }
+
+    /// To be called once the functions are dropped. Others may have put something into the schema.
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        catalog::execute_as_superuser(&format!("DROP SCHEMA {ROWS}"))?;
+        Ok(self.dropped())
+    }
+}
+
 /// The library as SQL names it, found where the server finds the extension's own.
 const LIBRARY: &str = "pg_civic";
 
@@ -125,6 +288,7 @@ impl Body {
     fn in_catalog(&self) -> (&'static str, &'static str, Option<&'static str>, &'static str) {
         match self {
             Body::C(symbol) => ("c", symbol, Some(LIBRARY), "STABLE"),
+            Body::Trigger(symbol) => ("c", symbol, Some(LIBRARY), "VOLATILE"),
             Body::PlPgSql(source) => ("plpgsql", source, None, "IMMUTABLE"),
         }
     }
@@ -132,7 +296,7 @@ impl Body {
     /// What follows AS.
     fn definition(&self) -> String {
         match self {
-            Body::C(symbol) => format!("'{LIBRARY}', '{symbol}'"),
+            Body::C(symbol) | Body::Trigger(symbol) => format!("'{LIBRARY}', '{symbol}'"),
             Body::PlPgSql(source) => format!("$civic${source}$civic$"),
         }
     }
@@ -162,7 +326,7 @@ impl Component for Function {
                            AND (o.rolsuper OR $5 IS NULL AND p.proowner = n.nspowner)
                            AND p.pronargs = $6
                            AND p.proargtypes::pg_catalog.oid[] <@ ARRAY['pg_catalog.text'::pg_catalog.regtype::pg_catalog.oid]
-                           AND p.prorettype = 'pg_catalog.bool'::pg_catalog.regtype)
+                           AND p.prorettype = ('pg_catalog.' || $9)::pg_catalog.regtype)
                  THEN 'others'
                  WHEN p.provolatile = $7 AND p.proisstrict AND p.proparallel = 's'
                       AND p.proleakproof = $8 AND p.procost = 1 AND NOT p.prosecdef
@@ -184,6 +348,7 @@ impl Component for Function {
                 (self.arguments.len() as i16).into(),
                 volatility[..1].to_lowercase().into(),
                 self.is_leakproof.into(),
+                self.returns.into(),
             ],
         )?;
         Ok(match found.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -204,11 +369,12 @@ impl Component for Function {
         let signature = self.signature();
         for statement in [
             format!(
-                "{create} FUNCTION {}.{}({}) RETURNS pg_catalog.bool
+                "{create} FUNCTION {}.{}({}) RETURNS pg_catalog.{}
                      LANGUAGE {language} {volatility} STRICT {} PARALLEL SAFE COST 1 AS {}",
                 self.schema,
                 self.name,
                 arguments.join(", "),
+                self.returns,
                 if self.is_leakproof { "LEAKPROOF" } else { "NOT LEAKPROOF" },
                 self.body.definition(),
             ),

@@ -1,4 +1,6 @@
-//! `civic.changed_privileges`: what `setup()` has granted and revoked, so that `teardown()` undoes it.
+//! What `setup()` has changed outside the extension, so that `teardown()` undoes it: granted and revoked
+//! privileges (`civic.changed_privileges`), and what a publication publishes
+//! (`civic.changed_publications`).
 
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::quote_identifier;
@@ -124,4 +126,29 @@ pub fn forget(privilege: &Privilege) -> Result<(), Error> {
            AND column_name OPERATOR(pg_catalog.=) $3 AND privilege OPERATOR(pg_catalog.=) $4
            AND grantee OPERATOR(pg_catalog.=) $5 AND grantor OPERATOR(pg_catalog.=) $6";
     catalog::with_own_table(TABLE, || catalog::update(delete, &privilege.key())).map(|_| ())
+}
+
+const PUBLICATIONS: &str = "changed_publications";
+
+/// Records what a publication published before it was changed. The first record stays.
+pub fn record_publication(publication: &str, publish: &str) -> Result<(), Error> {
+    let insert = "INSERT INTO civic.changed_publications (publication, publish) VALUES ($1, $2)
+         ON CONFLICT DO NOTHING";
+    let add = || catalog::update(insert, &[publication.into(), publish.into()]);
+    catalog::with_own_table(PUBLICATIONS, add).map(|_| ())
+}
+
+/// What a publication published before `setup()` changed it.
+pub fn recorded_publication(publication: &str) -> Result<Option<String>, Error> {
+    let select = "SELECT publish FROM civic.changed_publications
+         WHERE publication OPERATOR(pg_catalog.=) $1";
+    let read = || catalog::texts(select, &[publication.into()]);
+    Ok(catalog::with_own_table(PUBLICATIONS, read)?.unwrap_or_default().into_iter().next())
+}
+
+pub fn forget_publication(publication: &str) -> Result<(), Error> {
+    let delete = "DELETE FROM civic.changed_publications
+         WHERE publication OPERATOR(pg_catalog.=) $1";
+    let remove = || catalog::update(delete, &[publication.into()]);
+    catalog::with_own_table(PUBLICATIONS, remove).map(|_| ())
 }

@@ -14,16 +14,18 @@ pub enum Grantee {
     Authenticated,
     /// The server's side of the application.
     ServiceRole,
-    /// What reads the server's state, for example an exporter.
+    /// The roles that watch the server.
     Monitor,
+    /// The owner of the database, who need not be a superuser.
+    DatabaseOwner,
     /// Granted by `setup()`.
     TicketsOwner,
 }
 
-use Grantee::{Authenticated, Monitor, Public, ServiceRole, TicketsOwner};
+use Grantee::{Authenticated, DatabaseOwner, Monitor, Public, ServiceRole, TicketsOwner};
 
 impl Grantee {
-    pub const ROLES: [Grantee; 2] = [ServiceRole, Authenticated];
+    pub const ROLES: [Grantee; 4] = [ServiceRole, Authenticated, Monitor, DatabaseOwner];
 
     pub fn role(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Grantee {
             Authenticated => "authenticated",
             ServiceRole => "service_role",
             Monitor => "pg_monitor",
+            DatabaseOwner => "pg_database_owner",
             TicketsOwner => "the owner of the table of tickets",
         }
     }
@@ -39,40 +42,56 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 33] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 48] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
     ("can_read_object(text, text)", &[Public]),
     ("can_upload_object(text, text)", &[Public]),
     ("cancel_media_job(uuid)", &[ServiceRole]),
-    ("check()", &[Public]),
-    ("confirm_upload(uuid, text)", &[Authenticated]),
+    ("check()", &[DatabaseOwner, Monitor]),
+    ("confirm_upload(text, text, text)", &[Authenticated]),
+    ("confirm_upload(uuid, text, uuid)", &[Authenticated]),
     ("dashboard_events(text)", &[Public]),
     ("download_and_upload_media(text, text, text, text, boolean)", &[ServiceRole]),
+    ("download_and_upload_media(text, text, uuid, text, boolean)", &[ServiceRole]),
     ("enqueue_media(text, text, text, text, boolean)", &[ServiceRole]),
+    ("enqueue_media(text, text, uuid, text, boolean)", &[ServiceRole]),
     ("file_extension(text)", &[Public]),
     ("generate_upload_url(text, text, text, text, text)", &[Public]),
-    ("get_signed_url(text, text, integer)", &[Authenticated, ServiceRole]),
+    ("get_signed_url(text, text, bigint)", &[Authenticated, ServiceRole]),
     ("has_role(text[])", &[Public]),
+    ("in_tenant_folder(text)", &[Public]),
+    // The planner alone calls it.
+    ("in_tenant_folder_support(internal)", &[]),
+    ("list_bounds(text)", &[Public]),
+    ("list_bounds_support(internal)", &[]),
+    ("mark_sensitive(text)", &[Authenticated]),
+    ("mark_sensitive(uuid)", &[Authenticated]),
     ("metrics()", &[Monitor]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
+    ("protect(regclass, text, text[], text, text, text, text[], text)", &[DatabaseOwner]),
     ("publish(text, jsonb, boolean)", &[ServiceRole]),
     ("readable_buckets()", &[Public]),
-    ("relay_stats()", &[Public]),
+    ("relay_stats()", &[DatabaseOwner, Monitor]),
     ("request_upload(text, text, bigint, text)", &[Public]),
     ("retry_media_job(uuid)", &[ServiceRole]),
-    ("setup(regclass)", &[Public]),
-    ("teardown()", &[Public]),
+    ("setup(regclass)", &[DatabaseOwner]),
+    ("staff_floor()", &[Public]),
+    ("staff_floor_uuid()", &[Public]),
+    ("teardown()", &[DatabaseOwner]),
     ("tenant_folder_end()", &[Public]),
     ("tenant_folder_start()", &[Public]),
     ("tenant_id()", &[Public]),
+    ("tenant_uuid()", &[Public]),
     ("ticket_channel(text)", &[Public]),
     ("ticket_payload(text, jsonb)", &[Public]),
+    ("unprotect(regclass)", &[DatabaseOwner]),
     ("upload_file(text, text, bytea, text)", &[ServiceRole]),
     ("user_id()", &[Public]),
     ("user_role()", &[Public]),
+    ("user_uuid()", &[Public]),
 ];
 
 /// The qualified signatures of the functions that are granted to one role.
@@ -196,14 +215,17 @@ mod tests {
 
     /// The rows of the tables in docs/security.md.
     fn rows() -> Vec<String> {
-        let callers = [Public, Authenticated, ServiceRole, Monitor, TicketsOwner].map(|grantee| {
-            let of_grantee = FUNCTIONS.iter().filter(|(_, grantees)| grantees.contains(&grantee));
-            let names: Vec<_> = of_grantee
-                .filter_map(|(function, _)| function.split('(').next())
-                .map(|name| format!("`{name}`"))
-                .collect();
-            format!("| {} | {} |", grantee.role(), names.join(", "))
-        });
+        let callers = [Public, Authenticated, ServiceRole, Monitor, DatabaseOwner, TicketsOwner]
+            .map(|grantee| {
+                let of_grantee =
+                    FUNCTIONS.iter().filter(|(_, grantees)| grantees.contains(&grantee));
+                let mut names: Vec<_> = of_grantee
+                    .filter_map(|(function, _)| function.split('(').next())
+                    .map(|name| format!("`{name}`"))
+                    .collect();
+                names.dedup();
+                format!("| {} | {} |", grantee.role(), names.join(", "))
+            });
         let jobs = MEDIA_JOBS.map(|(grantee, hidden)| {
             let without: String =
                 hidden.iter().map(|column| format!(" without `{column}`")).collect();

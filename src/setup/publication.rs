@@ -1,5 +1,9 @@
 //! The publication from which Supabase Realtime reads the changes of tables (`postgres_changes`).
 
+mod operations;
+
+pub use operations::Operations;
+
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 

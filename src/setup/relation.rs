@@ -3,6 +3,7 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 
+use super::SetupError;
 use super::plan::{Component, DONE, State, Step, step};
 use crate::catalog::{self, Owner};
 use crate::error::Error;
@@ -66,6 +67,21 @@ impl Relation {
     /// A relation of any kind.
     pub fn with_oid(oid: Oid) -> Result<Option<Relation>, Error> {
         Relation::find("c.oid = $1", &[oid.into()])
+    }
+
+    /// Errors: 42809 for what is not a table.
+    pub fn check_is_table(&self) -> Result<(), SetupError> {
+        let kind = match self.kind.as_str() {
+            "r" | "p" => return Ok(()),
+            "v" => "a view",
+            "m" => "a materialized view",
+            "f" => "a foreign table",
+            "S" => "a sequence",
+            "i" | "I" => "an index",
+            "c" => "a composite type",
+            _ => "of another kind",
+        };
+        Err(SetupError::NotATable { relation: self.name.clone(), kind })
     }
 
     pub fn owner(&self) -> Result<Owner, Error> {

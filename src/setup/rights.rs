@@ -12,6 +12,7 @@ use pgrx::pg_sys::Oid;
 use super::ledger::{self, Change, Privilege};
 use super::plan::{Component, DONE, KEPT, REMOVED, SKIPPED, State, Step, is_refused, step};
 use super::privileges::{UNCOVERED, UNCOVERED_ON_MESSAGES, guarded};
+use super::relation::Relation;
 use crate::catalog::{self, Owner};
 use crate::error::Error;
 use crate::pg::role;
@@ -173,61 +174,140 @@ impl Component for Rights {
         })
     }
 
-    /// Revokes each as the role that has granted it, and records it for `teardown()`.
     fn make(&self, _was: &State) -> Result<Vec<Step>, Error> {
-        let mut revoked = vec![];
-        for Found { right, grantor } in found(self.0)? {
-            if role::has_rights_of(grantor) {
-                Owner::new(grantor)?.execute(&right.revoke_statement(), &[])?;
-                ledger::record(Change::Revoked, &right)?;
-                revoked.push(right);
-            }
-        }
-        let mut steps = vec![];
-        if !revoked.is_empty() {
-            steps.push(step(self.name(), DONE, format!("revoked: {}", summary(revoked.iter()))));
-        }
-        for Found { right, .. } in found(self.0)? {
-            let detail = format!(
-                "the caller does not have the rights of the grantor; as role {}: {};",
-                right.grantor,
-                right.revoke_statement()
-            );
-            steps.push(step(right.description(), SKIPPED, detail));
-        }
-        Ok(steps)
+        revoke(&self.name(), || found(self.0))
     }
 
-    /// Grants again what was revoked, as the role that had granted it.
     fn remove(&self) -> Result<Vec<Step>, Error> {
-        let (mut granted, mut steps) = (vec![], vec![]);
-        let of_schema = |right: &Privilege| right.schema == self.0;
-        for right in ledger::recorded(Change::Revoked)?.into_iter().filter(of_schema) {
-            match grantor(&right)? {
-                Some(grantor) if !role::has_rights_of(grantor) => {
-                    let detail = format!("as role {}: {};", right.grantor, right.grant_statement());
-                    steps.push(step(right.description(), KEPT, detail));
-                    continue;
-                }
-                // Partitions and roles are dropped and created. On a table of the name that belongs to
-                // another role the grantor has nothing to grant.
-                Some(grantor) => {
-                    match Owner::new(grantor)?.change(self.0, &right.grant_statement(), &[]) {
-                        Ok(()) => granted.push(right.clone()),
-                        Err(error) if is_refused(&error) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                None => {}
-            }
-            ledger::forget(&right)?;
-        }
-        let first = if granted.is_empty() {
-            step(self.name(), SKIPPED, "setup() has revoked nothing")
-        } else {
-            step(self.name(), REMOVED, format!("granted again: {}", summary(granted.iter())))
-        };
-        steps.insert(0, first);
-        Ok(steps)
+        let steps = grant_again(&self.name(), self.0, |right| right.schema == self.0)?;
+        let nothing = || vec![step(self.name(), SKIPPED, "setup() has revoked nothing")];
+        Ok(if steps.is_empty() { nothing() } else { steps })
     }
+}
+
+/// The privileges on one table of the application that no policy covers.
+pub struct TableRights(pub Relation);
+
+impl TableRights {
+    fn found(&self) -> Result<Vec<Found>, Error> {
+        let uncovered: Vec<_> = UNCOVERED.iter().map(|privilege| privilege.to_string()).collect();
+        catalog::rows(
+            "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, a.column_name,
+                    a.privilege_type,
+                    CASE a.grantee WHEN 0 THEN 'public'
+                         ELSE pg_catalog.pg_get_userbyid(a.grantee)::pg_catalog.text END,
+                    pg_catalog.pg_get_userbyid(a.grantor)::pg_catalog.text,
+                    a.is_grantable, a.grantor
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             CROSS JOIN LATERAL (
+                 SELECT ''::pg_catalog.text AS column_name, x.*
+                 FROM pg_catalog.aclexplode(c.relacl) x
+                 UNION ALL
+                 SELECT t.attname::pg_catalog.text, x.*
+                 FROM pg_catalog.pg_attribute t
+                 CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) x
+                 WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped
+             ) a
+             LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+             WHERE c.oid = $1 AND (a.grantee = 0 OR r.rolname IN ('anon', 'authenticated'))
+               AND a.grantee <> c.relowner AND a.privilege_type = ANY ($2)
+             ORDER BY 1, 2, 3, 5, 4, 6",
+            &[self.0.oid.into(), uncovered.into()],
+            |row| {
+                let grantor = row.get(8)?.unwrap_or(Oid::INVALID);
+                Ok(Found { right: Privilege::read(row)?, grantor })
+            },
+        )
+    }
+}
+
+impl Component for TableRights {
+    fn name(&self) -> String {
+        format!("rights on {}", self.0.name)
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        let found = self.found()?;
+        Ok(if found.is_empty() {
+            State::Installed("policies cover what anon and authenticated may do".to_owned())
+        } else {
+            let summary = summary(found.iter().map(|found| &found.right));
+            State::Different(format!("no policy covers: {summary}"))
+        })
+    }
+
+    fn make(&self, _was: &State) -> Result<Vec<Step>, Error> {
+        revoke(&self.name(), || self.found())
+    }
+
+    fn remove(&self) -> Result<Vec<Step>, Error> {
+        grant_again(&self.name(), "the table", |right| right.table() == self.0.name)
+    }
+
+    /// As the owner of the table: [`Relation`] has the name.
+    fn fix(&self, _state: &State) -> String {
+        let statements = self.found().unwrap_or_default();
+        let statements = statements.iter().map(|found| found.right.revoke_statement() + ";");
+        statements.collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Revokes each privilege as the role that has granted it, and records it for `teardown()`.
+fn revoke(name: &str, find: impl Fn() -> Result<Vec<Found>, Error>) -> Result<Vec<Step>, Error> {
+    let mut revoked = vec![];
+    for Found { right, grantor } in find()? {
+        if role::has_rights_of(grantor) {
+            Owner::new(grantor)?.execute(&right.revoke_statement(), &[])?;
+            ledger::record(Change::Revoked, &right)?;
+            revoked.push(right);
+        }
+    }
+    let mut steps = vec![];
+    if !revoked.is_empty() {
+        steps.push(step(name, DONE, format!("revoked: {}", summary(revoked.iter()))));
+    }
+    for Found { right, .. } in find()? {
+        let detail = format!(
+            "the caller does not have the rights of the grantor; as role {}: {};",
+            right.grantor,
+            right.revoke_statement()
+        );
+        steps.push(step(right.description(), SKIPPED, detail));
+    }
+    Ok(steps)
+}
+
+/// Grants again what was revoked, as the role that had granted it. `tables` names them in messages.
+fn grant_again(
+    name: &str,
+    tables: &'static str,
+    is_one: impl Fn(&Privilege) -> bool,
+) -> Result<Vec<Step>, Error> {
+    let (mut granted, mut steps) = (vec![], vec![]);
+    for right in ledger::recorded(Change::Revoked)?.into_iter().filter(is_one) {
+        match grantor(&right)? {
+            Some(grantor) if !role::has_rights_of(grantor) => {
+                let detail = format!("as role {}: {};", right.grantor, right.grant_statement());
+                steps.push(step(right.description(), KEPT, detail));
+                continue;
+            }
+            // Partitions and roles are dropped and created. On a table of the name that belongs to
+            // another role the grantor has nothing to grant.
+            Some(grantor) => {
+                match Owner::new(grantor)?.change(tables, &right.grant_statement(), &[]) {
+                    Ok(()) => granted.push(right.clone()),
+                    Err(error) if is_refused(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            None => {}
+        }
+        ledger::forget(&right)?;
+    }
+    if !granted.is_empty() {
+        let detail = format!("granted again: {}", summary(granted.iter()));
+        steps.insert(0, step(name, REMOVED, detail));
+    }
+    Ok(steps)
 }

@@ -16,7 +16,7 @@ use super::plan::{
 };
 use super::policy::has_role;
 use super::privileges::{self, TICKETS, TRIGGER_FUNCTION};
-use super::publication::{self, Published};
+use super::publication::{self, Operations, Published};
 use super::relation::{Relation, relation};
 use crate::catalog;
 use crate::error::Error;
@@ -40,19 +40,7 @@ impl Table {
         let Some(relation) = Relation::with_oid(oid)? else {
             return Err(SetupError::NoRelation { oid: oid.to_u32() }.into());
         };
-        let kind = match relation.kind.as_str() {
-            "r" | "p" => None,
-            "v" => Some("a view"),
-            "m" => Some("a materialized view"),
-            "f" => Some("a foreign table"),
-            "S" => Some("a sequence"),
-            "i" | "I" => Some("an index"),
-            "c" => Some("a composite type"),
-            _ => Some("of another kind"),
-        };
-        if let Some(kind) = kind {
-            return Err(SetupError::NotATable { relation: relation.name, kind }.into());
-        }
+        relation.check_is_table()?;
         let columns = catalog::texts(
             "SELECT attname FROM pg_catalog.pg_attribute
              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
@@ -119,7 +107,10 @@ impl Table {
             components.push(unneeded(&format!("columns of {}", table.name), detail));
         }
         match Published::find(table)? {
-            Some(published) => components.extend(boxed([published])),
+            Some(published) => {
+                components.extend(boxed([published]));
+                components.extend(boxed(Operations::find()?));
+            }
             // Without Realtime a publication is not expected.
             None if Relation::named("realtime", "messages")?.is_some() => components.push(
                 unneeded(&publication::name(&table.name), "there is no publication of this name"),
@@ -137,6 +128,9 @@ pub fn components() -> Result<Components, Error> {
         let published = Published::find(&trigger.table)?.filter(|_| !trigger.is_inherited);
         components.extend(boxed([trigger]));
         components.extend(boxed(published));
+    }
+    if !components.is_empty() {
+        components.extend(boxed(Operations::find()?));
     }
     Ok(components)
 }
@@ -201,8 +195,8 @@ pub struct Trigger {
 /// that a partition has from its table only if they do not fire. For one table: the trigger of
 /// [`TRIGGER`]'s name, whatever it calls, enabled if it fires on every partition.
 ///
-/// As created means: AFTER (no bit) INSERT (4) OR UPDATE (16) FOR EACH ROW (1), without a column list, a
-/// condition or an argument. ENABLE ALWAYS is the owner's choice.
+/// As created means: AFTER (no bit) INSERT (4) OR UPDATE (16) OR DELETE (8) FOR EACH ROW (1), without a column
+/// list, a condition or an argument. ENABLE ALWAYS is the owner's choice.
 fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
     catalog::rows(
         concat!(
@@ -216,7 +210,7 @@ fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
                 t.tgparentid <> 0,
                 t.tgfoid = $1::pg_catalog.regprocedure
                 AND (t.tgname <> $2
-                     OR t.tgtype = 21 AND t.tgqual IS NULL AND t.tgattr::pg_catalog.text = ''
+                     OR t.tgtype = 29 AND t.tgqual IS NULL AND t.tgattr::pg_catalog.text = ''
                         AND t.tgnargs = 0 AND t.tgconstraint = 0)
          FROM pg_catalog.pg_trigger t
          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -280,7 +274,7 @@ impl Component for Trigger {
             }
         }
         self.table.execute(&format!(
-            "CREATE TRIGGER {} AFTER INSERT OR UPDATE ON {}
+            "CREATE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {}
                  FOR EACH ROW EXECUTE FUNCTION {TRIGGER_FUNCTION}",
             self.name, self.table.name
         ))?;

@@ -19,6 +19,11 @@ pub fn can_read_in(identity: &Identity, access: &Access, bucket: Bucket) -> bool
         && (!bucket.is_sensitive() || identity.has_any_role(&access.sensitive_readers))
 }
 
+/// Whether a name is in the caller's folder. `None` without a tenant.
+pub fn is_in_folder(identity: &Identity, name: &[u8]) -> Option<bool> {
+    identity.folder_start().map(|start| name.starts_with(start.as_bytes()))
+}
+
 /// The read rule of one caller, prepared for many rows.
 pub struct Reader {
     /// Which buckets the caller may read, by their position in [`ALL`].
@@ -35,8 +40,7 @@ impl Reader {
     /// It compares bytes: a row of another user may hold invalid UTF-8.
     pub fn passes(&self, bucket_id: &[u8], name: &[u8]) -> bool {
         Bucket::from_id(bucket_id).is_none_or(|bucket| {
-            let starts = |start: &str| name.starts_with(start.as_bytes());
-            self.reads[bucket as usize] && self.identity.folder_start().is_some_and(starts)
+            self.reads[bucket as usize] && is_in_folder(&self.identity, name) == Some(true)
         })
     }
 }
@@ -62,13 +66,11 @@ mod tests {
     fn access() -> Access {
         let list = |items: &[&str]| items.iter().map(|item| item.to_string()).collect();
         Access {
-            claims_setting: Default::default(),
             tenant_claim: list(&["tenant"]),
             role_claim: list(&["role"]),
             sensitive_uploaders: list(&["manager", "saps_liaison", "admin"]),
             sensitive_readers: list(&["saps_liaison", "admin"]),
-            event_listeners: vec![],
-            event_transport: Default::default(),
+            ..Access::default()
         }
     }
 

@@ -4,9 +4,12 @@
 
 use civic_http::Kind;
 use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReport;
 
 use super::bucket::{self, Bucket};
-use crate::error::{Report, reported, shown};
+use crate::error::{self, Error, Report, reported, shown};
+use crate::pg;
+use crate::tickets::TicketError;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
@@ -15,7 +18,7 @@ pub enum StorageError {
     UnknownPurpose { purpose: String },
     /// A tenant or folder that cannot be one segment of an object's path.
     #[error("{what} \"{}\" cannot be part of an object's path: {why}", shown(value))]
-    InvalidSegment { what: &'static str, value: String, why: &'static str },
+    InvalidSegment { what: &'static str, value: String, why: String },
     #[error("filename \"{}\" has no character that can be kept", shown(filename))]
     UnusableFilename { filename: String },
     /// Longer than the Storage API accepts.
@@ -50,12 +53,14 @@ pub enum StorageError {
     #[error("there is no object \"{}\" in bucket \"{}\"", shown(path), shown(bucket))]
     NoObject { bucket: String, path: String },
     #[error("a link cannot be valid for {seconds} seconds")]
-    Expiry { seconds: i32 },
+    Expiry { seconds: i64 },
     #[error("bucket \"{}\" is not one that pg_civic guards", shown(bucket))]
     NotABucket { bucket: String },
-    /// Not `{tenant}/{id}/{filename}` in the characters that the Storage API accepts.
-    #[error("path \"{}\" is not of the form tenant/id/filename", shown(path))]
-    MalformedPath { path: String },
+    /// Not `{tenant}/{id}/{filename}` in the characters and the length that the Storage API accepts.
+    #[error("path \"{}\" cannot be used: {why}", shown(path))]
+    MalformedPath { path: String, why: String },
+    #[error("file id \"{}\" is not a UUID", shown(file_id))]
+    InvalidFileId { file_id: String },
     /// `civic.media_table` names no table, or is not a qualified name.
     #[error("table of attachments \"{}\" {why}", shown(table))]
     NoMediaTable { table: String, why: &'static str },
@@ -67,6 +72,69 @@ pub enum StorageError {
 }
 
 reported!(StorageError);
+
+/// Runs a function that browsers call through PostgREST. An error whose SQLSTATE PostgREST would answer
+/// with the wrong HTTP status gets [`status`]'s as `PTxyz`; others stay. `None` if it has got one, which
+/// `answers_http!` raises.
+pub fn for_browsers<R>(run: impl FnOnce() -> Result<R, Error>) -> Result<Option<R>, ErrorReport> {
+    error::for_browsers(status, run)
+}
+
+/// The HTTP status of an error for a browser, where that of its SQLSTATE is wrong: PostgREST answers most
+/// SQLSTATEs that are not an input error with 500, a missing table with 404 and a refused key with 403.
+fn status(error: &Error) -> Option<u16> {
+    const BAD_REQUEST: u16 = 400;
+    const NOT_FOUND: u16 = 404;
+    const CONFLICT: u16 = 409;
+    const SERVER: u16 = 500;
+    if let Some(pg::Error::ArgumentTooLong { .. }) = error.downcast_ref() {
+        return Some(BAD_REQUEST);
+    }
+    if let Some(TicketError::NotFound { .. }) = error.downcast_ref() {
+        return Some(NOT_FOUND);
+    }
+    match error.downcast_ref::<StorageError>()? {
+        StorageError::PathTooLong { .. } => Some(BAD_REQUEST),
+        StorageError::NoUpload { .. } | StorageError::NoObject { .. } => Some(NOT_FOUND),
+        // What is wrong is the server's configuration.
+        StorageError::NoMediaTable { .. } | StorageError::MediaTableColumns { .. } => Some(SERVER),
+        StorageError::Transfer(error) => match error.kind() {
+            Kind::NotFound | Kind::MediaNotFound => Some(NOT_FOUND),
+            Kind::Duplicate => Some(CONFLICT),
+            Kind::Unauthorized
+            | Kind::MediaUnauthorized
+            | Kind::Refused
+            | Kind::Invalid
+            | Kind::UnsupportedType => Some(SERVER),
+            Kind::Cancelled
+            | Kind::Unreachable
+            | Kind::Certificate
+            | Kind::TimedOut
+            | Kind::CutShort
+            | Kind::Busy
+            | Kind::ServerError
+            | Kind::Rejected
+            | Kind::Malformed
+            | Kind::TooLarge => None,
+        },
+        StorageError::UnknownPurpose { .. }
+        | StorageError::InvalidSegment { .. }
+        | StorageError::UnusableFilename { .. }
+        | StorageError::InvalidContentType { .. }
+        | StorageError::NotConfigured { .. }
+        | StorageError::SecretsExposed
+        | StorageError::UploadForbidden { .. }
+        | StorageError::UnsupportedContentType { .. }
+        | StorageError::Form { .. }
+        | StorageError::EmptyFile { .. }
+        | StorageError::FileTooLarge { .. }
+        | StorageError::Expiry { .. }
+        | StorageError::NotABucket { .. }
+        | StorageError::MalformedPath { .. }
+        | StorageError::InvalidFileId { .. }
+        | StorageError::AttachmentStays { .. } => None,
+    }
+}
 
 /// The content types that users may upload.
 pub const UPLOAD_TYPES: &str = "image/jpeg, image/png, image/webp and application/pdf";
@@ -96,6 +164,7 @@ impl Report for StorageError {
             | StorageError::Expiry { .. }
             | StorageError::NotABucket { .. }
             | StorageError::MalformedPath { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
+            StorageError::InvalidFileId { .. } => ERRCODE_INVALID_TEXT_REPRESENTATION,
             StorageError::PathTooLong { .. } => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             StorageError::NotConfigured { .. }
             | StorageError::AttachmentStays { .. }
@@ -156,6 +225,7 @@ impl Report for StorageError {
             StorageError::MalformedPath { .. } => {
                 "Use a path of object_path() or request_upload()."
             }
+            StorageError::InvalidFileId { .. } => "Give the file_id of request_upload().",
             StorageError::NoMediaTable { .. } | StorageError::MediaTableColumns { .. } => {
                 "Set civic.media_table, for example to public.media_attachments."
             }
@@ -181,7 +251,7 @@ fn transfer_sqlstate(kind: Kind) -> PgSqlErrorCode {
         Kind::Malformed => ERRCODE_PROTOCOL_VIOLATION,
         Kind::MediaNotFound | Kind::NotFound => ERRCODE_NO_DATA_FOUND,
         Kind::Duplicate => ERRCODE_DUPLICATE_OBJECT,
-        Kind::Unauthorized => ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        Kind::Unauthorized | Kind::MediaUnauthorized => ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
         Kind::TooLarge => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         Kind::UnsupportedType | Kind::Refused | Kind::Invalid => ERRCODE_INVALID_PARAMETER_VALUE,
     }
@@ -190,14 +260,16 @@ fn transfer_sqlstate(kind: Kind) -> PgSqlErrorCode {
 fn transfer_hint(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::Unreachable => {
-            "Check the URL in civic.storage_url or civic.supabase_url, and that the database's \
-             server can reach it."
+            "Check that the database's server can reach this host. civic.storage_url or \
+             civic.supabase_url names the Storage API's; media comes from the host of its own URL."
         }
         Kind::TimedOut => "civic.http_timeout is the limit of time.",
         Kind::Busy | Kind::ServerError => "Try again later.",
         Kind::Unauthorized => {
-            "Check civic.service_key, or civic.twilio_account_sid and civic.twilio_auth_token."
+            "Check civic.service_key. A key that is not a JWT works through the project's gateway \
+             only, at civic.supabase_url."
         }
+        Kind::MediaUnauthorized => "Check civic.twilio_account_sid and civic.twilio_auth_token.",
         Kind::TooLarge => "civic.media_max_size is the limit here; the bucket may have its own.",
         Kind::Refused => "civic.media_hosts lists the hosts that media may be fetched from.",
         Kind::Certificate => {

@@ -18,7 +18,7 @@ use crate::settings;
 ///
 /// Errors: 22023 for an invalid expiry or bucket id, 55000 if the service is not configured, P0002
 /// if there is no such file for the caller.
-pub fn signed_url(bucket: &str, name: &str, expiry: i32) -> Result<String, Error> {
+pub fn signed_url(bucket: &str, name: &str, expiry: i64) -> Result<String, Error> {
     let expiry = signed_url::expiry(expiry)?;
     // A link joins bucket and path: the id "a/b" would mean the folder "b" of the bucket "a".
     let bucket = path::segment("bucket", bucket)?;

@@ -4,7 +4,7 @@
 //! only characters that the Storage API accepts, and stays in its folder.
 
 use super::StorageError;
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::pg;
 
 /// Longest path, in bytes: the limit of S3, where Supabase stores objects.
@@ -20,11 +20,21 @@ fn is_key_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || "_!.*'() &$@=;:+,?-".contains(character)
 }
 
+/// Names the first character that the Storage API refuses in a path or a part of one.
+fn refused_character(path: &str) -> Option<String> {
+    let refused = |c: &char| *c != '/' && !is_key_character(*c);
+    path.chars().find(refused).map(|character| {
+        format!("it contains \"{}\", which the Storage API refuses", shown(&character.to_string()))
+    })
+}
+
 /// Checks a tenant or a folder. Unlike a filename it says whose file it is. So it is rejected, not
 /// changed: a changed one could belong to another tenant.
 pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error> {
-    let refuse =
-        |why| Err(StorageError::InvalidSegment { what, value: value.to_owned(), why }.into());
+    let refuse = |why: &str| {
+        let (value, why) = (value.to_owned(), why.to_owned());
+        Err(StorageError::InvalidSegment { what, value, why }.into())
+    };
     if value.is_empty() {
         return Err(pg::Error::Empty { what }.into());
     }
@@ -37,10 +47,10 @@ pub fn segment<'a>(what: &'static str, value: &'a str) -> Result<&'a str, Error>
     if value.len() > FILENAME_LIMIT {
         return refuse("it is longer than 255 bytes");
     }
-    if !value.chars().all(is_key_character) {
-        return refuse("it contains a character that the Storage API refuses");
+    match refused_character(value) {
+        Some(why) => refuse(&why),
+        None => Ok(value),
     }
-    Ok(value)
 }
 
 /// Makes a filename safe. The result is deterministic:
@@ -112,13 +122,20 @@ pub fn is_upload_of(tenant_id: &str, name: &str) -> bool {
         }) >= Some(2)
 }
 
-/// Whether a path has the form `{tenant}/{id}/{filename}` for some tenant, within the characters
-/// and length that the Storage API accepts.
-pub fn is_well_formed(path: &str) -> bool {
+/// Checks that a path has the form `{tenant}/{id}/{filename}` for some tenant, within the characters
+/// and length that the Storage API accepts. Errors: 22023, with the reason.
+pub fn check(path: &str) -> Result<(), StorageError> {
     let tenant_id = path.split('/').next().unwrap_or_default();
-    path.len() <= PATH_LIMIT
-        && is_upload_of(tenant_id, path)
-        && path.chars().all(|character| character == '/' || is_key_character(character))
+    let why = if path.len() > PATH_LIMIT {
+        format!("it is longer than {PATH_LIMIT} bytes")
+    } else if !is_upload_of(tenant_id, path) {
+        "it is not of the form tenant/id/filename".to_owned()
+    } else if let Some(why) = refused_character(path) {
+        why
+    } else {
+        return Ok(());
+    };
+    Err(StorageError::MalformedPath { path: path.to_owned(), why })
 }
 
 /// Whether a text is a media type: `type/subtype` of RFC 9110's token characters, with or without
@@ -216,6 +233,19 @@ mod tests {
         }
         assert!(!is_upload_of("", "/id/a"));
         assert!(!is_upload_of("..", "../id/a"));
+    }
+
+    #[test]
+    fn a_refused_path_names_the_real_reason() {
+        let why = |path: &str| check(path).unwrap_err().to_string();
+        assert_eq!(
+            why("t/f/Café.jpg"),
+            "path \"t/f/Café.jpg\" cannot be used: it contains \"é\", which the Storage API refuses"
+        );
+        assert!(why("t/a.jpg").ends_with("it is not of the form tenant/id/filename"));
+        assert!(why(&format!("t/f/{}", "x".repeat(1024))).ends_with("longer than 1024 bytes"));
+        let segment = object_path("é", "f", "a.jpg").unwrap_err().message();
+        assert!(segment.ends_with("it contains \"é\", which the Storage API refuses"), "{segment}");
     }
 
     #[test]

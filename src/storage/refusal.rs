@@ -4,7 +4,7 @@
 use super::StorageError;
 use super::bucket::{ALL, Bucket};
 use crate::error::Error;
-use crate::pg::counters::{self, BUCKETS};
+use crate::pg::shared::counters::{self, BUCKETS};
 
 const _: () = assert!(ALL.len() == BUCKETS);
 

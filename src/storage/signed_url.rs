@@ -10,16 +10,16 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 /// A link is valid for at most a week, in seconds.
-pub const LONGEST: i32 = 7 * 24 * 60 * 60;
+pub const LONGEST: i64 = 7 * 24 * 60 * 60;
 
 /// `{"alg":"HS256"}` in base64.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
 
 /// Checks how long a link is valid, in seconds. Errors: 22023 for less than one second or more than
 /// 7 days.
-pub fn expiry(seconds: i32) -> Result<u32, StorageError> {
+pub fn expiry(seconds: i64) -> Result<u32, StorageError> {
     match u32::try_from(seconds) {
-        Ok(expiry) if (1..=LONGEST).contains(&seconds) => Ok(expiry),
+        Ok(expiry) if seconds <= LONGEST && expiry > 0 => Ok(expiry),
         _ => Err(StorageError::Expiry { seconds }),
     }
 }
@@ -119,7 +119,7 @@ mod tests {
     fn a_link_is_valid_for_a_second_to_a_week() {
         assert_eq!(expiry(1), Ok(1));
         assert_eq!(expiry(604_800), Ok(604_800));
-        for seconds in [0, -1, 604_801, i32::MIN, i32::MAX] {
+        for seconds in [0, -1, 604_801, i64::MIN, i64::MAX, 1 << 32, (1 << 32) + 1] {
             assert_eq!(expiry(seconds), Err(StorageError::Expiry { seconds }));
         }
     }

@@ -79,9 +79,7 @@ pub fn check(
     if Bucket::from_id(bucket.as_bytes()).is_none() {
         return Err(StorageError::NotABucket { bucket: bucket.to_owned() }.into());
     }
-    if !path::is_well_formed(path) {
-        return Err(StorageError::MalformedPath { path: path.to_owned() }.into());
-    }
+    path::check(path)?;
     // The API would parse a form and store the file inside it.
     if essence(content_type).to_ascii_lowercase().starts_with("multipart/") {
         return Err(StorageError::Form { content_type: content_type.to_owned() }.into());
@@ -178,15 +176,7 @@ mod tests {
             let claims = serde_json::json!({"t": tenant}).to_string();
             let identity =
                 Identity::parse(claims.as_bytes(), &["t".to_owned()], &[], |_| None).unwrap();
-            let access = Access {
-                claims_setting: Default::default(),
-                tenant_claim: vec![],
-                role_claim: vec![],
-                sensitive_uploaders: vec![],
-                sensitive_readers: vec![],
-                event_listeners: vec![],
-                event_transport: crate::settings::EventTransport::Auto,
-            };
+            let access = Access::default();
             let file = File { name: &name, content_type: "image/png", size: 1 };
             if let Ok((bucket, path)) =
                 request(&identity, &access, SIZES, file, "evidence", "id")
@@ -194,7 +184,7 @@ mod tests {
                 prop_assert_eq!(bucket, Bucket::Evidence);
                 let start = format!("{}/id/", tenant);
                 prop_assert!(path.starts_with(&start));
-                prop_assert!(path::is_well_formed(&path));
+                prop_assert!(path::check(&path).is_ok());
             }
         }
     }

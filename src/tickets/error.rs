@@ -18,6 +18,9 @@ pub enum TicketError {
     ColumnType { table: String, column: &'static str, type_name: String },
     #[error("whether the ticket is sensitive cannot be told: no table of tickets is known")]
     NoTable,
+    /// Or the caller does not see it, which is the same answer.
+    #[error("there is no ticket \"{}\"", shown(ticket_id))]
+    NotFound { ticket_id: String },
     /// Row security hides tickets from the owner of their table.
     #[error(
         "whether the ticket is sensitive cannot be told: row security hides tickets of {table}"
@@ -31,6 +34,7 @@ impl Report for TicketError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             TicketError::OfAnother { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            TicketError::NotFound { .. } => PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             TicketError::Unreadable { .. }
             | TicketError::ColumnType { .. }
             | TicketError::NoTable
@@ -51,6 +55,9 @@ impl Report for TicketError {
             }
             TicketError::Hidden { .. } => {
                 "Let the table's owner read all of it: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY."
+            }
+            TicketError::NotFound { .. } => {
+                "Staff mark the tickets of their municipality, others those assigned to them."
             }
             TicketError::OfAnother { .. } | TicketError::Unreadable { .. } => return None,
         };

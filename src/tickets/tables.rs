@@ -10,10 +10,11 @@ use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys, spi};
 
 use super::TicketError;
-use super::ticket::{Found, TicketId};
+use super::ticket::{Found, Names, TicketId};
+use crate::catalog::{self, Change};
 use crate::error::Error;
+use crate::pg;
 use crate::pg::foreign;
-use crate::{catalog, pg};
 
 /// A column of a table of tickets.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +56,14 @@ pub struct Table {
     id: Option<Column>,
     tenant_id: Option<Column>,
     is_sensitive: Option<Column>,
+    assigned_to: Option<Column>,
 }
 
 /// No temporary table is one of tickets: another session's cannot even be read.
 pub fn tables() -> Result<Vec<Table>, Error> {
     catalog::planned(
         "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner,
-                i.atttypid, t_id.atttypid, s.atttypid
+                i.atttypid, t_id.atttypid, s.atttypid, a.atttypid
          FROM pg_catalog.pg_trigger t
          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -71,6 +73,8 @@ pub fn tables() -> Result<Vec<Table>, Error> {
                 ON t_id.attrelid = c.oid AND t_id.attname = 'tenant_id' AND NOT t_id.attisdropped
          LEFT JOIN pg_catalog.pg_attribute s
                 ON s.attrelid = c.oid AND s.attname = 'is_sensitive' AND NOT s.attisdropped
+         LEFT JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = c.oid AND a.attname = 'assigned_to' AND NOT a.attisdropped
          WHERE t.tgfoid = 'civic.notify_ticket_update()'::pg_catalog.regprocedure
            AND t.tgparentid = 0 AND NOT t.tgisinternal
          ORDER BY 2",
@@ -84,6 +88,7 @@ pub fn tables() -> Result<Vec<Table>, Error> {
                 id: column(4)?,
                 tenant_id: column(5)?,
                 is_sensitive: column(6)?,
+                assigned_to: column(7)?,
             })
         },
     )
@@ -99,27 +104,149 @@ impl Table {
     /// Errors: the id or the tenant is of a type that cannot be read (55000); row security hides
     /// tickets from the table's owner (55000).
     pub fn find(&self, ticket: &TicketId) -> Result<Vec<Found>, Error> {
-        let Some(id) = self.id else { return Ok(vec![]) };
+        match self.is_ticket(ticket)? {
+            Some((condition, id)) => {
+                let rows = self.read(condition, "", &[id])?;
+                Ok(rows.into_iter().map(Found::from_row).collect())
+            }
+            None => Ok(vec![]),
+        }
+    }
+
+    /// [`Table::find`], with how each ticket names a user. A column of a type that cannot be read names nobody.
+    pub fn find_for(
+        &self,
+        ticket: &TicketId,
+        user_id: &str,
+        owner_columns: &[String],
+    ) -> Result<Vec<(Found, Names)>, Error> {
+        let Some((condition, id)) = self.is_ticket(ticket)? else { return Ok(vec![]) };
+        let names = |columns: &[String]| -> Result<String, Error> {
+            let readable = self.readable_columns(columns)?;
+            let is_user =
+                |name: &String| format!("t.{name}::pg_catalog.text OPERATOR(pg_catalog.=) $2");
+            let terms: Vec<_> = readable.iter().map(is_user).collect();
+            Ok(if terms.is_empty() { "false".to_owned() } else { terms.join(" OR ") })
+        };
+        let more = format!(
+            ", ({})::pg_catalog.text, ({})::pg_catalog.text",
+            names(owner_columns)?,
+            names(&["assigned_to".to_owned()])?
+        );
+        // Used in every case, so that the server knows its type.
+        let condition = format!("{condition} AND $2::pg_catalog.text IS NOT NULL");
+        let rows = self.read(&condition, &more, &[id, user_id.into()])?;
+        let names = |row: &[Option<String>]| {
+            let is_true = |place: usize| row.get(place).and_then(Option::as_deref) == Some("true");
+            Names { as_owner: is_true(2), as_assigned: is_true(3) }
+        };
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let names = names(&row);
+                (Found::from_row(row), names)
+            })
+            .collect())
+    }
+
+    /// Those of these columns that the table has and whose values can be read, quoted.
+    fn readable_columns(&self, names: &[String]) -> Result<Vec<String>, Error> {
+        let found = catalog::rows(
+            "SELECT pg_catalog.quote_ident(attname), atttypid FROM pg_catalog.pg_attribute
+             WHERE attrelid = $1 AND attname = ANY ($2) AND attnum > 0 AND NOT attisdropped",
+            &[self.oid.into(), names.to_vec().into()],
+            |row| {
+                let type_oid = row.get(2)?.unwrap_or(pg_sys::InvalidOid);
+                Ok((row.get::<String>(1)?.unwrap_or_default(), Column::new(type_oid)))
+            },
+        )?;
+        Ok(found.into_iter().filter(|(_, it)| it.is_readable()).map(|(name, _)| name).collect())
+    }
+
+    /// The condition on table `t` that a row is this ticket, and its parameter `$1`. `None` if no row can be.
+    fn is_ticket<'a>(
+        &self,
+        ticket: &TicketId,
+    ) -> Result<Option<(&'static str, DatumWithOid<'a>)>, Error> {
+        let Some(id) = self.id else { return Ok(None) };
         self.readable("id", id)?;
         let condition = "t.id OPERATOR(pg_catalog.=) $1";
-        match id.base {
+        Ok(match id.base {
             // Those with an index, compared as what they are: another type's value is no ticket's.
-            pg_sys::UUIDOID => match ticket.uuid {
-                Some(uuid) => self.read(condition, Uuid::from_bytes(*uuid.as_bytes()).into()),
-                None => Ok(vec![]),
-            },
-            pg_sys::INT8OID | pg_sys::INT4OID | pg_sys::INT2OID => match ticket.integer() {
-                Some(integer) => self.read(condition, integer.into()),
-                None => Ok(vec![]),
-            },
+            pg_sys::UUIDOID => {
+                ticket.uuid.map(|uuid| (condition, Uuid::from_bytes(*uuid.as_bytes()).into()))
+            }
+            pg_sys::INT8OID | pg_sys::INT4OID | pg_sys::INT2OID => {
+                ticket.integer().map(|integer| (condition, integer.into()))
+            }
             pg_sys::TEXTOID | pg_sys::VARCHAROID => {
-                self.read("t.id OPERATOR(pg_catalog.=) ANY ($1)", ticket.spellings().into())
+                Some(("t.id OPERATOR(pg_catalog.=) ANY ($1)", ticket.spellings().into()))
             }
             _ => {
                 let condition = "t.id::pg_catalog.text OPERATOR(pg_catalog.=) ANY ($1)";
-                self.read(condition, ticket.spellings().into())
+                Some((condition, ticket.spellings().into()))
             }
+        })
+    }
+
+    /// Marks a ticket of a municipality as sensitive, as the table's owner. `assigned`: only one that is
+    /// assigned to this user. `reads_sensitive`: also one whose sensitivity is unknown. Whether the caller
+    /// sees such a ticket.
+    ///
+    /// Errors: as [`Table::find`]; 55000 if a superuser owns the table and a change would run code of others.
+    pub fn mark_sensitive(
+        &self,
+        ticket: &TicketId,
+        tenant_id: &str,
+        assigned: Option<&str>,
+        reads_sensitive: bool,
+    ) -> Result<bool, Error> {
+        let is_boolean = |column: &Column| column.base == pg_sys::BOOLOID;
+        let (Some(tenant), Some(_)) = (self.tenant_id, self.is_sensitive.filter(is_boolean)) else {
+            return Ok(false);
+        };
+        self.readable("tenant_id", tenant)?;
+        let of_user = match (assigned, self.assigned_to) {
+            (None, _) => "$4::pg_catalog.text IS NULL",
+            (Some(_), Some(column)) if column.is_readable() => {
+                "t.assigned_to::pg_catalog.text OPERATOR(pg_catalog.=) $4"
+            }
+            _ => return Ok(false),
+        };
+        let Some((condition, id)) = self.is_ticket(ticket)? else { return Ok(false) };
+        let name = &self.name;
+        let visible = format!(
+            "{condition} AND t.tenant_id::pg_catalog.text COLLATE pg_catalog.\"C\"
+                             OPERATOR(pg_catalog.=) $2
+             AND (t.is_sensitive IS FALSE OR $3) AND {of_user}"
+        );
+        let update = format!(
+            "UPDATE {name} t SET is_sensitive = true WHERE {visible} AND t.is_sensitive IS NOT TRUE"
+        );
+        let sees = format!("SELECT EXISTS (SELECT FROM {name} t WHERE {visible})");
+        let arguments = [id, tenant_id.into(), reads_sensitive.into(), assigned.into()];
+        foreign::run(self.owner, name, foreign::LIMIT, || {
+            catalog::refuse_code_of_others(self.oid, self.owner, name, Change::Any)?;
+            self.refuse_hidden()?;
+            // First: afterwards a caller who does not read sensitive tickets does not see it any more.
+            let is_seen = catalog::holds(&sees, &arguments)?;
+            if is_seen {
+                catalog::update(&update, &arguments)?;
+            }
+            Ok(is_seen)
+        })
+    }
+
+    /// Errors: 55000 if row security hides rows from the current user.
+    fn refuse_hidden(&self) -> Result<(), Error> {
+        let is_hidden = pg::fresh_snapshot::rows(
+            "SELECT 1 WHERE pg_catalog.row_security_active($1::pg_catalog.oid)",
+            &[self.oid.into()],
+        )?;
+        if is_hidden.is_empty() {
+            return Ok(());
         }
+        Err(TicketError::Hidden { table: self.name.clone() }.into())
     }
 
     fn readable(&self, name: &'static str, column: Column) -> Result<(), Error> {
@@ -132,7 +259,13 @@ impl Table {
         Err(TicketError::ColumnType { table, column: name, type_name }.into())
     }
 
-    fn read(&self, condition: &str, id: DatumWithOid<'_>) -> Result<Vec<Found>, Error> {
+    /// Tenant and sensitivity of each row, and `more` columns.
+    fn read(
+        &self,
+        condition: &str,
+        more: &str,
+        arguments: &[DatumWithOid<'_>],
+    ) -> Result<Vec<Vec<Option<String>>>, Error> {
         if let Some(tenant_id) = self.tenant_id {
             self.readable("tenant_id", tenant_id)?;
         }
@@ -143,22 +276,15 @@ impl Table {
             Some(_) => "NULL",
         };
         let sql = format!(
-            "SELECT t.tenant_id::pg_catalog.text, {sensitive} FROM {} t WHERE {condition}",
+            "SELECT t.tenant_id::pg_catalog.text, {sensitive}{more} FROM {} t WHERE {condition}",
             self.name
         );
         foreign::run(self.owner, &self.name, foreign::LIMIT, || {
             // Nobody changes the table from here on.
             pg::lock_for_reading(self.oid);
             // A policy that holds the owner too would hide tickets without an error.
-            let is_hidden = pg::fresh_snapshot::rows(
-                "SELECT 1 WHERE pg_catalog.row_security_active($1::pg_catalog.oid)",
-                &[self.oid.into()],
-            )?;
-            if !is_hidden.is_empty() {
-                return Err(TicketError::Hidden { table: self.name.clone() }.into());
-            }
-            let rows = pg::fresh_snapshot::rows(&sql, &[id])?;
-            Ok(rows.into_iter().map(Found::from_row).collect())
+            self.refuse_hidden()?;
+            Ok(pg::fresh_snapshot::rows(&sql, arguments)?)
         })
     }
 }

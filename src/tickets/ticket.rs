@@ -57,6 +57,15 @@ impl Found {
     }
 }
 
+/// How a ticket names a user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The caller has reported it.
+    pub as_owner: bool,
+    /// It is assigned to a user.
+    pub as_assigned: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

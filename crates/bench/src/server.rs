@@ -14,6 +14,8 @@ pub const REALTIME: &str = include_str!("../../../pgrx-tests/fixtures/realtime.s
 pub const APPLICATION: &str = include_str!("../../../pgrx-tests/fixtures/application.sql");
 /// The six policies and the trigger of the application's migrations, the peer in the comparisons.
 pub const MIGRATIONS: &str = include_str!("../../../pgrx-tests/fixtures/migrations.sql");
+/// Row security by hand, as the application's migrations have it for its tables.
+pub const ROW_POLICIES: &str = include_str!("../../../pgrx-tests/fixtures/row_policies.sql");
 /// The policies and the trigger of pg_civic, in their standard installation.
 pub const CIVIC: &str =
     "CREATE EXTENSION pg_civic; SELECT count(*) FROM civic.setup('public.tickets')";
@@ -64,9 +66,13 @@ impl Server {
 
     /// A session of a municipality's manager, as the gateway makes it.
     pub fn manager(&self, database: &str, tenant_id: &str) -> Result<Client, Error> {
+        self.person(database, &claims(tenant_id))
+    }
+
+    /// A session of a user with these claims, as the gateway makes it.
+    pub fn person(&self, database: &str, claims: &str) -> Result<Client, Error> {
         let mut session = self.session(database)?;
-        session
-            .execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims(tenant_id)])?;
+        session.execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims])?;
         session.batch_execute("SET ROLE authenticated")?;
         Ok(session)
     }
@@ -132,7 +138,11 @@ pub fn tenant(number: usize) -> String {
 /// The claims of a manager, with everything that Supabase's Auth server puts into an access token
 /// (<https://supabase.com/docs/guides/auth/jwt-fields>) and what the application's hook adds.
 pub fn claims(tenant_id: &str) -> String {
-    let user_id = "8f14e45f-ceea-467f-9575-27b1c5d1a2f3";
+    claims_of(tenant_id, "manager", "8f14e45f-ceea-467f-9575-27b1c5d1a2f3")
+}
+
+/// [`claims`] of a user with another role.
+pub fn claims_of(tenant_id: &str, role: &str, user_id: &str) -> String {
     json!({
         "iss": "https://abcdefghijklmnopqrst.supabase.co/auth/v1",
         "sub": user_id,
@@ -142,10 +152,10 @@ pub fn claims(tenant_id: &str) -> String {
         "email": "thandi.nkosi@example.org",
         "phone": "",
         "app_metadata": {
-            "all_roles": ["manager"],
+            "all_roles": [role],
             "provider": "email",
             "providers": ["email"],
-            "role": "manager",
+            "role": role,
             "tenant_id": tenant_id,
         },
         "user_metadata": {

@@ -5,18 +5,20 @@
 //! `make psql`. Exits with 1 if a step did not give the expected result.
 
 mod people;
+mod rows;
 mod service;
 mod story;
 
 use std::process::ExitCode;
 
-use people::{Person, Server};
+use people::{CITIZEN, Person, Server};
 use serde_json::Value;
 use service::Outside;
 use story::{Story, refused};
 
 const TSHWANE: &str = "00000000-0000-0000-0000-000000000001";
 const ETHEKWINI: &str = "00000000-0000-0000-0000-000000000002";
+const NEIGHBOUR: &str = "8f14e45f-0000-4000-8000-000000000001";
 
 const FIXTURES: [(&str, &str); 2] = [
     (
@@ -52,10 +54,12 @@ fn play(server: &Server) -> Result<Story, postgres::Error> {
     files(&mut story, server)?;
     gbv_evidence(&mut story, server)?;
     careless_policy(&mut story, server, &mut owner)?;
+    rows::play(&mut story, server, &mut owner)?;
     let outside = Outside::start(&mut story, server, &mut owner)?;
     outside.upload(&mut story, server)?;
     outside.whatsapp(&mut story, server, &mut owner)?;
     outside.end(&mut story, server, &mut owner)?;
+    own_tickets(&mut story, server, &mut owner)?;
     removal(&mut story, &mut owner)?;
     Ok(story)
 }
@@ -162,6 +166,49 @@ fn tickets(
         &format!("{tickets} tickets"),
         None,
     );
+
+    owner.execute("DELETE FROM public.tickets WHERE id = $1::text::uuid", &[&pipe])?;
+    let event = dashboard.next_event()?;
+    story.step(
+        "The burst pipe had been reported twice and is deleted: it leaves the dashboard",
+        &format!("DELETE {pipe}"),
+        &fields(&event, &["type", "ticket_id"]),
+        Some(&event),
+    );
+    Ok(())
+}
+
+/// With Supabase Realtime, whose server is not needed to see who may receive what.
+fn own_tickets(
+    story: &mut Story,
+    server: &Server,
+    owner: &mut postgres::Client,
+) -> Result<(), postgres::Error> {
+    story.chapter("A citizen receives their own tickets, through Supabase Realtime");
+    owner.batch_execute(include_str!("../../../pgrx-tests/fixtures/realtime.sql"))?;
+    story.note("There is Supabase Realtime's table of messages.");
+    let setup = "SELECT * FROM civic.setup('public.tickets')";
+    story.statement(setup);
+    owner.batch_execute(setup)?;
+    let report = "INSERT INTO public.tickets (tenant_id, user_id, category, status, is_sensitive)
+                  VALUES ($1, $2::text::uuid, $3, 'open', $4)";
+    for (user, category, is_sensitive) in
+        [(CITIZEN, "water", false), (CITIZEN, "gbv", true), (NEIGHBOUR, "roads", false)]
+    {
+        owner.execute(report, &[&TSHWANE, &user, &category, &is_sensitive])?;
+    }
+    story.note("The citizen reports a burst pipe, and violence. A neighbour reports a pothole.");
+    let mut citizen = server.person(TSHWANE, "citizen")?;
+    let received = citizen.value(
+        "SELECT string_agg(concat_ws(' ', topic, event, payload ->> 'category'), ', ')
+         FROM realtime.messages",
+    )?;
+    story.step(
+        "On their own topic the citizen receives the burst pipe, and nothing else",
+        &format!("ticket_owner:{CITIZEN} INSERT water"),
+        &received,
+        None,
+    );
     Ok(())
 }
 
@@ -180,7 +227,7 @@ fn relay(story: &mut Story, owner: &mut postgres::Client) -> Result<(), postgres
     }
     let delivered =
         format!("running {}, delivered {}", row.get::<_, bool>(0), row.get::<_, i64>(2));
-    story.step("It has delivered all four events", "running true, delivered 4", &delivered, None);
+    story.step("It has delivered all five events", "running true, delivered 5", &delivered, None);
     Ok(())
 }
 

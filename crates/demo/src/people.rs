@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
-use postgres::{Client, Config, Error, NoTls};
+use postgres::{Client, Config, Error, NoTls, Transaction};
 use serde_json::json;
 
 use crate::story;
 
 const DATABASE: &str = "demo";
-/// The user id of every session: only the roles matter here.
-const USER: &str = "8f14e45f-0000-4000-8000-000000000000";
+/// The user id of every session: mostly only the roles matter here.
+pub const CITIZEN: &str = "8f14e45f-0000-4000-8000-000000000000";
 /// Events arrive within milliseconds; after this time an event counts as missing.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,8 +34,10 @@ impl Server {
         client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
     }
 
-    /// The relay reconnects to a recreated database after a second.
+    /// The workers wait longer after each start in vain, and this database has not existed until now: a reload
+    /// starts them at once.
     pub fn wait_for_relay(&self, client: &mut Client) -> Result<(), Error> {
+        client.batch_execute("SELECT pg_reload_conf()")?;
         let deadline = Instant::now() + EVENT_TIMEOUT;
         let query = "SELECT running FROM civic.relay_stats()";
         while !client.query_one(query, &[])?.get::<_, bool>(0) && Instant::now() < deadline {
@@ -52,7 +54,7 @@ impl Server {
     /// verified token.
     pub fn person(&self, tenant_id: &str, role: &str) -> Result<Person, Error> {
         let claims = json!({
-            "sub": USER,
+            "sub": CITIZEN,
             "role": "authenticated",
             "app_metadata": {"tenant_id": tenant_id, "role": role},
         });
@@ -83,11 +85,9 @@ impl Server {
         Ok(())
     }
 
-    fn session(&self, database_role: &str, claims: &str) -> Result<Person, Error> {
-        let mut client = self.connect("authenticator")?;
-        client.batch_execute(&format!("SET ROLE {database_role}"))?;
-        client.execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims])?;
-        Ok(Person { client })
+    fn session(&self, database_role: &'static str, claims: &str) -> Result<Person, Error> {
+        let client = self.connect("authenticator")?;
+        Ok(Person { client, database_role, claims: claims.to_owned() })
     }
 
     pub fn listener(&self, channels: &[&str]) -> Result<Listener, Error> {
@@ -99,11 +99,27 @@ impl Server {
     }
 }
 
+/// A user, or the server's side: role and claims last for one transaction, as the gateway sets them.
 pub struct Person {
     client: Client,
+    database_role: &'static str,
+    claims: String,
 }
 
 impl Person {
+    fn transaction<R>(
+        &mut self,
+        act: impl FnOnce(&mut Transaction<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut transaction = self.client.transaction()?;
+        transaction.batch_execute(&format!("SET LOCAL ROLE {}", self.database_role))?;
+        let set = "SELECT set_config('request.jwt.claims', $1, true)";
+        transaction.execute(set, &[&self.claims])?;
+        let result = act(&mut transaction)?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
     /// The result of a statement: the number of rows, or the error.
     pub fn outcome(result: Result<u64, Error>) -> String {
         match result {
@@ -114,13 +130,13 @@ impl Person {
     }
 
     pub fn run(&mut self, statement: &str) -> String {
-        Person::outcome(self.client.execute(statement, &[]))
+        Person::outcome(self.transaction(|it| it.execute(statement, &[])))
     }
 
     /// Uploads as the Storage API does: a plain INSERT as the caller.
     pub fn upload(&mut self, bucket: &str, name: &str) -> String {
         let statement = "INSERT INTO storage.objects (bucket_id, name) VALUES ($1, $2)";
-        Person::outcome(self.client.execute(statement, &[&bucket, &name]))
+        Person::outcome(self.transaction(|it| it.execute(statement, &[&bucket, &name])))
     }
 
     /// Uploads as the Storage API does for a user, with the file's metadata.
@@ -134,23 +150,25 @@ impl Person {
         let statement = "INSERT INTO storage.objects (bucket_id, name, owner_id, metadata)
              VALUES ($1, $2, $3, jsonb_build_object('size', $4::bigint, 'mimetype', $5::text))";
         let size = size as i64;
-        let values: [&(dyn ToSql + Sync); 5] = [&bucket, &name, &USER, &size, &content_type];
-        Person::outcome(self.client.execute(statement, &values))
+        let values: [&(dyn ToSql + Sync); 5] = [&bucket, &name, &CITIZEN, &size, &content_type];
+        Person::outcome(self.transaction(|it| it.execute(statement, &values)))
     }
 
     /// How many objects of a bucket the user sees.
     pub fn count(&mut self, bucket: &str) -> String {
         let query = "SELECT name FROM storage.objects WHERE bucket_id = $1";
-        Person::outcome(self.client.query(query, &[&bucket]).map(|rows| rows.len() as u64))
+        let rows = self.transaction(|it| it.query(query, &[&bucket]));
+        Person::outcome(rows.map(|rows| rows.len() as u64))
     }
 
     /// The number of rows of a query, or the error.
     pub fn outcome_of(&mut self, query: &str) -> String {
-        Person::outcome(self.client.query(query, &[]).map(|rows| rows.len() as u64))
+        let rows = self.transaction(|it| it.query(query, &[]));
+        Person::outcome(rows.map(|rows| rows.len() as u64))
     }
 
     pub fn value(&mut self, query: &str) -> Result<String, Error> {
-        Ok(self.client.query_one(query, &[])?.get(0))
+        self.transaction(|it| Ok(it.query_one(query, &[])?.get(0)))
     }
 }
 

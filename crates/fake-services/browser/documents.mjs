@@ -1,11 +1,11 @@
-// The code in docs/browsers.md.
+// The code in the documents for browsers.
 
 import { readFileSync } from 'node:fs'
 
-const text = readFileSync(new URL('../../../docs/browsers.md', import.meta.url), 'utf8')
+const texts = ['browsers.md', 'sql-api.md'].map((name) => readFileSync(new URL(`../../../docs/${name}`, import.meta.url), 'utf8'))
 
 /** The blocks of a language that contain the word. */
 export function blocks(language, word = '') {
-  const found = text.split(`\`\`\`${language}\n`).slice(1).map((rest) => rest.split('```')[0])
-  return found.filter((code) => code.includes(word))
+  const rests = texts.flatMap((text) => text.split(`\`\`\`${language}\n`).slice(1))
+  return rests.map((rest) => rest.split('```')[0]).filter((code) => code.includes(word))
 }

@@ -19,6 +19,12 @@ pub fn sign(secret: &str, payload: &str) -> String {
     format!("{signed}.{signature}")
 }
 
+/// Whether a text has a token's three parts.
+pub fn has_form(token: &str) -> bool {
+    let parts: Vec<_> = token.split('.').collect();
+    parts.len() == 3 && parts.iter().all(|part| BASE64_URL_SAFE_NO_PAD.decode(part).is_ok())
+}
+
 /// The payload of a token, `None` if its signature is not valid.
 pub fn verify(secret: &str, token: &str) -> Option<String> {
     let (signed, given) = token.rsplit_once('.')?;

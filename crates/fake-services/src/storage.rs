@@ -42,6 +42,17 @@ pub enum Moves {
     Missing,
 }
 
+/// Where a client reaches the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Entry {
+    /// Through the gateway. It knows the key in the header `apikey`. Where that is not a JWT and there is
+    /// no Authorization, it sends one of its own to the API; another Authorization it hands on.
+    #[default]
+    Gateway,
+    /// At the API itself, which accepts nothing but a JWT in Authorization.
+    Api,
+}
+
 /// Called with each stored file before the client receives the response. The real API writes the row of
 /// `storage.objects` at this point.
 pub type OnUpload = dyn Fn(&Object) + Send + Sync;
@@ -52,6 +63,7 @@ pub struct Options {
     pub jwt_secret: String,
     /// The key that a client must send. By default a token of `service_role`, signed with the secret.
     pub service_key: Option<String>,
+    pub entry: Entry,
     pub errors: Errors,
     pub moves: Moves,
     pub latency: Duration,
@@ -66,6 +78,7 @@ impl Default for Options {
             port: 0,
             jwt_secret: "a-jwt-secret-with-at-least-32-characters".to_owned(),
             service_key: None,
+            entry: Entry::default(),
             errors: Errors::default(),
             moves: Moves::default(),
             latency: Duration::ZERO,
@@ -208,11 +221,12 @@ impl State {
         let path = request.path();
         let rest = path.strip_prefix(ROOT).and_then(|path| path.strip_prefix("/object/"));
         let rest = rest.ok_or_else(|| self.refusal(404, "not_found", "Route not found"))?;
-        match (request.method.as_str(), rest.split_once('/')) {
-            ("GET", Some(("sign", object))) => self.download(request, object),
-            _ if !self.is_allowed(request) => {
-                Err(self.refusal(403, "Unauthorized", "signature verification failed"))
-            }
+        let route = (request.method.as_str(), rest.split_once('/'));
+        if let ("GET", Some(("sign", object))) = route {
+            return self.download(request, object);
+        }
+        self.admit(request).map_err(|why| self.refusal(403, "Unauthorized", why))?;
+        match route {
             ("POST", Some(("sign", object))) => self.sign(request, object),
             ("POST", Some(("list", bucket))) => Ok(self.list(request, bucket)),
             ("POST", None) if matches!(rest, "move" | "copy") => {
@@ -231,10 +245,24 @@ impl State {
         }
     }
 
-    fn is_allowed(&self, request: &Request) -> bool {
+    /// The API's reason to refuse a request.
+    fn admit(&self, request: &Request) -> Result<(), &'static str> {
         let bearer =
             request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        bearer == Some(&self.service_key) && request.header("apikey") == Some(&self.service_key)
+        if self.options.entry == Entry::Gateway {
+            if request.header("apikey") != Some(&self.service_key) {
+                return Err("Invalid API key");
+            }
+            if bearer.is_none() && !jwt::has_form(&self.service_key) {
+                return Ok(());
+            }
+        }
+        match bearer {
+            None => Err("headers must have required property 'authorization'"),
+            Some(token) if !jwt::has_form(token) => Err("Invalid Compact JWS"),
+            Some(token) if token == self.service_key => Ok(()),
+            Some(_) => Err("signature verification failed"),
+        }
     }
 
     /// An error in the form of this version of the API.

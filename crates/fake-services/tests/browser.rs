@@ -119,6 +119,7 @@ scenarios! {
     the_dashboard_page_of_the_documentation_runs
     the_page_for_postgres_changes_runs_where_only_private_channels_are_allowed
     the_react_hook_of_the_documentation_runs
+    the_upload_of_the_documentation_runs
 }
 
 #[test]

@@ -26,8 +26,10 @@ pub enum Kind {
     NotFound,
     /// 409: an object of this name exists.
     Duplicate,
-    /// 401, 403: the key or the token is wrong or lacks the permission.
+    /// 401, 403 of the Storage API: the key is wrong or lacks the permission.
     Unauthorized,
+    /// 401, 403, 407 of the media source: its credentials are wrong.
+    MediaUnauthorized,
     /// More than [`Limits::max_size`](crate::Limits::max_size), or 413.
     TooLarge,
     /// A content type outside the list, a content encoding, or 415.
@@ -58,6 +60,7 @@ impl Kind {
             | Kind::NotFound
             | Kind::Duplicate
             | Kind::Unauthorized
+            | Kind::MediaUnauthorized
             | Kind::TooLarge
             | Kind::UnsupportedType
             | Kind::Refused

@@ -179,7 +179,7 @@ fn text(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<String
 
 fn verdict(status: u16) -> Kind {
     match status {
-        401 | 403 | 407 => Kind::Unauthorized,
+        401 | 403 | 407 => Kind::MediaUnauthorized,
         404 => Kind::MediaNotFound,
         408 => Kind::TimedOut,
         413 => Kind::TooLarge,

@@ -30,6 +30,16 @@ impl Secret {
         self.0.is_empty()
     }
 
+    /// Whether it has the form of a signed JWT: three parts in base64url (RFC 7515, section 7.1).
+    pub fn is_jwt(&self) -> bool {
+        let is_base64url = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        let parts = self.0.trim().split('.');
+        parts.clone().count() == 3 && parts.clone().all(is_base64url)
+    }
+
     /// A foreign text with every occurrence of the secret replaced.
     pub(crate) fn scrub(&self, text: &str) -> String {
         match self.0.trim() {
@@ -73,6 +83,16 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?}"), "[secret] [secret]");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn a_jwt_has_three_parts() {
+        for jwt in ["eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYSJ9.c2ln_-", " a.b.c\n"] {
+            assert!(Secret::new(jwt).is_jwt(), "{jwt:?}");
+        }
+        for other in ["", "sb_secret_abc", "a.b", "a.b.c.d", "a..c", "a.b.", "a.b.c=", "a.b.c d"] {
+            assert!(!Secret::new(other).is_jwt(), "{other:?}");
+        }
     }
 
     #[test]

@@ -206,9 +206,13 @@ impl StorageApi {
         let url = Url::parse(&format!("{}/{path}", self.base()))
             .map_err(|error| Error::new(Kind::Invalid, format!("invalid URL: {error}")))?;
         let mut request = Request::new(method, url);
-        request.headers_mut().insert(AUTHORIZATION, self.bearer()?);
         // The gateway in front of the API requires it.
         request.headers_mut().insert("apikey", self.header(&[self.service_key.expose().trim()])?);
+        // The gateway replaces a key that is not a JWT by one, in some set-ups only if there is no
+        // Authorization; the API itself refuses such a key in any header.
+        if self.service_key.is_jwt() {
+            request.headers_mut().insert(AUTHORIZATION, self.bearer()?);
+        }
         Ok(request)
     }
 

@@ -75,7 +75,8 @@ fn each_role_receives_what_the_table_says() {
     let published: Vec<_> = KINDS
         .into_iter()
         .map(|(is_sensitive, mode)| {
-            session.run("DELETE FROM tickets; DELETE FROM realtime.messages");
+            session.run("DELETE FROM tickets");
+            session.run("DELETE FROM realtime.messages");
             session.run(&format!("SET civic.sensitive_events = {mode}"));
             session.run(&insert(TENANT, 1, is_sensitive));
             session.messages()

@@ -19,7 +19,7 @@ fn session() -> Session {
 
 /// The findings of `check()`, except for the test server's own `wal_level`.
 #[track_caller]
-fn wrong(session: &mut Session) -> Vec<Wrong> {
+pub fn wrong(session: &mut Session) -> Vec<Wrong> {
     let mut wrong = session.wrong();
     wrong.retain(|(component, ..)| component != "wal_level");
     wrong
@@ -67,8 +67,9 @@ fn setup_reports_each_step_and_does_nothing_the_second_time() {
     assert!(published.2.contains("no row security"), "{published:?}");
     let traces = session.traces();
     let again = session.steps(SETUP);
-    let again: Vec<_> =
-        again.into_iter().filter(|(component, ..)| !component.starts_with("columns")).collect();
+    let is_step =
+        |component: &str| !component.starts_with("columns") && !component.starts_with("rows");
+    let again: Vec<_> = again.into_iter().filter(|(component, ..)| is_step(component)).collect();
     assert_eq!(actions(&again), ["already there"]);
     assert_eq!(session.traces(), traces);
 }
@@ -250,6 +251,11 @@ fn a_publication_and_a_table_of_two_other_owners_are_left_to_a_superuser() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, PUBLISHED);
     session.run(found[0].2.as_deref().expect("a fix"));
+    // Now that the table is published, its deletes must not be.
+    let found = wrong(&mut session);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "changes in publication supabase_realtime");
+    session.run(found[0].2.as_deref().expect("a fix"));
     assert_eq!(wrong(&mut session), []);
 }
 
@@ -284,7 +290,7 @@ fn every_missing_right_on_realtime_is_reported_and_nothing_is_done() {
     let mut session = database.superuser();
     session.run(REALTIME);
     session.run("CREATE EXTENSION pg_civic");
-    let owner = database.role("owner", "");
+    let owner = database.operator("owner", "");
     session.run(&format!("ALTER TABLE tickets OWNER TO {owner}"));
     session.run(&format!("SET ROLE {owner}"));
     let error = session.error(SETUP);
@@ -296,6 +302,39 @@ fn every_missing_right_on_realtime_is_reported_and_nothing_is_done() {
     }
     session.reset_role();
     assert_eq!(session.text("SELECT count(*) FROM pg_policies WHERE schemaname <> 'civic'"), "0");
+}
+
+#[test]
+fn a_server_that_refuses_wal2json_is_found_where_a_table_is_published() {
+    let database = Database::realtime();
+    let mut session = database.superuser();
+    let found =
+        "SELECT ok, detail, fix FROM civic.check() WHERE component = 'output_plugin_libraries'";
+    if session.text("SELECT count(*) FROM pg_settings WHERE name = 'output_plugin_libraries'")
+        == "0"
+    {
+        assert_eq!(session.rows(found), Vec::<Vec<Option<String>>>::new(), "an older server");
+        return;
+    }
+    let mut ask = |setting: &str| {
+        session.run(&format!("SET output_plugin_libraries = {setting}"));
+        let row = session.rows(found).remove(0);
+        (row[0].clone().unwrap(), row[2].clone())
+    };
+    let fix = |names: &str| {
+        Some(format!(
+            "ALTER SYSTEM SET output_plugin_libraries = {names}; SELECT pg_reload_conf();"
+        ))
+    };
+    let all = "pgoutput, test_decoding, wal2json";
+    assert_eq!(ask("pgoutput, test_decoding"), ("f".to_owned(), fix(all)));
+    assert_eq!(ask("\"pgoutput\""), ("f".to_owned(), fix("pgoutput, wal2json")));
+    assert_eq!(ask("wal2json, pgoutput"), ("t".to_owned(), None));
+    // The names as one, which is what quotes around the list make of it.
+    assert_eq!(ask(&format!("'{all}'")).0, "f");
+    session.run("ALTER PUBLICATION supabase_realtime DROP TABLE tickets");
+    session.run("SET output_plugin_libraries = pgoutput");
+    assert_eq!(session.rows(found), Vec::<Vec<Option<String>>>::new(), "no table is published");
 }
 
 #[test]

@@ -205,7 +205,8 @@ fn the_day_of_a_message_is_in_utc_in_any_time_zone() {
                    FROM realtime.messages";
         assert_eq!(session.text(age), "t", "{zone}");
         assert_eq!(session.text("SHOW timezone"), zone);
-        session.run("DELETE FROM tickets; DELETE FROM realtime.messages");
+        session.run("DELETE FROM tickets");
+        session.run("DELETE FROM realtime.messages");
     }
 }
 

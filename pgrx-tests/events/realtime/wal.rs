@@ -2,12 +2,14 @@
 //! replication.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use civic_fake_services::RateLimit;
 use serde_json::{Value, json};
 
 use super::insert;
 use crate::pg_tests::support::cluster::Cluster;
-use crate::pg_tests::support::{APPLICATION, REALTIME, SUPABASE, Session, TENANT};
+use crate::pg_tests::support::{APPLICATION, OTHER_TENANT, REALTIME, SUPABASE, Session, TENANT};
 
 /// A row in the log, or the end of a transaction.
 #[derive(Debug)]
@@ -92,6 +94,12 @@ fn changes(session: &mut Session, slot: &str, publication: &str) -> Vec<Change> 
                 assert_eq!(reader.byte(), 'N', "the new row, by its primary key");
                 let values = columns.iter().cloned().zip(reader.tuple()).collect();
                 changes.push(Change::Row { table: table.clone(), what, values });
+            }
+            'D' => {
+                let (table, columns) = &relations[&reader.int32()];
+                assert_eq!(reader.byte(), 'K', "the old row's key");
+                let values = columns.iter().cloned().zip(reader.tuple()).collect();
+                changes.push(Change::Row { table: table.clone(), what: 'D', values });
             }
             'C' => changes.push(Change::Commit),
             'B' | 'O' | 'Y' => {}
@@ -205,6 +213,60 @@ fn the_publication_contains_each_changed_ticket() {
     }
     published.retain(|published| published != "C");
     assert_eq!(published, ["I public.tickets open", "U public.tickets closed"]);
+}
+
+/// What the real server does with 2,000 tickets in one transaction before five dashboards, and with its limit
+/// raised.
+#[test]
+fn a_large_transaction_silences_every_municipality_unless_the_limit_is_raised() {
+    const DASHBOARDS: u64 = 5;
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    session.run(&format!(
+        "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 2000)"
+    ));
+    let imported = broadcasts(&mut session);
+    session.run(&insert(OTHER_TENANT, 1, false));
+    let next = broadcasts(&mut session);
+    assert_eq!((imported.len(), next.len()), (2000, 1));
+    for (limit, receives_next) in [(100, false), (20_000, true)] {
+        let mut limit = RateLimit::new(limit);
+        let mut receive = |messages: &[(String, Value)], second: u64| -> u64 {
+            let at = Duration::from_secs(second);
+            messages.iter().map(|_| limit.broadcast(at, DASHBOARDS)).sum()
+        };
+        assert_eq!(receive(&[], 0), 0);
+        assert_eq!(receive(&imported, 60), 2000 * DASHBOARDS, "all of them arrive");
+        assert_eq!(receive(&next, 70) == DASHBOARDS, receives_next);
+        assert_eq!(receive(&next, 110) == DASHBOARDS, receives_next);
+        assert_eq!(receive(&next, 130), DASHBOARDS, "a minute later");
+    }
+}
+
+/// Realtime sends a DELETE to every subscriber, whatever row security says, so it must not be in what it reads.
+#[test]
+fn the_publication_contains_no_deleted_ticket() {
+    let cluster = cluster();
+    let mut session = cluster.superuser();
+    let deleted = |session: &mut Session| -> Vec<String> {
+        session.run(&insert(TENANT, 1, false));
+        session.run("DELETE FROM tickets");
+        let changes = changes(session, "changes", "supabase_realtime");
+        let operation = |change: Change| match change {
+            Change::Row { what, values, .. } => {
+                assert!(values["id"].is_some());
+                Some(what.to_string())
+            }
+            Change::Commit => None,
+        };
+        changes.into_iter().filter_map(operation).collect()
+    };
+    assert_eq!(deleted(&mut session), ["I"]);
+    let published = broadcasts(&mut session);
+    let kinds: Vec<_> = published.iter().map(|(_, payload)| payload["type"].clone()).collect();
+    assert_eq!(kinds, ["INSERT", "DELETE"], "those who may know receive it as a broadcast");
+    session.run("SELECT civic.teardown()");
+    assert_eq!(deleted(&mut session), ["I", "D"], "as it was before setup");
 }
 
 #[test]

@@ -56,6 +56,43 @@ fn a_manager_uploads_gbv_evidence_and_can_never_read_it() {
     }
 }
 
+/// The Storage API's statements. An upload, and one by TUS or a signed link, is tried as the caller and
+/// rolled back, before `service_role` writes. An upload with upsert, PUT, S3's PutObject and its multipart
+/// upload are tried with what they need to replace an object.
+#[test]
+fn a_managers_upload_into_gbv_evidence_passes_plainly_and_never_as_an_upsert() {
+    let plain = "INSERT INTO storage.objects (name, owner, owner_id, bucket_id, metadata, version)
+                 VALUES ($name$, NULL, 'u1', 'gbv-evidence', '{\"size\": 1}', 'v1')";
+    let upsert = format!(
+        "{plain} ON CONFLICT (name, bucket_id) DO UPDATE
+             SET metadata = EXCLUDED.metadata, version = EXCLUDED.version, owner_id = EXCLUDED.owner_id
+         RETURNING *"
+    );
+    for database in [stocked(), with_a_careless_policy()] {
+        let mut session = database.person(TENANT, "manager");
+        for (file, is_taken) in [("new.jpg", false), ("gbv-evidence.jpg", true)] {
+            let name = format!("'{TENANT}/id/{file}'");
+            session.run("BEGIN");
+            let plain = plain.replace("$name$", &name);
+            if is_taken {
+                assert_eq!(session.sqlstate(&plain), "23505");
+            } else {
+                assert_eq!(session.affected(&plain), 1);
+            }
+            session.run("ROLLBACK");
+            assert_eq!(session.sqlstate(&upsert.replace("$name$", &name)), "42501", "{file}");
+        }
+        // Who reads the bucket gets no further than a new object.
+        session.acts_as("authenticated", &claims(TENANT, "saps_liaison"));
+        session.run("BEGIN");
+        let new = upsert.replace("$name$", &format!("'{TENANT}/id/new.jpg'"));
+        assert_eq!(session.rows(&new).len(), 1);
+        session.run("ROLLBACK");
+        let taken = upsert.replace("$name$", &format!("'{TENANT}/id/gbv-evidence.jpg'"));
+        assert_eq!(session.sqlstate(&taken), "42501");
+    }
+}
+
 #[test]
 fn a_duplicate_reveals_to_a_manager_only_that_the_name_is_taken() {
     for database in [stocked(), with_a_careless_policy()] {

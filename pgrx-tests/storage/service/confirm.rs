@@ -125,7 +125,7 @@ fn without_an_upload_nothing_is_confirmed() {
          VALUES ('evidence', '{TENANT}/{FILE}/unfinished.jpg', '{SUB}')"
     ));
     let error = database.person(TENANT, "citizen").error(&confirm("evidence"));
-    assert_eq!(error.code().code(), "P0002");
+    assert_eq!(error.code().code(), "PT404");
     assert!(error.hint().expect("a hint").contains("request_upload()"), "{error:?}");
     assert!(recorded(&database).is_empty());
 }
@@ -140,7 +140,7 @@ fn a_deleted_file_is_not_confirmed() {
     let mut session = database.person(TENANT, "citizen");
     for gone in ["archived_at = now()", "is_delete_marker = true"] {
         superuser.run(&format!("UPDATE storage.objects SET {gone}"));
-        assert_eq!(session.sqlstate(&confirm("evidence")), "P0002", "{gone}");
+        assert_eq!(session.sqlstate(&confirm("evidence")), "PT404", "{gone}");
         superuser.run("UPDATE storage.objects SET archived_at = NULL, is_delete_marker = false");
     }
     session.text(&confirm("evidence"));
@@ -193,7 +193,7 @@ fn a_manager_confirms_a_gbv_upload_once_and_reads_nothing() {
     let answer = json(&mut session, &confirm("gbv-evidence"));
     assert_eq!(answer["filename"], "photo.jpg");
     assert_eq!(session.text(count), "0");
-    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "PT404");
     assert_eq!(recorded(&database).len(), 1);
     // A caller who may read it can still confirm it, and gets that row.
     let mut liaison = database.person(TENANT, "saps_liaison");
@@ -215,11 +215,11 @@ fn a_manager_does_not_confirm_another_users_upload() {
          VALUES ('gbv-evidence', '{TENANT}/{FILE}/nobodys.jpg', '{{\"size\": 1}}')"
     ));
     let mut session = database.person(TENANT, "manager");
-    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "PT404");
     // A caller without a user id in the claims does not match an uploader without one.
     let without_user =
         format!(r#"{{"app_metadata": {{"tenant_id": "{TENANT}", "role": "manager"}}}}"#);
-    assert_eq!(database.authenticated(&without_user).sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert_eq!(database.authenticated(&without_user).sqlstate(&confirm("gbv-evidence")), "PT404");
     assert!(recorded(&database).is_empty());
 }
 
@@ -264,11 +264,11 @@ fn a_file_stored_by_the_server_is_no_users_upload() {
     for bucket in ["evidence", "gbv-evidence"] {
         for role in ["citizen", "manager", "admin"] {
             let state = database.person(TENANT, role).sqlstate(&confirm(bucket));
-            assert_eq!(state, "P0002", "{bucket} {role}");
+            assert_eq!(state, "PT404", "{bucket} {role}");
         }
         assert_eq!(
             database.authenticated(&without_user).sqlstate(&confirm(bucket)),
-            "P0002",
+            "PT404",
             "{bucket}"
         );
     }
@@ -282,7 +282,7 @@ fn older_storage_versions_name_the_uploader_in_another_column() {
     let mut session = database.person(TENANT, "citizen");
     let other_user = "b0b00000-0000-4000-8000-000000000000";
     // If both are set, the newer column counts.
-    for (owner_id, owner, state) in [(other_user, SUB, Some("P0002")), (SUB, other_user, None)] {
+    for (owner_id, owner, state) in [(other_user, SUB, Some("PT404")), (SUB, other_user, None)] {
         superuser
             .run(&format!("UPDATE storage.objects SET owner_id = '{owner_id}', owner = '{owner}'"));
         session.run("BEGIN");
@@ -293,7 +293,7 @@ fn older_storage_versions_name_the_uploader_in_another_column() {
         session.run("ROLLBACK");
     }
     superuser.run("ALTER TABLE storage.objects DROP owner_id");
-    assert_eq!(session.sqlstate(&confirm("evidence")), "P0002");
+    assert_eq!(session.sqlstate(&confirm("evidence")), "PT404");
     superuser.run(&format!("UPDATE storage.objects SET owner = '{SUB}'"));
     session.text(&confirm("evidence"));
 }
@@ -308,7 +308,7 @@ fn a_file_in_the_folder_of_another_users_upload_does_not_take_its_id() {
         for other in ["evidence", "documents", "gbv-evidence"] {
             add_object(&mut superuser, other, &format!("{TENANT}/{FILE}/a.jpg"), SOMEBODY);
             let state = database.authenticated(&thief).sqlstate(&confirm(other));
-            assert_eq!(state, "P0002", "{other} beside {bucket}");
+            assert_eq!(state, "PT404", "{other} beside {bucket}");
         }
         assert!(recorded(&database).is_empty());
         let answer = json(&mut database.person(TENANT, role), &confirm(bucket));
@@ -333,7 +333,7 @@ fn a_users_claims_still_apply_in_a_role_that_bypasses_row_security() {
     let database = uploaded("gbv-evidence");
     let mut session = database.superuser();
     session.acts_as(&session_user(&database), &claims(TENANT, "citizen"));
-    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "P0002");
+    assert_eq!(session.sqlstate(&confirm("gbv-evidence")), "PT404");
     assert!(recorded(&database).is_empty());
 }
 

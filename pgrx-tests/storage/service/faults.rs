@@ -114,7 +114,7 @@ fn a_link_that_cannot_be_signed_is_an_error() {
     super::add_object(&mut town.superuser(), "evidence", &path, super::SUB);
     let link = format!("SELECT civic.get_signed_url('evidence', '{path}')");
     // The row exists but the file does not.
-    assert_eq!(town.person("citizen").sqlstate(&link), "P0002");
+    assert_eq!(town.person("citizen").sqlstate(&link), "PT404");
     town.storage.fails_first([Answer::json(200, &json!({"signedURL": "javascript:alert(1)"}))]);
     assert_eq!(town.person("citizen").sqlstate(&link), "08P01");
     town.service_role().run(&upload(&path));

@@ -132,7 +132,7 @@ fn a_user_gets_links_to_files_that_they_may_read_and_no_others() {
                 if may {
                     session.text(&sql);
                 } else {
-                    assert_eq!(session.sqlstate(&sql), "P0002", "{role} {bucket} {tenant}");
+                    assert_eq!(session.sqlstate(&sql), "PT404", "{role} {bucket} {tenant}");
                 }
             }
         }
@@ -168,7 +168,7 @@ fn the_server_role_gets_a_link_to_any_existing_file() {
             let sql = format!("SELECT civic.get_signed_url('gbv-evidence', '{}')", path_of(tenant));
             session.text(&sql);
         }
-        assert_eq!(session.sqlstate(&link("no/such/file")), "P0002");
+        assert_eq!(session.sqlstate(&link("no/such/file")), "PT404");
     }
 }
 
@@ -180,9 +180,9 @@ fn a_users_claims_apply_even_in_a_role_that_bypasses_every_policy() {
         session.run("DO $$ BEGIN CREATE ROLE postgres SUPERUSER; EXCEPTION WHEN duplicate_object THEN END $$");
         session.acts_as(role, &claims(TENANT, "manager"));
         session.text(&link(&path_of(TENANT)));
-        assert_eq!(session.sqlstate(&link(&path_of(OTHER_TENANT))), "P0002", "{role}");
+        assert_eq!(session.sqlstate(&link(&path_of(OTHER_TENANT))), "PT404", "{role}");
         let gbv = format!("SELECT civic.get_signed_url('gbv-evidence', '{}')", path_of(TENANT));
-        assert_eq!(session.sqlstate(&gbv), "P0002", "{role}");
+        assert_eq!(session.sqlstate(&gbv), "PT404", "{role}");
     }
 }
 
@@ -191,7 +191,7 @@ fn without_claims_only_the_server_role_gets_a_link() {
     let town = with_files();
     for claims in ["", "{}", r#"{"role": "service_role"}"#, r#"{"role": "authenticated"}"#] {
         let mut session = town.acting_as("authenticated", claims);
-        assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "P0002", "{claims}");
+        assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "PT404", "{claims}");
     }
     let mut anonymous = town.acting_as("anon", &claims(TENANT, "admin"));
     assert_eq!(anonymous.sqlstate(&link(&path_of(TENANT))), "42501");
@@ -203,11 +203,11 @@ fn a_role_that_sets_claims_for_itself_gets_no_link() {
     let mut session = town.superuser();
     session.run(
         "DO $$ BEGIN CREATE ROLE a_forger; EXCEPTION WHEN duplicate_object THEN END $$;
-         GRANT EXECUTE ON FUNCTION civic.get_signed_url(text, text, integer) TO a_forger;
+         GRANT EXECUTE ON FUNCTION civic.get_signed_url(text, text, bigint) TO a_forger;
          GRANT USAGE ON SCHEMA storage TO a_forger; GRANT SELECT ON storage.objects TO a_forger",
     );
     session.acts_as("a_forger", &claims(TENANT, "admin"));
-    assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "P0002");
+    assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "PT404");
 }
 
 #[test]
@@ -215,11 +215,11 @@ fn a_careless_policy_gives_no_link_to_gbv_evidence() {
     let town = with_files();
     town.superuser().run("CREATE POLICY careless ON storage.objects USING (true)");
     let sql = format!("SELECT civic.get_signed_url('gbv-evidence', '{}')", path_of(TENANT));
-    assert_eq!(town.person("manager").sqlstate(&sql), "P0002");
+    assert_eq!(town.person("manager").sqlstate(&sql), "PT404");
     // Even after the firewall is removed, the claims are checked.
     town.superuser().run("ALTER TABLE storage.objects DISABLE ROW LEVEL SECURITY");
-    assert_eq!(town.person("manager").sqlstate(&sql), "P0002");
-    assert_eq!(town.person("admin").sqlstate(&link(&path_of(OTHER_TENANT))), "P0002");
+    assert_eq!(town.person("manager").sqlstate(&sql), "PT404");
+    assert_eq!(town.person("admin").sqlstate(&link(&path_of(OTHER_TENANT))), "PT404");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_table_that_shadows_storage_objects_gives_no_link() {
          CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = text, FUNCTION = public.always);
          SET search_path = pg_temp, public, pg_catalog, storage"
     ));
-    assert_eq!(session.sqlstate(&link(&format!("{TENANT}/f/absent.jpg"))), "P0002");
+    assert_eq!(session.sqlstate(&link(&format!("{TENANT}/f/absent.jpg"))), "PT404");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_policy_of_another_role_is_evaluated_as_in_the_callers_own_query() {
          CREATE POLICY clean ON storage.objects AS RESTRICTIVE USING (public.is_clean(name))"
     ));
     let mut session = town.person("citizen");
-    assert_eq!(session.sqlstate(&link(&path)), "P0002");
+    assert_eq!(session.sqlstate(&link(&path)), "PT404");
     superuser.run("DELETE FROM public.quarantine");
     session.text(&link(&path));
 }
@@ -291,7 +291,7 @@ fn a_hostile_path_is_treated_as_a_missing_file() {
         "x".repeat(1024),
     ] {
         let state = session.sqlstate(&link(&hostile));
-        assert_eq!(state, "P0002", "{}", &hostile[..hostile.len().min(99)]);
+        assert_eq!(state, "PT404", "{}", &hostile[..hostile.len().min(99)]);
     }
 }
 
@@ -312,11 +312,11 @@ fn a_kept_plan_applies_each_roles_own_policies() {
         session.acts_as("authenticated", &claims(TENANT, "citizen"));
         session.text(&link(&path_of(TENANT)));
         session.acts_as("authenticated", &claims(OTHER_TENANT, "citizen"));
-        assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "P0002");
+        assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "PT404");
         session.acts_as("service_role", "");
         session.text(&link(&path_of(TENANT)));
         session.acts_as("authenticated", "");
-        assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "P0002");
+        assert_eq!(session.sqlstate(&link(&path_of(TENANT))), "PT404");
         session.reset_role();
         // The table is changed after the plan was made.
         session.run("ALTER TABLE storage.objects ADD COLUMN IF NOT EXISTS archived_at timestamptz");

@@ -2,7 +2,7 @@
 
 use super::uploads::SERVER_SIDE;
 use super::{SUB, Town, add_object};
-use crate::pg_tests::support::{Database, Session, TENANT};
+use crate::pg_tests::support::{Database, Session, TENANT, literal};
 
 fn link() -> String {
     format!("SELECT civic.get_signed_url('evidence', '{TENANT}/f/a.jpg')")
@@ -118,6 +118,47 @@ fn check_shows_that_a_setting_is_set_and_never_its_value() {
     assert!(checked(&town)[0].starts_with("storage service | f | "));
 }
 
+/// The row of check() about a component, `None` if there is none.
+fn row(town: &Town, component: &str) -> Option<(bool, String)> {
+    let rows = town.superuser().rows(&format!(
+        "SELECT ok, detail FROM civic.check() WHERE component = {}",
+        literal(component)
+    ));
+    let text = |value: &Option<String>| value.clone().expect("not NULL");
+    rows.first().map(|row| (text(&row[0]) == "t", text(&row[1])))
+}
+
+#[test]
+fn check_finds_a_key_that_only_the_gateway_takes_beside_the_apis_own_url() {
+    let town = Town::new();
+    assert_eq!(row(&town, "civic.service_key"), None, "a JWT is right in both places");
+    town.configure(&[("civic.service_key", "sb_secret_nobody-sees")]);
+    for (url, is_ok) in [
+        ("http://storage:5000", false),
+        ("http://storage:5000/", false),
+        ("https://p.supabase.co/storage/v1", true),
+        ("https://p.supabase.co/storage/v1/", true),
+    ] {
+        town.configure(&[("civic.storage_url", url)]);
+        let (ok, detail) = row(&town, "civic.service_key").expect("a row");
+        assert_eq!(ok, is_ok, "{url}: {detail}");
+        assert!(!detail.contains("sb_secret"), "{detail}");
+        assert!(is_ok || detail.contains("civic.supabase_url"), "{detail}");
+    }
+    let project = [("civic.storage_url", ""), ("civic.supabase_url", "https://p.supabase.co")];
+    town.configure(&project);
+    assert!(row(&town, "civic.service_key").expect("a row").0);
+}
+
+#[test]
+fn check_says_what_the_api_needs_to_serve_our_links() {
+    let town = Town::new();
+    let (ok, detail) = row(&town, "links to files").expect("a row");
+    assert!(ok && detail.contains("HS256") && detail.contains("AUTH_JWT_ALGORITHM"), "{detail}");
+    town.configure(&[("civic.jwt_secret", "")]);
+    assert_eq!(row(&town, "links to files"), None, "the API makes them");
+}
+
 #[test]
 fn a_missing_grant_and_a_table_without_a_key_are_found_and_repaired() {
     let database = Database::guarded();
@@ -128,7 +169,7 @@ fn a_missing_grant_and_a_table_without_a_key_are_found_and_repaired() {
             "privileges of service_role",
         ),
         (
-            "REVOKE EXECUTE ON FUNCTION civic.confirm_upload(uuid, text) FROM authenticated",
+            "REVOKE EXECUTE ON FUNCTION civic.confirm_upload(text, text, text) FROM authenticated",
             "privileges of authenticated",
         ),
         ("REVOKE SELECT ON civic.media_jobs FROM service_role", "privileges of service_role"),

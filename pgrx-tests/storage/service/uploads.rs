@@ -1,6 +1,6 @@
 //! civic.upload_file(): files that the server stores.
 
-use civic_fake_services::{Errors, Options};
+use civic_fake_services::{Entry, Errors, Options};
 
 use super::{PHOTO, Town, json};
 use crate::pg_tests::support::{Session, TENANT, claims, literal};
@@ -25,6 +25,41 @@ fn a_file_is_stored_unchanged() {
     );
     let request = &town.storage.server().requests()[0];
     assert_eq!(request.header("x-upsert"), Some("false"));
+}
+
+#[test]
+fn a_key_that_is_not_a_jwt_works_through_the_gateway_and_not_at_the_api() {
+    for (entry, works) in [(Entry::Gateway, true), (Entry::Api, false)] {
+        let service_key = Some("sb_secret_nobody-sees".to_owned());
+        let town = Town::with(Options { service_key, entry, ..Options::default() });
+        let path = format!("{TENANT}/f/a.jpg");
+        let mut session = town.service_role();
+        if works {
+            session.text(&upload(&path));
+            assert!(town.storage.object("evidence", &path).is_some());
+        } else {
+            let error = session.error(&upload(&path));
+            assert_eq!(error.code().code(), "28000");
+            assert!(error.hint().expect("a hint").contains("civic.supabase_url"), "{error:?}");
+            assert!(!format!("{error:?}").contains("nobody-sees"), "{error:?}");
+        }
+        assert_eq!(town.storage.server().requests()[0].header("authorization"), None);
+    }
+}
+
+#[test]
+fn a_refused_path_names_its_reason() {
+    let town = Town::new();
+    let mut session = town.service_role();
+    for (name, reason) in [
+        ("Café.jpg", "it contains \"é\", which the Storage API refuses"),
+        ("100%.jpg", "it contains \"%\", which the Storage API refuses"),
+        ("", "it is not of the form tenant/id/filename"),
+    ] {
+        let error = session.error(&upload(&format!("{TENANT}/f/{name}")));
+        assert_eq!(error.code().code(), "22023");
+        assert!(error.message().ends_with(reason), "{error:?}");
+    }
 }
 
 #[test]

@@ -61,6 +61,30 @@ fn another_log_is_appended() {
     assert_eq!(one.sensitive_versions(), Some(1));
 }
 
+/// The relay takes a transaction by the size of what it would notify.
+#[test]
+fn what_is_not_for_notify_takes_no_room_in_the_queue() {
+    let mut buffer = Buffer::default();
+    push(&mut buffer, 1, "a");
+    let size = buffer.notified();
+    assert_eq!(size, buffer.len());
+    buffer.push(1, Flags::REALTIME.with(Flags::OWNER), 7, b"channel", b"a").unwrap();
+    buffer.push_sensitive(1, 7, b"t", b"\"7\"");
+    assert_eq!(buffer.notified(), size);
+    push(&mut buffer, 2, "b");
+    push(&mut buffer, 3, "c");
+    buffer.release(3);
+    assert_eq!(buffer.notified(), 3 * size);
+    buffer.roll_back(2);
+    assert_eq!(buffer.notified(), size);
+    let mut all = Buffer::default();
+    push(&mut all, 1, "d");
+    all.append(&buffer).unwrap();
+    assert_eq!(all.notified(), 2 * size);
+    all.clear();
+    assert_eq!(all.notified(), 0);
+}
+
 proptest! {
     /// Compares with a model: a stack of lists, one per level. A text that begins with `s` is a
     /// sensitive version.

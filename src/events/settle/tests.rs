@@ -29,6 +29,19 @@ fn ordinary(buffer: &mut Buffer, table: u32, municipality: &str, id: &Value, sta
     buffer.push(1, flags, table, channel.as_bytes(), &written(id, status)).unwrap();
 }
 
+fn to_owner(buffer: &mut Buffer, table: u32, id: &Value, status: &str) {
+    let flags = Flags::REALTIME.with(Flags::ORDINARY).with(Flags::OWNER);
+    buffer.push(1, flags, table, b"ticket_owner:u", &written(id, status)).unwrap();
+}
+
+/// The status in each event to an owner.
+fn owned(buffer: &Buffer) -> Vec<Value> {
+    let status = |event: Record<'_>| {
+        serde_json::from_slice::<Value>(event.payload()).unwrap()["status"].take()
+    };
+    buffer.events_from(0, Flags::OWNER).map(status).collect()
+}
+
 fn itself(table: u32) -> u32 {
     table
 }
@@ -90,6 +103,84 @@ fn the_reserved_room_belongs_to_the_shared_form() {
         .map(|event| event.flags.has(Flags::HAS_ROOM))
         .collect();
     assert_eq!(rooms, [true, false]);
+}
+
+#[test]
+fn in_every_mode_an_owner_receives_nothing_of_a_sensitive_ticket() {
+    for mode in [SensitiveEvents::Redacted, SensitiveEvents::Restricted, SensitiveEvents::Full] {
+        let mut buffer = Buffer::default();
+        to_owner(&mut buffer, TABLE, &json!(1), "secret");
+        to_owner(&mut buffer, TABLE, &json!(2), "open");
+        buffer.push_renamed(1, TABLE, &token(&json!(1)), &token(&json!(3)));
+        buffer.push_sensitive(1, TABLE, b"a", &token(&json!(3)));
+        assert_eq!(settled(&mut buffer, mode), Unpublished::default());
+        assert_eq!(owned(&buffer), ["open"], "{mode:?}");
+        assert_eq!(settled(&mut buffer, mode), Unpublished::default());
+        assert_eq!(owned(&buffer), ["open"], "{mode:?}");
+    }
+}
+
+#[test]
+fn a_ticket_that_was_sensitive_is_an_ordinary_one_for_all_but_its_owner() {
+    for mode in [SensitiveEvents::Redacted, SensitiveEvents::Full] {
+        let mut buffer = Buffer::default();
+        ordinary(&mut buffer, TABLE, "a", &json!(1), "closed");
+        to_owner(&mut buffer, TABLE, &json!(1), "closed");
+        to_owner(&mut buffer, 8, &json!(1), "another table");
+        buffer.push_was_sensitive(1, TABLE, &token(&json!(1)));
+        settled(&mut buffer, mode);
+        assert_eq!(published(&buffer), [shared(json!("closed"), false)], "{mode:?}");
+        assert_eq!(owned(&buffer), ["another table"], "{mode:?}");
+    }
+}
+
+#[test]
+fn a_sensitive_ticket_without_an_id_may_be_any_owners() {
+    for push in [
+        (|buffer: &mut Buffer| buffer.push_sensitive(1, TABLE, b"b", NO_ID)) as fn(&mut Buffer),
+        |buffer| buffer.push_was_sensitive(1, TABLE, NO_ID),
+    ] {
+        let mut buffer = Buffer::default();
+        to_owner(&mut buffer, TABLE, &json!(1), "open");
+        to_owner(&mut buffer, 8, &json!(2), "another table");
+        push(&mut buffer);
+        settled(&mut buffer, SensitiveEvents::Redacted);
+        assert_eq!(owned(&buffer), ["another table"]);
+    }
+}
+
+#[test]
+fn without_memory_to_settle_no_owner_receives_anything_in_any_mode() {
+    for mode in [SensitiveEvents::Redacted, SensitiveEvents::Full] {
+        let mut buffer = Buffer::default();
+        ordinary(&mut buffer, TABLE, "a", &json!(1), "open");
+        to_owner(&mut buffer, TABLE, &json!(1), "open");
+        buffer.withhold(0, |flags| is_open(flags, mode));
+        assert_eq!(owned(&buffer).len(), 0, "{mode:?}");
+        let left = if mode == SensitiveEvents::Full { 1 } else { 0 };
+        assert_eq!(published(&buffer).len(), left, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_late_sensitive_version_of_what_an_owner_was_sent_is_detected_in_every_mode() {
+    for mode in [SensitiveEvents::Redacted, SensitiveEvents::Restricted, SensitiveEvents::Full] {
+        for (id, expected) in [(1, true), (2, false)] {
+            for was in [false, true] {
+                let (mut sent, mut late) = (Buffer::default(), Buffer::default());
+                to_owner(&mut sent, TABLE, &json!(1), "open");
+                match was {
+                    true => late.push_was_sensitive(3, TABLE, &token(&json!(id))),
+                    false => late.push_sensitive(3, TABLE, b"a", &token(&json!(id))),
+                }
+                assert_eq!(
+                    would_change(&sent, &late, mode, &itself),
+                    expected,
+                    "{mode:?} {id} {was}"
+                );
+            }
+        }
+    }
 }
 
 #[test]
@@ -213,7 +304,9 @@ fn a_late_sensitive_version_of_a_sent_ticket_is_detected() {
 #[derive(Debug, Clone)]
 enum Step {
     Ordinary(u8, u8),
+    ToOwner(u8, u8),
     Sensitive(u8, u8),
+    WasSensitive(u8, u8),
     Renamed(u8, u8),
     Begin,
     Release,
@@ -223,7 +316,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0u8..4, 0u8..5).prop_map(|(table, id)| Step::Ordinary(table, id)),
+        2 => (0u8..4, 0u8..5).prop_map(|(table, id)| Step::ToOwner(table, id)),
         2 => (0u8..4, 0u8..5).prop_map(|(table, id)| Step::Sensitive(table, id)),
+        1 => (0u8..4, 0u8..5).prop_map(|(table, id)| Step::WasSensitive(table, id)),
         1 => (0u8..5, 0u8..5).prop_map(|(old, new)| Step::Renamed(old, new)),
         1 => Just(Step::Begin),
         1 => Just(Step::Release),
@@ -231,9 +326,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whether the ticket has a sensitive version, by the simplest rule: follow renames in both
-/// directions until nothing is added.
-fn is_sensitive(steps: &[Step], table: u8, id: u8) -> bool {
+/// Whether the ticket has a sensitive version, or had one if `is_ever`, by the simplest rule: follow
+/// renames in both directions until nothing is added.
+fn is_sensitive(steps: &[Step], table: u8, id: u8, is_ever: bool) -> bool {
     // Two partitions and a table without any.
     let root = |table: u8| table / 2;
     let mut same = vec![id];
@@ -251,8 +346,10 @@ fn is_sensitive(steps: &[Step], table: u8, id: u8) -> bool {
             }
         }
     }
-    steps.iter().any(|step| {
-        matches!(step, Step::Sensitive(of, id) if root(*of) == root(table) && same.contains(id))
+    steps.iter().any(|step| match step {
+        Step::Sensitive(of, id) => root(*of) == root(table) && same.contains(id),
+        Step::WasSensitive(of, id) => is_ever && root(*of) == root(table) && same.contains(id),
+        _ => false,
     })
 }
 
@@ -284,6 +381,16 @@ proptest! {
                     let payload = written(&json!(id), &number.to_string());
                     buffer.push(level, flags, 1 + u32::from(table), b"ticket_updates:a", &payload).unwrap();
                 }
+                Step::ToOwner(table, id) => {
+                    last.push(Step::ToOwner(table, id));
+                    let flags = Flags::NOTIFY.with(Flags::ORDINARY).with(Flags::OWNER);
+                    let payload = written(&json!(id), &number.to_string());
+                    buffer.push(level, flags, 1 + u32::from(table), b"ticket_owner:u", &payload).unwrap();
+                }
+                Step::WasSensitive(table, id) => {
+                    last.push(Step::WasSensitive(table, id));
+                    buffer.push_was_sensitive(level, 1 + u32::from(table), &token(&json!(id)));
+                }
                 Step::Sensitive(table, id) => {
                     last.push(Step::Sensitive(table, id));
                     buffer.push_sensitive(level, 1 + u32::from(table), b"a", &token(&json!(id)));
@@ -299,8 +406,9 @@ proptest! {
         settle(&mut buffer, 0, SensitiveEvents::Restricted, &root_of);
         let published: Vec<_> = published(&buffer).into_iter().map(|event| event.0).collect();
         let expected: Vec<_> = steps.iter().filter_map(|step| match step {
-            Step::Ordinary(table, id) if is_sensitive(&steps, *table, *id) => Some("ticket_updates:a:sensitive"),
+            Step::Ordinary(table, id) if is_sensitive(&steps, *table, *id, false) => Some("ticket_updates:a:sensitive"),
             Step::Ordinary(..) => Some("ticket_updates:a"),
+            Step::ToOwner(table, id) => (!is_sensitive(&steps, *table, *id, true)).then_some("ticket_owner:u"),
             _ => None,
         }).collect();
         prop_assert_eq!(published, expected);

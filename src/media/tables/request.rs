@@ -6,7 +6,7 @@ use pgrx::Uuid;
 use serde_json::{Value, json};
 
 use crate::media::job::{Attempt, Moved, Outcome};
-use crate::pg::counters::ErrorClass;
+use crate::pg::shared::counters::ErrorClass;
 
 /// Longest message of an error that is handed over, in characters. As JSON it takes six times as many
 /// bytes at most, which a request has room for.

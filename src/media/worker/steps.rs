@@ -11,9 +11,9 @@ use crate::media::job::{Attempt, Kind, Outcome};
 use crate::media::store::{Hold, Job};
 use crate::media::tables::request::{Files, Request, Step};
 use crate::media::tables::{LATER, READY, SENSITIVE};
-use crate::pg::counters::ErrorClass;
 use crate::pg::mailbox::Answer;
 use crate::pg::shared::Shared;
+use crate::pg::shared::counters::ErrorClass;
 use crate::pg::{self, foreign};
 
 /// The next step of a job in flight.

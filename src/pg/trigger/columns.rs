@@ -60,7 +60,7 @@ const PACKED_LIMIT: usize = 16 * TEXT_LIMIT;
 const STORED: u8 = b's';
 
 impl<const N: usize> Columns<N> {
-    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[&str; N], is_before: bool) -> Self {
+    fn of(tuple_desc: &PgTupleDesc<'_>, names: &[String; N], is_before: bool) -> Self {
         let mut sources = [None; N];
         for (index, attribute) in tuple_desc.iter().enumerate() {
             if attribute.is_dropped() {
@@ -83,6 +83,11 @@ impl<const N: usize> Columns<N> {
         }
         let last = sources.iter().flatten().map(|source| source.index as i32 + 1).max();
         Columns { sources, last: last.unwrap_or(0) }
+    }
+
+    /// Whether the table has one of the columns.
+    pub fn has_any(&self) -> bool {
+        self.last > 0
     }
 
     pub fn has(&self, column: usize) -> bool {
@@ -168,6 +173,8 @@ impl Source {
 thread_local! {
     /// Incremented whenever a table may have changed.
     static GENERATION: Cell<u64> = const { Cell::new(0) };
+    /// Whether the server reports changes of tables to this process.
+    static IS_OBSERVED: Cell<bool> = const { Cell::new(false) };
 }
 
 #[pg_guard]
@@ -177,17 +184,21 @@ unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_s
 
 /// A session's cache of the tables that have a trigger.
 pub struct Tables<const N: usize> {
-    names: [&'static str; N],
+    names: [String; N],
     generation: Cell<u64>,
     /// By table, and by whether the trigger is a BEFORE trigger.
     known: RefCell<BTreeMap<(u32, bool), Rc<Columns<N>>>>,
 }
 
 impl<const N: usize> Tables<N> {
-    pub fn new(names: [&'static str; N]) -> Self {
-        // SAFETY: the function lives as long as the library, which is never unloaded.
-        unsafe {
-            pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
+    /// An empty name stands for no column.
+    pub fn new(names: [String; N]) -> Self {
+        // Once: the server has room for ten such functions.
+        if !IS_OBSERVED.replace(true) {
+            // SAFETY: the function lives as long as the library, which is never unloaded.
+            unsafe {
+                pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
+            }
         }
         Tables { names, generation: Cell::new(0), known: RefCell::default() }
     }

@@ -1,5 +1,7 @@
 //! Ways around the policies, and code of others that runs with more rights than its owner has.
 
+use pgrx::datum::DatumWithOid;
+
 use super::super::plan::{Finding, bad};
 use super::super::privileges::guarded;
 use super::super::rights;
@@ -32,7 +34,16 @@ pub fn memberships(schema: &str) -> Result<Vec<Finding>, Error> {
 
 /// One part of exposure.sql, by its name there.
 pub fn part(name: &str) -> Result<Vec<Finding>, Error> {
-    catalog::rows(include_str!("exposure.sql"), &[name.into(), guarded().into()], |row| {
+    rows(&[name.into(), guarded().into(), true.into()])
+}
+
+/// [`part`] for tables of the application, by schema and name.
+pub fn part_of(name: &str, tables: Vec<String>) -> Result<Vec<Finding>, Error> {
+    rows(&[name.into(), tables.into(), false.into()])
+}
+
+fn rows(arguments: &[DatumWithOid<'_>]) -> Result<Vec<Finding>, Error> {
+    catalog::rows(include_str!("exposure.sql"), arguments, |row| {
         Ok((
             row.get(1)?.unwrap_or_default(),
             row.get(2)?.unwrap_or_default(),

@@ -1,5 +1,6 @@
 -- Ways around the policies on the guarded tables ($2), and code of others that runs with more rights than
--- its owner has. $1 names the part to look at. Columns: component, ok, detail, fix.
+-- its owner has. $1 names the part to look at. $3: functions of the tables' owners in the same schema are the
+-- services' own. Columns: component, ok, detail, fix.
 WITH RECURSIVE tables AS (
     SELECT c.oid, c.relowner, c.relforcerowsecurity, n.nspname,
            pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
@@ -224,7 +225,7 @@ functions (component, ok, detail, fix) AS (
               AND p.prosrc ~* (E'\\m' || pg_catalog.split_part(g.name, '.', 2) || E'\\M')
            OR p.prosrc ~* (E'\\m' || pg_catalog.replace(g.name, '.', E'"?\\s*[.]\\s*"?') || E'\\M'))
       -- Functions of the services.
-      AND NOT (n.nspname = g.nspname
+      AND NOT ($3 AND n.nspname = g.nspname
                AND (p.proowner = g.relowner OR r.rolname IN (SELECT s.rolname FROM services s)))
     GROUP BY p.oid, r.rolname
 )

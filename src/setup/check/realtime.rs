@@ -1,10 +1,11 @@
 //! What an event needs to reach a browser.
 
 use super::super::plan::{self, Finding, SETUP, bad, good, readable, unrepaired, walk};
+use super::super::publication::Operations;
 use super::super::realtime;
 use super::super::relation::Relation;
-use super::exposure;
 use super::server::default_of;
+use super::{exposure, realtime_tenant};
 use crate::catalog;
 use crate::error::Error;
 use crate::events::realtime::{Probe, explain, probe};
@@ -28,6 +29,8 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
     if transport.has_realtime() {
         findings.push(send(&messages));
         findings.push(wal_level()?);
+        findings.extend(output_plugins()?);
+        findings.extend(readable("tenant of Realtime", realtime_tenant::findings())?);
     }
     Ok(findings)
 }
@@ -104,4 +107,55 @@ fn wal_level() -> Result<Finding, Error> {
             "ALTER SYSTEM SET wal_level = 'logical'; -- and restart the server",
         )
     })
+}
+
+/// Servers that have the setting refuse the output plugin of `postgres_changes`, and Realtime tells the page
+/// that it has subscribed. It matters where a table of tickets is published.
+fn output_plugins() -> Result<Option<Finding>, Error> {
+    const NAME: &str = "output_plugin_libraries";
+    const PLUGIN: &str = "wal2json";
+    let setting = "SELECT setting FROM pg_catalog.pg_settings WHERE name = $1";
+    let Some(setting) = catalog::texts(setting, &[NAME.into()])?.into_iter().next() else {
+        return Ok(None);
+    };
+    if !Operations::publishes_tickets()? {
+        return Ok(None);
+    }
+    let names = listed(&setting);
+    if names.iter().any(|name| name.trim_matches('"') == PLUGIN) {
+        return Ok(Some(good(NAME, setting)));
+    }
+    let detail = format!(
+        "{setting}: without {PLUGIN} no page receives postgres_changes, although Realtime says that it has \
+         subscribed"
+    );
+    let all = [&names[..], &[PLUGIN]].concat().join(", ");
+    // Not in quotes: the whole list would be one name.
+    let fix = format!("ALTER SYSTEM SET {NAME} = {all}; SELECT pg_reload_conf();");
+    Ok(Some(bad(NAME, detail, fix)))
+}
+
+/// The names of a list, each as it is written: in double quotes it may contain commas.
+fn listed(setting: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let names = setting.split(|character| {
+        is_quoted ^= character == '"';
+        character == ',' && !is_quoted
+    });
+    names.map(str::trim).filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listed;
+
+    #[test]
+    fn a_quoted_list_is_one_name() {
+        assert_eq!(
+            listed("pgoutput, test_decoding,wal2json"),
+            ["pgoutput", "test_decoding", "wal2json"]
+        );
+        assert_eq!(listed("\"pgoutput, wal2json\", a"), ["\"pgoutput, wal2json\"", "a"]);
+        assert_eq!(listed(" , "), [""; 0]);
+    }
 }

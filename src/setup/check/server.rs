@@ -194,8 +194,8 @@ pub fn privileges() -> Result<Vec<Finding>, Error> {
 /// What a role lacks to read the jobs that it may read, each with the statement that repairs it.
 fn media_jobs(grantee: Grantee) -> Result<Vec<(String, String)>, Error> {
     let role = grantee.role();
-    let hidden = MEDIA_JOBS.into_iter().find(|(reader, _)| *reader == grantee);
-    let hidden = hidden.map_or(&[][..], |(_, hidden)| hidden);
+    let reader = MEDIA_JOBS.into_iter().find(|(reader, _)| *reader == grantee);
+    let Some((_, hidden)) = reader else { return Ok(vec![]) };
     let names: Vec<_> = hidden.iter().map(|column| column.to_string()).collect();
     let columns = catalog::texts(
         "SELECT pg_catalog.quote_ident(a.attname) FROM pg_catalog.pg_attribute a

@@ -11,7 +11,10 @@ use crate::storage::api::secrets_are_safe;
 use crate::storage::attachment::Attachments;
 
 pub fn findings() -> Result<Vec<Finding>, Error> {
-    let mut findings = vec![storage(), whatsapp(), secrets()?];
+    let mut findings = vec![storage()];
+    findings.extend(key());
+    findings.extend(links());
+    findings.extend([whatsapp(), secrets()?]);
     if storage::exists()? {
         findings.push(attachments()?);
     }
@@ -49,6 +52,31 @@ fn storage() -> Finding {
         (true, false) => part("storage service", &[url, key]),
         _ => part("storage service", &[url, key, ("civic.jwt_secret", has_secret)]),
     }
+}
+
+/// A key that is not a JWT, which the gateway of a project replaces by one, and the API itself refuses. A
+/// URL does not say which of the two it names; the gateway has the API at `/storage/v1`.
+fn key() -> Option<Finding> {
+    let component = "civic.service_key";
+    settings::service_key().filter(|key| !key.is_jwt())?;
+    let is_gateway = settings::storage_url().is_none_or(|url| url.ends_with("/storage/v1"));
+    Some(if is_gateway {
+        good(component, "not a JWT: sent as apikey, and the gateway sends a JWT in its place")
+    } else {
+        let detail = "not a JWT, and the Storage API itself, which civic.storage_url seems to name, refuses \
+                      such a key: set civic.supabase_url instead, or a civic.storage_url of the gateway, \
+                      which ends in /storage/v1, or set the JWT of service_role as the key";
+        unrepaired(component, detail)
+    })
+}
+
+/// How links are made. Nothing in the database says how the Storage API checks them.
+fn links() -> Option<Finding> {
+    settings::jwt_secret().and(settings::storage_url())?;
+    let detail = "made here with HS256 over civic.jwt_secret: AUTH_JWT_ALGORITHM of the Storage API must be \
+                  HS256, its default. If the API has a key of its own for signing URLs, its links look \
+                  different, and both are served";
+    Some(good("links to files", detail))
 }
 
 fn whatsapp() -> Finding {

@@ -133,6 +133,31 @@ fn agree(query: &Query, readers: &mut [&mut Reader]) -> Result<(), Error> {
     Ok(())
 }
 
+/// The Storage API's `list()` of a folder with hundreds of folders in it: 100 entries.
+fn list(server: &Server, progress: &mut Progress) -> Result<Comparison, Error> {
+    progress.report("    list() of a folder");
+    let tenant = server::tenant(MANY / 2);
+    let mut session = server.session("reads_civic")?;
+    session.batch_execute(include_str!("../../sql/list_function.sql"))?;
+    let sql = include_str!("../../sql/list.sql");
+    let mut civic = Reader::new(server.manager("reads_civic", &tenant)?, sql, MANY)?;
+    let mut unguarded = Reader::new(server.unguarded("reads_civic")?, sql, MANY)?;
+    for reader in [&mut civic, &mut unguarded] {
+        let entries = reader.answer()?;
+        if entries != ["100"] {
+            Err(format!("a list has {entries:?} entries"))?;
+        }
+    }
+    let [ours, peer] =
+        in_turn(progress, ROUNDS, [&mut || civic.prepared(1), &mut || unguarded.prepared(1)])?;
+    Ok(Comparison {
+        case: "list() of a folder, 100 entries".to_owned(),
+        ours: Figure::new("civic policies", ours),
+        peer: Figure::new("no row security", peer),
+        ratio: Ratio::Share { at_most: Some(5.0) },
+    })
+}
+
 /// The query with which Storage lists a folder (`storage.list_objects_with_delimiter`). It is
 /// dynamic, so the server plans it each time; one call runs it this often.
 const SEARCHES: usize = 100;
@@ -174,6 +199,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
     }
 
     let mut comparisons = vec![];
+    comparisons.push(list(server, progress)?);
     comparisons.push(search(server, progress)?);
     for query in &QUERIES {
         let manager = server.manager("reads_civic", &server::tenant(MANY / 2))?;

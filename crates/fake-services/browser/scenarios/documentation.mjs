@@ -1,4 +1,4 @@
-// The code of docs/browsers.md, as it stands there.
+// The code of docs/browsers.md and docs/sql-api.md, as it stands there.
 
 import assert from 'node:assert/strict'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -169,6 +169,35 @@ export async function a_public_page_receives_nothing_from_the_database_and_what_
   forger.send({ type: 'broadcast', event: 'UPDATE', payload: { type: 'UPDATE', status: 'forged' } })
   await clock.advance(1_000)
   assert.deepEqual(page.events, [])
+}
+
+export async function the_upload_of_the_documentation_runs() {
+  const page = await openPage()
+  const [calls, stored, others] = [[], [], page.supabase.fetch]
+  const target = { bucket: 'evidence', path: 't/f/photo.jpg', file_id: 'f' }
+  const replies = { request_upload: target, confirm_upload: { id: 'row' }, get_signed_url: 'https://link' }
+  const reply = (body) => new Response(JSON.stringify(body), { headers: { 'content-type': 'application/json' } })
+  page.supabase.fetch = async (input, init) => {
+    const url = new URL(input instanceof Request ? input.url : input)
+    const name = url.pathname.match(/\/rest\/v1\/rpc\/(.*)/)?.[1]
+    if (name) {
+      assert.equal(new Headers(init.headers).get('content-profile'), 'civic')
+      calls.push([name, JSON.parse(init.body)])
+      return reply(replies[name])
+    }
+    if (!url.pathname.startsWith('/storage/v1/object/')) return others(input, init)
+    stored.push(url.pathname)
+    return reply({ Key: 'evidence/t/f/photo.jpg', Id: 'o' })
+  }
+  const { upload } = await run(page, `${onlyBlock('js', 'request_upload')}\nexport { upload }`)
+  const file = new File(['photo'], 'photo.jpg', { type: 'image/jpeg' })
+  assert.deepEqual(await upload(file, 'evidence'), { row: { id: 'row' }, link: 'https://link' })
+  assert.deepEqual(stored, ['/storage/v1/object/evidence/t/f/photo.jpg'])
+  assert.deepEqual(calls, [
+    ['request_upload', { filename: 'photo.jpg', content_type: 'image/jpeg', file_size: 5, purpose: 'evidence' }],
+    ['confirm_upload', { file_id: 'f', purpose: 'evidence' }],
+    ['get_signed_url', { bucket: 'evidence', path: 't/f/photo.jpg', expiry: 600 }],
+  ])
 }
 
 export async function every_block_of_javascript_in_the_documentation_is_run() {

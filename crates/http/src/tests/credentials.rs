@@ -61,7 +61,7 @@ fn wrong_credentials_are_reported_and_not_shown() {
     let twilio = Twilio::start(SID, "another token");
     let url = twilio.offer("image/jpeg", "bytes");
     let error = source(&twilio.hosts(), LIMITS).fetch(&url, &Cancel::new()).unwrap_err();
-    assert_eq!(error.kind(), Kind::Unauthorized);
+    assert_eq!(error.kind(), Kind::MediaUnauthorized);
     assert_shows_no_secret(&error);
 }
 

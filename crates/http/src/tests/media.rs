@@ -149,8 +149,8 @@ fn a_server_that_sends_very_slowly_times_out() {
 #[test]
 fn a_status_decides_whether_a_retry_may_succeed() {
     for (status, expected, is_transient) in [
-        (401, Kind::Unauthorized, false),
-        (403, Kind::Unauthorized, false),
+        (401, Kind::MediaUnauthorized, false),
+        (403, Kind::MediaUnauthorized, false),
         (404, Kind::MediaNotFound, true),
         (408, Kind::TimedOut, true),
         (410, Kind::Rejected, false),

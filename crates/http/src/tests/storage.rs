@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use civic_fake_services::{Answer, Errors, FakeServer, Options, Storage, sequence};
+use civic_fake_services::{Answer, Entry, Errors, FakeServer, Options, Storage, sequence};
 use serde_json::json;
 
 use super::*;
@@ -23,6 +23,40 @@ fn a_file_is_uploaded_as_it_is() {
         Some(&*format!("Bearer {}", storage.service_key()))
     );
     assert_eq!(request.header("apikey"), Some(storage.service_key()));
+}
+
+/// A key of the form that replaces the JWT of `service_role`.
+const SECRET_KEY: &str = "sb_secret_hunter2";
+
+fn with_secret_key(entry: Entry) -> Storage {
+    let service_key = Some(SECRET_KEY.to_owned());
+    Storage::start(Options { service_key, entry, ..Options::default() })
+}
+
+#[test]
+fn a_key_that_is_not_a_jwt_is_sent_as_apikey_alone() {
+    let storage = with_secret_key(Entry::Gateway);
+    upload(&api(&storage), PATH, "bytes").unwrap();
+    api(&storage).stat("evidence", PATH, &Cancel::new()).unwrap().unwrap();
+    for request in storage.server().requests() {
+        assert_eq!(request.header("apikey"), Some(SECRET_KEY));
+        assert_eq!(request.header("authorization"), None);
+    }
+}
+
+#[test]
+fn the_api_itself_refuses_a_key_that_is_not_a_jwt() {
+    let error = upload(&api(&with_secret_key(Entry::Api)), PATH, "bytes").unwrap_err();
+    assert_eq!(error.kind(), Kind::Unauthorized);
+    assert_shows_no_secret(&error);
+}
+
+#[test]
+fn a_jwt_is_sent_to_the_gateway_and_to_the_api_alike() {
+    for entry in [Entry::Gateway, Entry::Api] {
+        let storage = Storage::start(Options { entry, ..Options::default() });
+        upload(&api(&storage), PATH, "bytes").unwrap();
+    }
 }
 
 #[test]

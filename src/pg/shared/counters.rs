@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shared;
-use super::transaction::Observer;
+use crate::pg::transaction::{self, Observer};
 
 /// Defines the values of a label, each with its text.
 macro_rules! label {
@@ -120,15 +120,15 @@ pub struct Counters {
 
 /// Records what a whole check has found.
 pub fn record_check(failing: usize) {
-    if let Some(shared) = shared::shared() {
+    if let Some(shared) = shared() {
         shared.counters.checks_failing.store(failing as u64, Ordering::Relaxed);
-        shared.counters.checked_at.store(super::transaction::now() as u64, Ordering::Relaxed);
+        shared.counters.checked_at.store(transaction::now() as u64, Ordering::Relaxed);
     }
 }
 
 /// Counts now, whatever becomes of the transaction.
 pub fn count(choose: impl FnOnce(&'static Counters) -> &'static AtomicU64, number: usize) {
-    if let Some(shared) = shared::shared() {
+    if let Some(shared) = shared() {
         choose(&shared.counters).fetch_add(number as u64, Ordering::Relaxed);
     }
 }
@@ -168,7 +168,7 @@ pub fn count_at_commit(
     choose: impl FnOnce(&'static Counters) -> &'static AtomicU64,
     number: usize,
 ) {
-    if let Some(shared) = shared::shared().filter(|_| number > 0) {
+    if let Some(shared) = shared().filter(|_| number > 0) {
         let counter = choose(&shared.counters);
         AT_COMMIT.with_borrow_mut(|counts| counts.add(counter, number as u64));
     }

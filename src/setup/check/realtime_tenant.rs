@@ -1,0 +1,166 @@
+//! What Realtime's own record of this project says: its rate limit, and whether public channels are open.
+//!
+//! Realtime keeps it in `_realtime.tenants`, in this database or in another one. It is another role's table,
+//! and any role may have made one of the name. So it is read only with the rights of its owner, for a caller
+//! who has them.
+
+use super::super::plan::{Finding, good, is_refused, unrepaired};
+use super::super::relation::Relation;
+use crate::catalog::{self, CatalogError, Change};
+use crate::error::Error;
+use crate::pg::role;
+
+const TABLE: &str = "_realtime.tenants";
+const RATE_LIMIT: &str = "rate limit of Realtime";
+const PUBLIC_CHANNELS: &str = "public channels of Realtime";
+
+/// A limit that is not reported: 10,000 tickets in one transaction before five dashboards, or 47 a second
+/// before twenty.
+const ENOUGH: i64 = 1000;
+/// The dashboards of the example in the report.
+const DASHBOARDS: i64 = 20;
+
+pub fn findings() -> Result<Vec<Finding>, Error> {
+    let record = match read() {
+        Ok(record) => record,
+        Err(error) if is_refused(&error) => Err(error.message()),
+        Err(error) => match error.downcast_ref() {
+            Some(CatalogError::WouldRunAsSuperuser { .. }) => Err(error.message()),
+            _ => return Err(error),
+        },
+    };
+    Ok(match record {
+        Ok(record) => vec![rate_limit(record.limit), public_channels(record.open)],
+        Err(why) => {
+            let detail = |default: &str| format!("not known, {why}; {default}");
+            vec![
+                good(RATE_LIMIT, detail("Realtime's default is 100 events a second for all")),
+                good(PUBLIC_CHANNELS, detail("Realtime's default is that they are open")),
+            ]
+        }
+    })
+}
+
+struct Record {
+    /// The lowest limit, in events a second.
+    limit: Option<i64>,
+    /// Whether a client may join a channel that is not private.
+    open: Option<bool>,
+}
+
+/// `Err(why)` if it cannot be read.
+fn read() -> Result<Result<Record, String>, Error> {
+    let why = |why: &str| Ok(Err(why.to_owned()));
+    let Some(table) = Relation::named("_realtime", "tenants")?.filter(|table| table.kind == "r")
+    else {
+        return why("as there is no table _realtime.tenants in this database");
+    };
+    if !role::has_rights_of(table.owner) {
+        return why("as _realtime.tenants belongs to another role");
+    }
+    // Only columns of the server's own types: others would run code of their owners.
+    let columns = catalog::texts(
+        "SELECT attname FROM pg_catalog.pg_attribute
+         WHERE attrelid = $1 AND NOT attisdropped
+           AND (attname = 'max_events_per_second'
+                AND atttypid IN ('pg_catalog.int4'::pg_catalog.regtype,
+                                 'pg_catalog.int8'::pg_catalog.regtype)
+                OR attname = 'private_only' AND atttypid = 'pg_catalog.bool'::pg_catalog.regtype)",
+        &[table.oid.into()],
+    )?;
+    let owner = table.owner()?;
+    owner.refuse_code_of_others(table.oid, TABLE, Change::Insert)?;
+    let value = |column: &str, sql: &str| {
+        if !columns.iter().any(|found| found == column) {
+            return Ok(None);
+        }
+        Ok::<_, Error>(owner.texts(TABLE, sql, &[])?.into_iter().next())
+    };
+    let limit = value(
+        "max_events_per_second",
+        "SELECT pg_catalog.min(max_events_per_second) FROM ONLY _realtime.tenants",
+    )?;
+    let open = value(
+        "private_only",
+        "SELECT pg_catalog.bool_or(private_only IS NOT TRUE) FROM ONLY _realtime.tenants",
+    )?;
+    Ok(Ok(Record {
+        limit: limit.and_then(|limit| limit.parse().ok()),
+        open: open.map(|open| open == "true"),
+    }))
+}
+
+fn rate_limit(limit: Option<i64>) -> Finding {
+    let Some(limit) = limit else {
+        return good(RATE_LIMIT, "not known, as _realtime.tenants does not name it");
+    };
+    let detail = format!(
+        "{limit} a second for the whole project, the mean of a minute. Each message counts, and each delivery: \
+         {} tickets a second before {DASHBOARDS} dashboards",
+        tickets_per_second(limit, DASHBOARDS)
+    );
+    if limit >= ENOUGH {
+        return good(RATE_LIMIT, detail);
+    }
+    let remedy = "Above it Realtime drops every broadcast, and no page notices. Set \
+                  TENANT_MAX_EVENTS_PER_SECOND for Realtime (20000, for example), and restart it so that it \
+                  seeds the tenant; changing the row alone has no effect";
+    unrepaired(RATE_LIMIT, format!("{detail}. {remedy}"))
+}
+
+/// How many ordinary tickets a second a limit carries, with one decimal. A ticket is a message to the channel
+/// of its municipality and its deliveries there; its owner's is one more for each.
+fn tickets_per_second(limit: i64, dashboards: i64) -> String {
+    let tenths = limit.saturating_mul(10) / (1 + dashboards);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+fn public_channels(open: Option<bool>) -> Finding {
+    match open {
+        None => good(PUBLIC_CHANNELS, "not known, as _realtime.tenants does not name private_only"),
+        Some(false) => good(PUBLIC_CHANNELS, "closed"),
+        Some(true) => unrepaired(
+            PUBLIC_CHANNELS,
+            "open: a page that joins ticket_updates:… without private: true receives what any client with \
+             the publishable key sends there, and takes it for events. Set private_only for the tenant in \
+             Realtime (\"Allow public access\" off in the dashboard of Supabase); every channel then needs \
+             private: true and a policy on realtime.messages",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limit_carries_four_tickets_a_second_before_twenty_dashboards() {
+        for (limit, dashboards, expected) in [
+            (100, 20, "4.7"),
+            (100, 0, "100.0"),
+            (1000, 20, "47.6"),
+            (20_000, 5, "3333.3"),
+            (0, 5, "0.0"),
+        ] {
+            assert_eq!(tickets_per_second(limit, dashboards), expected);
+        }
+    }
+
+    /// What is reported as carried is carried, and one ticket more a second is not.
+    #[test]
+    fn the_report_is_what_the_limit_of_realtime_carries() {
+        for (limit, dashboards) in [(100, 5), (100, 20), (1000, 20), (20_000, 100)] {
+            let carried: u64 =
+                tickets_per_second(limit, dashboards).split('.').next().unwrap().parse().unwrap();
+            let lost = |per_second: u64| {
+                let mut rate = civic_fake_services::RateLimit::new(limit.unsigned_abs());
+                (0..300).any(|second| {
+                    let at = std::time::Duration::from_secs(second);
+                    let mut send = || rate.broadcast(at, dashboards.unsigned_abs());
+                    (0..per_second).map(|_| send()).sum::<u64>() == 0
+                })
+            };
+            assert!(!lost(carried) && lost(carried + 1), "{limit} {dashboards}");
+        }
+    }
+}
