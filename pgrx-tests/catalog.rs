@@ -13,7 +13,7 @@ type Call = (char, char, bool, bool, u32);
 
 /// A function without a search_path looks nothing up by name. None is SECURITY DEFINER. Who may call it is in
 /// `privileges::FUNCTIONS`.
-const FUNCTIONS: [(&str, &str, Call); 47] = [
+const FUNCTIONS: [(&str, &str, Call); 48] = [
     ("bucket_for_media(is_sensitive boolean)", "text", ('i', 's', true, false, 1)),
     ("bucket_for_purpose(purpose text)", "text", ('i', 's', true, false, 1)),
     ("can_join_channel(topic text)", "boolean", ('s', 's', true, false, 5)),
@@ -87,6 +87,12 @@ const FUNCTIONS: [(&str, &str, Call); 47] = [
     // A NULL is an error, so not STRICT; likewise protect and unprotect.
     ("mark_sensitive(ticket_id text)", "void", ('v', 'u', false, false, 1000)),
     ("mark_sensitive(ticket_uuid uuid)", "void", ('v', 'u', false, false, 1000)),
+    // It reads the table of jobs as its owner.
+    (
+        "metrics()",
+        "TABLE(name text, labels jsonb, value double precision, help text)",
+        ('v', 'u', true, false, 1000),
+    ),
     ("notify_ticket_update()", "trigger", ('v', 'u', true, false, 1)),
     ("object_path(tenant_id text, folder text, filename text)", "text", ('i', 's', true, false, 5)),
     (
@@ -151,13 +157,14 @@ const FUNCTIONS: [(&str, &str, Call); 47] = [
     ("user_uuid()", "uuid", ('s', 's', true, false, 1)),
 ];
 
-const WITH_A_SEARCH_PATH: [&str; 12] = [
+const WITH_A_SEARCH_PATH: [&str; 13] = [
     "cancel_media_job(uuid)",
     "check()",
     "confirm_upload(text, text, text)",
     "download_and_upload_media(text, text, text, text, boolean)",
     "enqueue_media(text, text, text, text, boolean)",
     "mark_sensitive(text)",
+    "metrics()",
     "protect(regclass, text, text[], text, text, text, text[], text)",
     "retry_media_job(uuid)",
     "setup(regclass)",
@@ -381,7 +388,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_p
 }
 
 #[test]
-fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_three_tables_and_a_view() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -405,8 +412,9 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables()
     listed.push("table civic.media_jobs".to_owned());
     listed.push("table civic.protected_tables".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
+    listed.push("view civic.metrics".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 6);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 7);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
@@ -417,6 +425,7 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_and_three_tables()
             "civic.changed_privileges",
             "civic.changed_publications",
             "civic.media_jobs",
+            "civic.metrics",
             "civic.protected_tables",
         ]
     );

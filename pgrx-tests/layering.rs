@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 7] = [
     &["catalog", "claims"],
     &["tickets"],
     &["storage", "events", "relay", "media"],
-    &["setup"],
+    &["setup", "metrics"],
     &["lib"],
 ];
 

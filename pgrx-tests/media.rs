@@ -9,6 +9,7 @@ mod faults;
 mod foreign;
 mod jobs;
 mod load;
+mod metrics;
 mod recording;
 mod restrict;
 mod sensitive;

@@ -14,6 +14,7 @@ mod events;
 mod extension;
 mod layering;
 mod media;
+mod metrics;
 mod protect;
 mod relay;
 mod setup;

@@ -2,8 +2,8 @@
 # Installs what is missing, says what, and does nothing the second time. Nothing here touches a
 # PostgreSQL server that the machine already runs.
 #   bootstrap.sh demo   a compiler, cargo-pgrx and PostgreSQL 18: for demo, psql, bench and install
-#   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests, and npm's
-#                       eventsource and supabase-js where they can be had: for lint, test and proof
+#   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests,
+#                       prometheus-postgres-exporter, and npm's eventsource and supabase-js where they can be had: for lint, test and proof
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -77,6 +77,20 @@ fetch_debian_server() {
     fi
 }
 
+fetch_exporter() {
+    # Unpacked, not installed: the Debian package would start a service. It is one static program.
+    [ ! -d "$PG_CIVIC_POSTGRES_EXPORTER" ] || return 0
+    say "fetching Debian's prometheus-postgres-exporter"
+    mkdir -p "$unpacking/exporter"
+    (
+        cd "$unpacking/exporter"
+        apt-get download -qq prometheus-postgres-exporter 2>/dev/null \
+            || { as_root apt-get update -qq && apt-get download -qq prometheus-postgres-exporter; } || exit 1
+        dpkg-deb -x ./*.deb unpacked
+    ) || return 1
+    mv "$unpacking/exporter/unpacked" "$PG_CIVIC_POSTGRES_EXPORTER"
+}
+
 # Tests install their build of the library, over the one that a running server may have loaded: into a
 # copy of the server, which has its programs and nothing of the extension.
 copy_server() {
@@ -122,6 +136,7 @@ if [ "$purpose" = test ]; then
         copy_server "$pg_config"
         servers+=("--pg$(major_of "$pg_config")=$(test_copy_of "$pg_config")$("$pg_config" --bindir)/pg_config")
     done
+    fetch_exporter || say "prometheus-postgres-exporter could not be fetched: the one test that needs it will be skipped"
     fetch_from_npm "$PG_CIVIC_EVENTSOURCE" "eventsource@$EVENTSOURCE_VERSION" \
         || say "EventSource could not be fetched: the one test that needs it will be skipped"
     fetch_from_npm "$PG_CIVIC_SUPABASE_JS" "@supabase/supabase-js@$SUPABASE_JS_VERSION" "ws@$WS_VERSION" \

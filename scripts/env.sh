@@ -32,6 +32,7 @@ else
 fi
 
 export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
+export PG_CIVIC_POSTGRES_EXPORTER=$CACHE/prometheus-postgres-exporter
 export PG_CIVIC_SUPABASE_JS=$CACHE/supabase-js-$SUPABASE_JS_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH

@@ -64,7 +64,8 @@ TO PUBLIC;
 GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check(), civic.relay_stats(),
     civic.protect(regclass, text, text[], text, text, text, text[], text), civic.unprotect(regclass)
     TO pg_database_owner;
-GRANT EXECUTE ON FUNCTION civic.check(), civic.relay_stats() TO pg_monitor;
+-- The view civic.metrics calls its function with the rights of the reader.
+GRANT EXECUTE ON FUNCTION civic.check(), civic.metrics(), civic.relay_stats() TO pg_monitor;
 
 -- Clients trust the events of a municipality's channel: only the server's side sends them. PUBLIC gets
 -- neither publish() nor the trigger function, with which the owner of any table could send events.
@@ -144,6 +145,7 @@ COMMENT ON FUNCTION civic.retry_media_job(uuid) IS 'makes a queued, failed or ca
 COMMENT ON FUNCTION civic.can_join_channel(text) IS 'behind the policies on realtime.messages: whether the caller may join this channel of their municipality, or this topic of their own tickets';
 COMMENT ON FUNCTION civic.dashboard_events(text) IS 'deprecated: Server-Sent Events that say where the events are now';
 COMMENT ON FUNCTION civic.relay_stats() IS 'the state of the relay: one row';
+COMMENT ON FUNCTION civic.metrics() IS 'behind the view civic.metrics';
 COMMENT ON FUNCTION civic.request_upload(text, text, bigint, text) IS 'where the caller''s own upload goes, with a new file id: {bucket, path, file_id}';
 COMMENT ON FUNCTION civic.confirm_upload(text, text, text) IS 'records a finished upload; the same row at each call';
 COMMENT ON FUNCTION civic.confirm_upload(uuid, text, uuid) IS 'confirm_upload() for a file id of type uuid';

@@ -51,7 +51,7 @@ CREATE INDEX media_jobs_due ON civic.media_jobs (kind, next_attempt_at) WHERE st
 CREATE INDEX media_jobs_due_of_tenant ON civic.media_jobs (kind, tenant_id COLLATE "C", next_attempt_at)
     WHERE state OPERATOR(pg_catalog.=) 'queued';
 CREATE INDEX media_jobs_running ON civic.media_jobs (id) WHERE state OPERATOR(pg_catalog.=) 'running';
-CREATE INDEX media_jobs_finished ON civic.media_jobs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX media_jobs_finished ON civic.media_jobs (kind, state, finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX media_jobs_restrict ON civic.media_jobs (tenant_id, ticket_id)
     WHERE kind OPERATOR(pg_catalog.=) 'restrict' AND state IN ('queued', 'running');
 CREATE INDEX media_jobs_of_tenant ON civic.media_jobs (tenant_id, created_at);

@@ -8,6 +8,7 @@ mod claims;
 mod error;
 mod events;
 mod media;
+mod metrics;
 #[allow(unsafe_code)]
 mod pg;
 mod relay;
@@ -30,12 +31,21 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
 extension_sql_file!("../sql/setup.sql", name = "setup_tables", requires = [tenant_id]);
+extension_sql_file!("../sql/metrics.sql", name = "metrics_view", requires = [metrics]);
 extension_sql_file!("../sql/protect.sql", name = "protect_tables", requires = [tenant_id]);
 extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires = [tenant_id]);
 extension_sql_file!(
     "../sql/finalize.sql",
     name = "finalize",
-    requires = ["access", "event_stream", "media", "overloads", "protect_tables", "setup_tables"],
+    requires = [
+        "access",
+        "event_stream",
+        "media",
+        "metrics_view",
+        "overloads",
+        "protect_tables",
+        "setup_tables"
+    ],
     finalize
 );
 
@@ -47,6 +57,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::memory::end_session_on_failure();
     settings::define();
     if pg::is_preloading() {
+        pg::transaction::observe::<pg::shared::counters::Counted>();
         relay::initialize();
         media::initialize();
     }

@@ -13,6 +13,7 @@ mod firewall;
 mod link;
 mod object;
 pub mod path;
+mod refusal;
 mod service;
 mod signed_url;
 mod upload;
@@ -142,6 +143,10 @@ mod civic {
     /// valid text.
     #[pg_extern(stable, parallel_safe, cost = 5)]
     fn can_upload_object(bucket_id: pg::RawText<'_>, name: pg::RawText<'_>) -> bool {
-        claims::ask(|identity| access::can_upload(identity, &settings::access(), &bucket_id, &name))
+        claims::ask(|identity| {
+            let access = settings::access();
+            let is_allowed = access::can_upload(identity, &access, &bucket_id, &name);
+            refusal::counted(&bucket_id, is_allowed)
+        })
     }
 }

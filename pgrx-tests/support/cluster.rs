@@ -135,6 +135,11 @@ impl Cluster {
         program
     }
 
+    /// The directory of its socket, and the superuser's name, for clients without the driver.
+    pub fn address(&self) -> (&Path, &'static str) {
+        (&self.directory, &SERVER.user)
+    }
+
     /// Sends a signal to one of its processes.
     pub fn signal(&self, signal: &str, pid: &str) {
         output(server_user("kill").args(["-s", signal, pid]));

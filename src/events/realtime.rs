@@ -18,6 +18,7 @@ use crate::catalog::{self, Change};
 use crate::error::Error;
 use crate::pg::lock_budget::LockBudget;
 use crate::pg::realtime::{self, SendError, Sender, Warnings};
+use crate::pg::shared::counters::{RealtimeLoss, count_at_commit};
 use crate::pg::subtransaction::{self, attempt, try_to};
 use crate::{pg, settings};
 
@@ -234,24 +235,27 @@ impl Broadcast {
     pub fn finish(self, events: &Buffer, untried: usize) {
         let untried = self.wanted(events, untried).count();
         let lost = self.tried - self.sent + untried;
+        count_at_commit(|counters| &counters.realtime_sent, self.sent);
         if lost == 0 {
             return;
         }
         let events = if lost == 1 { "event was" } else { "events were" };
-        let (why, hint) = self.explain();
+        let (reason, why, hint) = self.explain();
+        count_at_commit(|counters| &counters.realtime_lost[reason as usize], lost);
         let message = format!("{lost} {events} not sent to Supabase Realtime: {why}");
         ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_civic")
             .set_hint(hint)
             .report(PgLogLevel::WARNING);
     }
 
-    fn explain(&self) -> (String, &'static str) {
+    fn explain(&self) -> (RealtimeLoss, String, &'static str) {
         const CHECK: &str = "See SELECT * FROM civic.check() WHERE NOT ok; and the server's log for Realtime's own warning.";
         const CHANGES: &str =
             "Change the triggers on realtime.messages so that they change no tickets.";
         if self.locks.is_spent() {
             let limit = settings::realtime_lock_timeout().as_millis();
             return (
+                RealtimeLoss::LockTimeout,
                 format!("a lock was not available within civic.realtime_lock_timeout ({limit} ms)"),
                 "Another session holds a lock on realtime.messages, its partition of today, or what a \
                  trigger there needs: see pg_locks and pg_blocking_pids().",
@@ -260,26 +264,32 @@ impl Broadcast {
         match &self.failure {
             Some(Failure::CannotSend(error)) => {
                 let (why, hint) = explain(*error);
-                (why.to_owned(), hint)
+                (reason(*error), why.to_owned(), hint)
             }
-            Some(Failure::Refused(error)) => (error.message(), CHECK),
+            Some(Failure::Refused(error)) => (RealtimeLoss::CodeOfOthers, error.message(), CHECK),
             Some(Failure::Overtaken) => (
+                RealtimeLoss::Overtaken,
                 "storing a message made a ticket sensitive whose event was sent as an ordinary one"
                     .to_owned(),
                 CHANGES,
             ),
-            _ if self.tried == self.sent => {
-                ("each stored message changes a ticket again".to_owned(), CHANGES)
-            }
+            _ if self.tried == self.sent => (
+                RealtimeLoss::EndlessChanges,
+                "each stored message changes a ticket again".to_owned(),
+                CHANGES,
+            ),
             // The table's owner also needs a partition; it runs with another search_path than the
             // caller.
             Some(Failure::Raised(_)) | None if !self.has_partition() => (
+                RealtimeLoss::NoPartition,
                 "realtime.messages has no partition for today".to_owned(),
                 "Supabase Realtime makes them while it runs: start it, or see civic.check() for the \
                  statement.",
             ),
-            Some(Failure::Raised(error)) => (format!("realtime.send raised: {error}"), CHECK),
-            None => ("realtime.send did not store them".to_owned(), CHECK),
+            Some(Failure::Raised(error)) => {
+                (RealtimeLoss::Raised, format!("realtime.send raised: {error}"), CHECK)
+            }
+            None => (RealtimeLoss::NotStored, "realtime.send did not store them".to_owned(), CHECK),
         }
     }
 
@@ -325,6 +335,16 @@ pub fn probe(sender: &Sender) -> Probe {
         Ok(true) => Probe::Stored,
         Ok(false) => Probe::Refused("Realtime's own warning says why".to_owned()),
         Err(error) => Probe::Refused(error),
+    }
+}
+
+/// The label of a send error.
+fn reason(error: SendError) -> RealtimeLoss {
+    match error {
+        SendError::NoTable => RealtimeLoss::NoTable,
+        SendError::NoFunction => RealtimeLoss::NoFunction,
+        SendError::ForeignFunction => RealtimeLoss::ForeignFunction,
+        SendError::Unguarded => RealtimeLoss::Unguarded,
     }
 }
 

@@ -346,6 +346,7 @@ fn changed_at(ticket: &Ticket, micros: impl Fn(Column) -> Option<i64>) -> Change
 }
 
 fn warn(call: &TriggerCall<'_>, why: &str, hint: &str) {
+    pg::shared::counters::count_at_commit(|counters| &counters.notify_lost, 1);
     if pg::notify::first_warning_of_transaction() {
         let message = format!("change of table \"{}\" was not notified: {why}", call.table_name());
         ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "notify_ticket_update")

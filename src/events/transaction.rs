@@ -17,6 +17,7 @@ use super::realtime::Broadcast;
 use super::settle::{self, Unpublished};
 use crate::error::{Error, Report};
 use crate::events::EventError;
+use crate::pg::shared::counters::count_at_commit;
 use crate::pg::transaction::Observer;
 use crate::relay::transaction as relay;
 use crate::{pg, settings};
@@ -114,6 +115,7 @@ fn warn_of_lost(lost: usize, error: &EventError) {
     if lost == 0 {
         return;
     }
+    count_at_commit(|counters| &counters.notify_lost, lost);
     let events = if lost == 1 { "event was" } else { "events were" };
     let message = format!("{lost} {events} not notified: {}", error.message());
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_civic")

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::events::channel::{self, Audience, Channel};
+use crate::pg::shared::counters::{AttemptEnd, ErrorClass, JobEnd, KINDS};
 
 /// The time between the first attempt and the second.
 pub const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Fetch, Kind::Restrict];
+    pub const ALL: [Kind; KINDS] = [Kind::Fetch, Kind::Restrict];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -70,6 +71,16 @@ impl State {
         State::ALL.into_iter().find(|state| state.name() == name)
     }
 
+    /// As monitoring counts it; `None` for a job that has not ended.
+    pub const fn end(self) -> Option<JobEnd> {
+        match self {
+            State::Done => Some(JobEnd::Done),
+            State::Failed => Some(JobEnd::Failed),
+            State::Cancelled => Some(JobEnd::Cancelled),
+            State::Queued | State::Running => None,
+        }
+    }
+
     /// What `civic.cancel_media_job()` makes of it; `None` where there is nothing left to cancel. One
     /// that runs is left to the worker, who alone knows whether the file has already got through.
     pub const fn when_cancelled(self) -> Option<State> {
@@ -98,8 +109,8 @@ pub enum Outcome {
     Moved,
     /// No file of a sensitive ticket was found in the open.
     Clean,
-    /// It failed; whether another attempt may succeed, and how long the server asks to be left alone.
-    Refused { is_transient: bool, retry_after: Option<Duration> },
+    /// It failed; whether another attempt may succeed, how long the server asks to be left alone, and why.
+    Refused { is_transient: bool, retry_after: Option<Duration>, class: ErrorClass },
     /// It was cancelled before the file was stored.
     Cancelled,
     /// Another job of the municipality has held up other jobs: this one was not worked on.
@@ -109,6 +120,22 @@ pub enum Outcome {
     /// The worker was killed. That counts as an attempt: if the job is to blame, it is not repeated for
     /// ever.
     Interrupted,
+}
+
+impl Outcome {
+    /// As monitoring counts it.
+    pub const fn end(&self) -> AttemptEnd {
+        match self {
+            Outcome::Stored => AttemptEnd::Stored,
+            Outcome::Moved => AttemptEnd::Moved,
+            Outcome::Clean => AttemptEnd::Clean,
+            Outcome::Refused { .. } => AttemptEnd::Failed,
+            Outcome::Cancelled => AttemptEnd::Cancelled,
+            Outcome::Postponed { .. } => AttemptEnd::Postponed,
+            Outcome::Released => AttemptEnd::Released,
+            Outcome::Interrupted => AttemptEnd::Interrupted,
+        }
+    }
 }
 
 /// A file that is out of the open.
@@ -142,8 +169,8 @@ impl Attempt {
     }
 
     /// It failed for a reason that may go away.
-    pub fn failed(error: String) -> Attempt {
-        let outcome = Outcome::Refused { is_transient: true, retry_after: None };
+    pub fn failed(class: ErrorClass, error: String) -> Attempt {
+        let outcome = Outcome::Refused { is_transient: true, retry_after: None, class };
         Attempt { error: Some(error), ..Attempt::new(outcome) }
     }
 }
@@ -201,7 +228,7 @@ pub fn next(ended: Ended<'_>, limit: u32, jitter: f64) -> Next {
         (Kind::Fetch, Outcome::Cancelled) => Next::End(State::Cancelled),
         (Kind::Fetch, _) if is_cancelled => Next::End(State::Cancelled),
         (Kind::Fetch, Outcome::Released) => Next::Uncounted(Duration::ZERO),
-        (Kind::Fetch, Outcome::Refused { is_transient: true, retry_after }) if is_left => {
+        (Kind::Fetch, Outcome::Refused { is_transient: true, retry_after, .. }) if is_left => {
             Next::Again(delay(attempts, *retry_after, jitter))
         }
         (Kind::Fetch, Outcome::Interrupted) if is_left => Next::Again(Duration::ZERO),
@@ -238,7 +265,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn refused(is_transient: bool) -> Outcome {
-        Outcome::Refused { is_transient, retry_after: None }
+        Outcome::Refused { is_transient, retry_after: None, class: ErrorClass::Busy }
     }
 
     fn fetch(outcome: &Outcome, is_cancelled: bool, attempts: u32, limit: u32) -> Next {
@@ -381,7 +408,8 @@ mod tests {
             let mut ended = None;
             for (attempts, (is_transient, asked)) in (1..).zip(outcomes) {
                 let retry_after = Some(Duration::from_secs(asked));
-                let outcome = Outcome::Refused { is_transient, retry_after };
+                let class = ErrorClass::Busy;
+                let outcome = Outcome::Refused { is_transient, retry_after, class };
                 if let Next::End(state) = fetch(&outcome, false, attempts, limit) {
                     ended = Some((state, attempts));
                     break;

@@ -14,6 +14,7 @@ macro_rules! job_columns {
 
 mod claim;
 mod commands;
+mod counts;
 mod restrict;
 
 use std::time::Duration;
@@ -25,12 +26,14 @@ use pgrx::{PgLogLevel, Uuid};
 
 pub use self::claim::{Shares, Turns, claim};
 pub use self::commands::{NewJob, add, cancel, retry};
+pub use self::counts::{counts, oldest_due};
 pub use self::restrict::{make_sensitive, open_tickets, restrict_tickets};
 use super::job::{self, Attempt, Ended, Kind, Next, Outcome, State};
 use crate::catalog::planned as rows;
 use crate::error::Error;
 use crate::events::publish::{self, Subject};
 use crate::pg::role::acting_as;
+use crate::pg::shared::counters::count_at_commit;
 use crate::pg::{self, Column, Row, table};
 use crate::storage::bucket::Bucket;
 
@@ -262,7 +265,26 @@ pub fn settle(id: Uuid, is_cancelled: bool, attempt: &Attempt, limit: u32) -> Re
              is tried every hour: {why}"
         ));
     }
+    // Last: what fails before is recorded later, and counts then.
+    count_attempt(kind, outcome, next);
     Ok(())
+}
+
+fn count_attempt(kind: Kind, outcome: &Outcome, next: Next) {
+    let (attempt, kind) = (outcome.end(), kind as usize);
+    count_at_commit(|counters| &counters.media_attempts[kind][attempt as usize], 1);
+    if let Outcome::Refused { class, .. } = outcome {
+        count_at_commit(|counters| &counters.media_errors[*class as usize], 1);
+    }
+    if let Next::End(state) = next {
+        count_end(kind, state);
+    }
+}
+
+fn count_end(kind: usize, state: State) {
+    if let Some(end) = state.end() {
+        count_at_commit(|counters| &counters.media_ended[kind][end as usize], 1);
+    }
 }
 
 /// Into the server's log, for its operator.
@@ -289,6 +311,7 @@ fn publish_end(id: Uuid) -> Result<(), Error> {
         let Some(channel) = job::channel(&tenant_id, is_sensitive) else { continue };
         let subject = Subject { table: 0, is_sensitive };
         if let Err(error) = publish::send(&channel, payload.as_bytes(), subject) {
+            count_at_commit(|counters| &counters.notify_lost, 1);
             warn(&format!("the end of media job {id} is not published: {}", error.message()));
         }
     }
@@ -376,10 +399,16 @@ pub fn prune(retention: Duration, limit: i64) -> Result<usize, Error> {
     let removed = rows(
         "DELETE FROM civic.media_jobs WHERE id = ANY (ARRAY(
              SELECT id FROM civic.media_jobs
-             WHERE finished_at <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)
-             ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+             WHERE kind = ANY ($3) AND state = ANY ($4)
+               AND finished_at <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)
+             LIMIT $2 FOR UPDATE SKIP LOCKED))
          RETURNING id",
-        &[retention.as_secs_f64().into(), limit.into()],
+        &[
+            retention.as_secs_f64().into(),
+            limit.into(),
+            Kind::ALL.map(Kind::name).map(str::to_owned).to_vec().into(),
+            ["done", "failed", "cancelled"].map(str::to_owned).to_vec().into(),
+        ],
         |_| Ok::<_, Error>(()),
     )?;
     Ok(removed.len())

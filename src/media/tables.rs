@@ -22,6 +22,7 @@ use super::store::{self, Hold, Job, as_owner, warn};
 use crate::catalog;
 use crate::error::{Error, Report};
 use crate::pg::mailbox::{Answer, REQUEST_LIMIT};
+use crate::pg::shared::counters::ErrorClass;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, foreign, shared};
 use crate::settings::media::media_attempts;
@@ -147,7 +148,8 @@ fn warn_again(message: String) {
 /// The attempt where it is unknown whether a ticket is sensitive.
 fn of_ticket(error: &Error) -> Attempt {
     let is_transient = !matches!(error.downcast_ref(), Some(TicketError::OfAnother { .. }));
-    let outcome = Outcome::Refused { is_transient, retry_after: None };
+    let class = ErrorClass::Ticket;
+    let outcome = Outcome::Refused { is_transient, retry_after: None, class };
     Attempt { error: Some(error.message()), ..Attempt::new(outcome) }
 }
 
@@ -233,12 +235,14 @@ fn record_one(
     let refused = match (&attempt.stored, is_sensitive) {
         (None, _) => None,
         (Some(_), Err(error)) => Some(of_ticket(&error)),
-        (Some(_), Ok(true)) => Some(Attempt::failed(MediaError::NowSensitive.message())),
+        (Some(_), Ok(true)) => {
+            Some(Attempt::failed(ErrorClass::Ticket, MediaError::NowSensitive.message()))
+        }
         (Some((content_type, size)), Ok(false)) => {
             let attached = as_owner(owner, || attach(&job, content_type, *size));
             attached.err().map(|error| Attempt {
                 stored: attempt.stored.clone(),
-                ..Attempt::failed(error.message())
+                ..Attempt::failed(ErrorClass::Attachments, error.message())
             })
         }
     };
@@ -372,5 +376,5 @@ fn follow(
             attachments.follow(&moved)
         })
     });
-    Ok(followed.err().map(|error| Attempt::failed(error.message())))
+    Ok(followed.err().map(|error| Attempt::failed(ErrorClass::Attachments, error.message())))
 }

@@ -6,6 +6,7 @@ use civic_http::{
 };
 
 use super::job::{Attempt, Moved, Outcome};
+use crate::pg::shared::counters::ErrorClass;
 use crate::storage::bucket::Bucket;
 
 /// The services between which media travels.
@@ -69,9 +70,30 @@ fn failed(error: Error) -> Attempt {
         _ => Outcome::Refused {
             is_transient: error.is_transient(),
             retry_after: error.retry_after(),
+            class: class(error.kind()),
         },
     };
     Attempt { error: Some(error.message().to_owned()), ..Attempt::new(outcome) }
+}
+
+const fn class(kind: Kind) -> ErrorClass {
+    match kind {
+        Kind::Unreachable => ErrorClass::Unreachable,
+        Kind::TimedOut => ErrorClass::TimedOut,
+        Kind::CutShort => ErrorClass::CutShort,
+        Kind::Busy => ErrorClass::Busy,
+        Kind::ServerError => ErrorClass::ServerError,
+        Kind::Malformed => ErrorClass::Malformed,
+        Kind::MediaNotFound | Kind::NotFound => ErrorClass::NotFound,
+        Kind::Duplicate => ErrorClass::Conflict,
+        Kind::Unauthorized | Kind::MediaUnauthorized => ErrorClass::Unauthorized,
+        Kind::TooLarge => ErrorClass::TooLarge,
+        Kind::UnsupportedType => ErrorClass::UnsupportedType,
+        Kind::Refused => ErrorClass::RefusedHost,
+        Kind::Certificate => ErrorClass::Certificate,
+        Kind::Rejected => ErrorClass::Rejected,
+        Kind::Cancelled | Kind::Invalid => ErrorClass::Invalid,
+    }
 }
 
 /// Fetches a file and stores it. What an earlier attempt has stored counts: the source may have lost the
@@ -211,7 +233,9 @@ fn restrict_files(storage: &StorageApi, restrict: &Restrict, cancel: &Cancel) ->
     let moved = std::mem::take(&mut attempt.moved);
     match (failure, &restrict.error) {
         (Some(error), _) => Attempt { moved, ..failed(error) },
-        (None, Some(error)) => Attempt { moved, ..Attempt::failed(error.clone()) },
+        (None, Some(error)) => {
+            Attempt { moved, ..Attempt::failed(ErrorClass::Attachments, error.clone()) }
+        }
         (None, None) => Attempt { moved, ..attempt },
     }
 }

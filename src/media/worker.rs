@@ -32,6 +32,7 @@ use super::target::folder;
 use super::transfer::{Restrict, Services, Task, perform};
 use crate::error::Error;
 use crate::pg;
+use crate::pg::shared::counters::{self, ErrorClass};
 use crate::pg::shared::{self, Shared};
 use crate::pg::wait;
 use crate::settings::media as limits;
@@ -173,6 +174,9 @@ impl Worker {
         // Emptied before the results are taken: one that comes in between wakes again.
         while matches!(self.wake_receiver.read(&mut [0; 64]), Ok(1..)) {}
         while let Ok(Message { id, attempt }) = self.results.try_recv() {
+            let bytes = attempt.stored.as_ref().map_or(0, |(_, size)| *size as usize);
+            counters::count(|counters| &counters.media_bytes, bytes);
+            counters::count(|counters| &counters.media_moved, attempt.moved.len());
             self.ends(id, attempt);
         }
     }
@@ -246,7 +250,8 @@ impl Worker {
             // A panic here would take its job along, and leave it running for as long as the worker does.
             let attempt = catch_unwind(AssertUnwindSafe(|| perform(&services, &task, &cancel)));
             let attempt = attempt.unwrap_or_else(|_| {
-                Attempt::failed("a mistake of pg_civic's: the transfer panicked".to_owned())
+                let error = "a mistake of pg_civic's: the transfer panicked".to_owned();
+                Attempt::failed(ErrorClass::Internal, error)
             });
             // Without a receiver the worker has ended.
             let _ = sender.send(Message { id, attempt });
@@ -254,7 +259,7 @@ impl Worker {
             let _ = (&*wake_sender).write(&[0]);
         });
         if let Err(error) = started {
-            self.ends(id, Attempt::failed(error.to_string()));
+            self.ends(id, Attempt::failed(ErrorClass::Internal, error.to_string()));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The memory that workers and backends share.
 
+pub mod counters;
+
 use std::ffi::c_void;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -7,6 +9,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
+use self::counters::Counters;
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
 use super::worker_slot::WorkerSlot;
@@ -59,6 +62,7 @@ pub struct Shared {
     pub delivered: AtomicU64,
     pub batches: AtomicU64,
     pub fell_back: [AtomicU64; FellBack::ALL.len()],
+    pub counters: Counters,
 }
 
 static MEMORY: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());

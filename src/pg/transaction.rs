@@ -19,6 +19,8 @@ pub trait Observer {
     fn before_commit();
     /// The transaction is about to be prepared for a two-phase commit.
     fn before_prepare();
+    /// The transaction is prepared: this session's part in it has ended.
+    fn prepared() {}
     /// The transaction has committed and is visible to others.
     fn committed();
     fn aborted();
@@ -44,6 +46,7 @@ unsafe extern "C-unwind" fn on_transaction<O: Observer>(
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => O::before_commit(),
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => O::before_prepare(),
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => O::prepared(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => O::committed(),
         pg_sys::XactEvent::XACT_EVENT_ABORT => O::aborted(),
         _ => {}

@@ -13,6 +13,7 @@ use super::frame;
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
 use crate::pg::memory::check_available;
+use crate::pg::shared::counters::count_at_commit;
 use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
 use crate::{pg, settings};
@@ -156,15 +157,19 @@ pub fn notify(events: &Buffer) -> Lost {
         return no_memory();
     }
     let Ok(notified) = frame::distinct(events) else { return no_memory() };
-    let mut lost = 0;
+    let (mut sent, mut lost) = (0, 0);
     for record in notified {
         let Some((channel, payload)) = record.event() else { continue };
         if record.flags.has(Flags::HAS_ROOM) {
             pg::notify::notify(channel, payload);
-        } else if !pg::notify::notify_if_room(channel, payload) {
+            sent += 1;
+        } else if pg::notify::notify_if_room(channel, payload) {
+            sent += 1;
+        } else {
             lost += 1;
         }
     }
+    count_at_commit(|counters| &counters.notified, sent);
     (lost > 0).then_some((lost, EventError::NotificationQueueFull))
 }
 

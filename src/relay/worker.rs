@@ -113,6 +113,7 @@ fn deliver(shared: &'static Shared) -> u64 {
         });
         shared.delivered.fetch_add(count, Ordering::Relaxed);
         shared.batches.fetch_add(1, Ordering::Relaxed);
+        pg::shared::counters::count(|counters| &counters.relay_bytes, bytes);
     }
     queue.release(place);
     batch.len() as u64

@@ -10,6 +10,9 @@ mod service;
 use super::plan::{self, Finding, bad, readable, walk};
 use super::{protect, storage, tickets};
 use crate::error::Error;
+use crate::media::store;
+use crate::pg::role;
+use crate::pg::shared::{self, counters};
 
 /// A part of the check, by the name that reports what cannot be read.
 type Part = (&'static str, fn() -> Result<Vec<Finding>, Error>);
@@ -41,7 +44,19 @@ pub fn check() -> Result<Vec<Finding>, Error> {
     for (name, part) in PARTS {
         findings.extend(readable(name, part())?);
     }
+    record(&findings);
     Ok(findings)
+}
+
+/// Keeps the number of findings for monitoring, if the caller sees all of the database that the workers serve.
+/// From a member of pg_monitor row security hides the buckets, for example.
+fn record(findings: &[Finding]) {
+    let is_owner = store::owner().is_some_and(role::has_rights_of);
+    let is_served =
+        shared::shared().is_some_and(|shared| shared.relay.is_this_database() != Some(false));
+    if is_owner && is_served {
+        counters::record_check(findings.iter().filter(|(_, is_ok, ..)| !is_ok).count());
+    }
 }
 
 fn of_storage() -> Result<Vec<Finding>, Error> {

@@ -42,7 +42,7 @@ impl Grantee {
 pub const TRIGGER_FUNCTION: &str = "civic.notify_ticket_update()";
 
 /// EXECUTE on each function of schema `civic`.
-pub const FUNCTIONS: [(&str, &[Grantee]); 47] = [
+pub const FUNCTIONS: [(&str, &[Grantee]); 48] = [
     ("bucket_for_media(boolean)", &[Public]),
     ("bucket_for_purpose(text)", &[Public]),
     ("can_join_channel(text)", &[Public]),
@@ -68,6 +68,7 @@ pub const FUNCTIONS: [(&str, &[Grantee]); 47] = [
     ("list_bounds_support(internal)", &[]),
     ("mark_sensitive(text)", &[Authenticated]),
     ("mark_sensitive(uuid)", &[Authenticated]),
+    ("metrics()", &[Monitor]),
     ("notify_ticket_update()", &[TicketsOwner]),
     ("object_path(text, text, text)", &[Public]),
     ("protect(regclass, text, text[], text, text, text, text[], text)", &[DatabaseOwner]),

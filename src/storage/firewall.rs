@@ -6,6 +6,7 @@
 //! arguments, add a symbol; never change or remove one.
 
 use super::access::{self, Reader};
+use super::refusal;
 use crate::pg::c_function::{c_function, c_function_per_row};
 use crate::{claims, settings};
 
@@ -29,6 +30,7 @@ c_function!(
     civic_firewall_object_upload,
     pg_finfo_civic_firewall_object_upload,
     |[bucket_id, name]: [&[u8]; 2]| claims::ask(|identity| {
-        access::passes_upload(identity, &settings::access(), bucket_id, name)
+        let passes = access::passes_upload(identity, &settings::access(), bucket_id, name);
+        refusal::counted(bucket_id, passes)
     })
 );

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::error::for_browsers;
 use super::upload::{self, File, Sizes};
-use super::{confirm, link};
+use super::{confirm, link, refusal};
 use crate::pg::argument::CONTENT_TYPE_LIMIT;
 use crate::pg::http_status::answers_http;
 use crate::pg::{Given, required};
@@ -48,7 +48,8 @@ CREATE FUNCTION civic.request_upload(
             let file_id = pg::random_uuid().to_string();
             let (identity, access) = (claims::identity()?, settings::access());
             let (bucket, path) =
-                upload::request(&identity, &access, sizes, file, purpose, &file_id)?;
+                upload::request(&identity, &access, sizes, file, purpose, &file_id)
+                    .inspect_err(refusal::count_error)?;
             Ok(JsonB(json!({"bucket": bucket.id(), "path": path, "file_id": file_id})))
         })
     }

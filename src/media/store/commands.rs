@@ -2,7 +2,7 @@
 
 use pgrx::Uuid;
 
-use super::{column, execute, make_sensitive, publish_end, rows};
+use super::{column, count_end, execute, make_sensitive, publish_end, rows};
 use crate::error::Error;
 use crate::media::MediaError;
 use crate::media::job::{Kind, State};
@@ -93,6 +93,7 @@ pub fn cancel(id: Uuid) -> Result<(), Error> {
     )?;
     if next == State::Cancelled {
         publish_end(id)?;
+        count_end(kind as usize, next);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use pgrx::Uuid;
 use serde_json::{Value, json};
 
 use crate::media::job::{Attempt, Moved, Outcome};
+use crate::pg::shared::counters::ErrorClass;
 
 /// Longest message of an error that is handed over, in characters. As JSON it takes six times as many
 /// bytes at most, which a request has room for.
@@ -107,9 +108,9 @@ fn outcome_to_json(outcome: &Outcome) -> Value {
         Outcome::Released => json!("released"),
         Outcome::Interrupted => json!("interrupted"),
         Outcome::Postponed { delay } => json!({"postponed": delay.as_millis() as u64}),
-        Outcome::Refused { is_transient, retry_after } => {
+        Outcome::Refused { is_transient, retry_after, class } => {
             let retry_after = retry_after.map(|time| time.as_millis() as u64);
-            json!({"is_transient": is_transient, "retry_after": retry_after})
+            json!({"is_transient": is_transient, "retry_after": retry_after, "class": class.name()})
         }
     }
 }
@@ -129,6 +130,10 @@ fn outcome_from_json(value: &Value) -> Option<Outcome> {
         None => Outcome::Refused {
             is_transient: value["is_transient"].as_bool()?,
             retry_after: value["retry_after"].as_u64().map(Duration::from_millis),
+            class: {
+                let name = value["class"].as_str()?;
+                ErrorClass::ALL.into_iter().find(|class| class.name() == name)?
+            },
         },
     })
 }
@@ -139,9 +144,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn outcomes() -> impl Strategy<Value = Outcome> {
-        let refused = (any::<bool>(), any::<Option<u32>>()).prop_map(|(is_transient, seconds)| {
+        let class = proptest::sample::select(ErrorClass::ALL.to_vec());
+        let refused = (any::<bool>(), any::<Option<u32>>(), class);
+        let refused = refused.prop_map(|(is_transient, seconds, class)| {
             let retry_after = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-            Outcome::Refused { is_transient, retry_after }
+            Outcome::Refused { is_transient, retry_after, class }
         });
         prop_oneof![
             Just(Outcome::Stored),

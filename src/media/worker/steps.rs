@@ -13,6 +13,7 @@ use crate::media::tables::request::{Files, Request, Step};
 use crate::media::tables::{LATER, READY, SENSITIVE};
 use crate::pg::mailbox::Answer;
 use crate::pg::shared::Shared;
+use crate::pg::shared::counters::ErrorClass;
 use crate::pg::{self, foreign};
 
 /// The next step of a job in flight.
@@ -178,7 +179,11 @@ impl Worker {
                     self.begin(id, Files { recorded: vec![], error });
                     return IDLE;
                 }
-                let outcome = Outcome::Refused { is_transient: true, retry_after: None };
+                let outcome = Outcome::Refused {
+                    is_transient: true,
+                    retry_after: None,
+                    class: ErrorClass::Attachments,
+                };
                 self.give_up(&job, &step, outcome, error);
             }
             _ => return self.lay_down(id),
