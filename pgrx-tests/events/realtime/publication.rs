@@ -160,7 +160,7 @@ fn a_publication_without_a_table_of_tickets_is_nobodys_leak() {
 #[test]
 fn the_owner_of_the_publication_changes_it_and_nobody_else() {
     let (database, mut session) = uninstalled("");
-    let (caller, publisher) = (database.role("caller", ""), database.role("publisher", ""));
+    let (caller, publisher) = (database.operator("caller", ""), database.role("publisher", ""));
     session.run(&format!(
         "GRANT CREATE ON DATABASE {} TO {publisher};
          ALTER PUBLICATION supabase_realtime OWNER TO {publisher};

@@ -109,7 +109,7 @@ fn a_role_without_the_rights_of_its_owner_does_not_read_it() {
     database.superuser().run(&format!(
         "{TENANTS} GRANT USAGE ON SCHEMA _realtime TO PUBLIC; GRANT SELECT ON _realtime.tenants TO PUBLIC"
     ));
-    let mut plain = database.session_of(&database.role("plain", ""));
+    let mut plain = database.session_of(&database.operator("plain", ""));
     is_not_known(&mut plain, "another role");
 }
 
