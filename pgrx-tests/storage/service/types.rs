@@ -143,5 +143,5 @@ fn no_request_to_postgrest_fits_two_functions() {
             assert!(!both_fit, "{name}: {names:?} and {other_names:?}");
         }
     }
-    assert_eq!(pairs, 3);
+    assert!(pairs >= 3, "{pairs}");
 }
