@@ -14,13 +14,19 @@ impl Town {
              FROM civic.metrics WHERE name = '{name}' AND value > 0 ORDER BY 1"
         ))
     }
+
+    /// Waits until the metrics of a name are these: others see a job's new state a moment before it counts.
+    #[track_caller]
+    fn wait_for_metrics(&mut self, name: &str, expected: &[String]) {
+        wait_until(&format!("{name} is {expected:?}"), || self.metrics(name) == expected);
+    }
 }
 
 #[test]
 fn attempts_errors_bytes_and_ends_are_counted() {
     let mut town = Town::apart(Storage::start(Options::default()));
     // Of the job that has waited for the settings.
-    assert_eq!(town.metrics("pg_civic_media_attempts_total"), ["fetch stored 1"]);
+    town.wait_for_metrics("pg_civic_media_attempts_total", &["fetch stored 1".to_owned()]);
     town.session.run("DELETE FROM civic.media_jobs");
     let photo = town.twilio.offer("image/jpeg", PHOTO);
     let refused = town.twilio.offer_answer(Answer::new(403));
@@ -45,22 +51,23 @@ fn attempts_errors_bytes_and_ends_are_counted() {
                                SELECT civic.cancel_media_job('{failed}'); ROLLBACK"
     ));
 
-    assert_eq!(
-        town.metrics("pg_civic_media_attempts_total"),
-        [format!("fetch failed {}", failures + 1), "fetch stored 2".to_owned()]
+    town.wait_for_metrics(
+        "pg_civic_media_attempts_total",
+        &[format!("fetch failed {}", failures + 1), "fetch stored 2".to_owned()],
     );
-    assert_eq!(
-        town.metrics("pg_civic_media_errors_total"),
-        [format!("server_error {failures}"), "unauthorized 1".to_owned()]
+    town.wait_for_metrics(
+        "pg_civic_media_errors_total",
+        &[format!("server_error {failures}"), "unauthorized 1".to_owned()],
     );
-    assert_eq!(
-        town.metrics("pg_civic_media_ended_jobs_total"),
-        ["fetch cancelled 1", "fetch done 2", "fetch failed 1"]
+    town.wait_for_metrics(
+        "pg_civic_media_ended_jobs_total",
+        &["fetch cancelled 1", "fetch done 2", "fetch failed 1"].map(str::to_owned),
     );
-    assert_eq!(town.metrics("pg_civic_media_stored_bytes_total"), [(2 * PHOTO.len()).to_string()]);
+    town.wait_for_metrics("pg_civic_media_stored_bytes_total", &[(2 * PHOTO.len()).to_string()]);
     let states = "SELECT concat_ws(' ', kind, state, count(*)) FROM civic.media_jobs
                   GROUP BY kind, state ORDER BY 1";
-    assert_eq!(town.metrics("pg_civic_media_jobs"), town.session.column(states));
+    let states = town.session.column(states);
+    assert_eq!(town.metrics("pg_civic_media_jobs"), states);
 }
 
 #[test]
