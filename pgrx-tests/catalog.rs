@@ -275,7 +275,7 @@ fn functions_are_granted_as_the_table_of_privileges_says() {
 
 /// Functions that anybody may call: rules over the caller's own claims, pure functions, and what a browser
 /// asks.
-const OF_EVERYBODY: [&str; 21] = [
+const OF_EVERYBODY: [&str; 25] = [
     "bucket_for_media(boolean)",
     "bucket_for_purpose(text)",
     "can_join_channel(text)",
@@ -290,13 +290,17 @@ const OF_EVERYBODY: [&str; 21] = [
     "object_path(text, text, text)",
     "readable_buckets()",
     "request_upload(text, text, bigint, text)",
+    "staff_floor()",
+    "staff_floor_uuid()",
     "tenant_folder_end()",
     "tenant_folder_start()",
     "tenant_id()",
+    "tenant_uuid()",
     "ticket_channel(text)",
     "ticket_payload(text, jsonb)",
     "user_id()",
     "user_role()",
+    "user_uuid()",
 ];
 
 #[test]
