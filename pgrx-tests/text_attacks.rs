@@ -463,8 +463,8 @@ const FILL: &str = "CREATE FUNCTION pg_temp.fill(bytes int, low int, list text[]
     END $$;";
 
 /// Rust aborts if it gets no memory, and that restarts the cluster. Any login can fill a session's
-/// memory so far that the next block is missing. With less than 100 kB left it may be the server's own error
-/// handling that fails (docs/security.md, "Not guarded").
+/// memory so far that the next block is missing. With 60 kB left the server has been
+/// seen to fail with PANIC (docs/security.md, "Not guarded").
 #[test]
 fn a_session_that_has_filled_its_memory_ends_without_the_cluster() {
     let _alone = alone();

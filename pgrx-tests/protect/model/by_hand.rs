@@ -37,7 +37,7 @@ enum Hole {
     Writes,
     /// Every member inserts rows of others.
     Inserts,
-    /// Whoever changes a row sets its guarded column.
+    /// Each role that changes a row sets its guarded column.
     GuardedColumn,
     /// Rows are shown whose ticket is not.
     WithoutTicket,
