@@ -7,26 +7,33 @@ ALTER FUNCTION civic.tenant_folder_start() LEAKPROOF;
 ALTER FUNCTION civic.tenant_folder_end() LEAKPROOF;
 
 -- Default privileges may have granted rights on the new objects: to call functions that use the
--- service key, to create objects in the schema.
+-- service key, to create objects in the schema, to put a trigger on a table that the worker changes.
 DO $$
 DECLARE
     grantee pg_catalog.regrole;
 BEGIN
     FOR grantee IN
-        SELECT acl.grantee FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) acl
-        WHERE p.pronamespace OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace
-          AND acl.grantee OPERATOR(pg_catalog.<>) p.proowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
-        UNION
-        SELECT acl.grantee FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) acl
-        WHERE n.oid OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace
-          AND acl.grantee OPERATOR(pg_catalog.<>) n.nspowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
+        SELECT acl.grantee
+        FROM (SELECT proowner, proacl FROM pg_catalog.pg_proc
+              WHERE pronamespace OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT relowner, relacl FROM pg_catalog.pg_class
+              WHERE relnamespace OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT nspowner, nspacl FROM pg_catalog.pg_namespace
+              WHERE oid OPERATOR(pg_catalog.=) 'civic'::pg_catalog.regnamespace) object (owner, acl),
+             pg_catalog.aclexplode(object.acl) acl
+        WHERE acl.grantee OPERATOR(pg_catalog.<>) object.owner AND acl.grantee OPERATOR(pg_catalog.<>) 0
+        GROUP BY acl.grantee
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA civic FROM %s', grantee);
         EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA civic FROM %s', grantee);
     END LOOP;
 END
 $$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA civic FROM PUBLIC;
 REVOKE ALL ON SCHEMA civic FROM PUBLIC;
 GRANT USAGE ON SCHEMA civic TO PUBLIC;
 
@@ -66,6 +73,7 @@ GRANT EXECUTE ON FUNCTION civic.setup(regclass), civic.teardown(), civic.check()
     TO pg_database_owner;
 -- The view civic.metrics calls its function with the rights of the reader.
 GRANT EXECUTE ON FUNCTION civic.check(), civic.metrics(), civic.relay_stats() TO pg_monitor;
+GRANT SELECT ON civic.metrics TO pg_monitor;
 
 -- Clients trust the events of a municipality's channel: only the server's side sends them. PUBLIC gets
 -- neither publish() nor the trigger function, with which the owner of any table could send events.
@@ -106,6 +114,11 @@ BEGIN
             civic.mark_sensitive(text),
             civic.mark_sensitive(uuid)
         TO authenticated;
+        -- Not media_url, which opens the file for some time, without any policy.
+        GRANT SELECT (id, kind, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
+                      next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
+                      last_look, content_type, file_size, media_content_type)
+            ON civic.media_jobs TO authenticated;
     END IF;
 END
 $$;

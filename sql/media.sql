@@ -59,25 +59,7 @@ CREATE INDEX media_jobs_of_tenant ON civic.media_jobs (tenant_id, created_at);
 -- A job is data: pg_dump includes it, so that none is lost with the server.
 SELECT pg_catalog.pg_extension_config_dump('civic.media_jobs', '');
 
--- Default privileges may have granted rights on the new table, TRIGGER among them: the worker would
--- then run the trigger function of another role.
-DO $$
-DECLARE
-    grantee pg_catalog.regrole;
-BEGIN
-    FOR grantee IN
-        SELECT DISTINCT acl.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
-        WHERE c.oid OPERATOR(pg_catalog.=) 'civic.media_jobs'::pg_catalog.regclass
-          AND acl.grantee OPERATOR(pg_catalog.<>) c.relowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
-    LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON civic.media_jobs FROM %s', grantee);
-    END LOOP;
-END
-$$;
-REVOKE ALL ON civic.media_jobs FROM PUBLIC;
-
--- A user who may read the file sees its job, except for the URL that it comes from: this URL opens the
--- file for some time, without any policy. Only the claims of `authenticated` are trusted: another role
+-- A user who may read the file sees its job. Only the claims of `authenticated` are trusted: another role
 -- could set any claims.
 ALTER TABLE civic.media_jobs ENABLE ROW LEVEL SECURITY;
 DO $$
@@ -86,10 +68,6 @@ BEGIN
         CREATE POLICY "civic read" ON civic.media_jobs FOR SELECT TO authenticated
             USING (tenant_id OPERATOR(pg_catalog.=) civic.tenant_id()
                    AND bucket OPERATOR(pg_catalog.=) ANY (civic.readable_buckets()));
-        GRANT SELECT (id, kind, tenant_id, ticket_id, is_sensitive, state, attempts, last_error, created_at,
-                      next_attempt_at, started_at, finished_at, cancel_requested, bucket, path, file_id,
-                      last_look, content_type, file_size, media_content_type)
-            ON civic.media_jobs TO authenticated;
     END IF;
 END
 $$;

@@ -16,21 +16,5 @@ CREATE TABLE civic.protected_tables (
 );
 SELECT pg_catalog.pg_extension_config_dump('civic.protected_tables', '');
 
--- Default privileges may have granted rights on the new table.
-DO $$
-DECLARE
-    grantee pg_catalog.regrole;
-BEGIN
-    FOR grantee IN
-        SELECT DISTINCT acl.grantee FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
-        WHERE c.oid OPERATOR(pg_catalog.=) 'civic.protected_tables'::pg_catalog.regclass
-          AND acl.grantee OPERATOR(pg_catalog.<>) c.relowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
-    LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON civic.protected_tables FROM %s', grantee);
-    END LOOP;
-END
-$$;
-REVOKE ALL ON civic.protected_tables FROM PUBLIC;
-
 COMMENT ON TABLE civic.protected_tables IS 'tables that protect() has put under its rules, and the columns that the rules are about';
 COMMENT ON COLUMN civic.protected_tables.readable IS 'staff: the roles in civic.staff_readers; tenant: every user of the municipality';

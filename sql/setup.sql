@@ -26,25 +26,6 @@ CREATE TABLE civic.changed_publications (
 );
 SELECT pg_catalog.pg_extension_config_dump('civic.changed_publications', '');
 
--- Default privileges may have granted rights on the new tables.
-DO $$
-DECLARE
-    of_table pg_catalog.regclass;
-    grantee pg_catalog.regrole;
-BEGIN
-    FOR of_table, grantee IN
-        SELECT DISTINCT c.oid, acl.grantee
-        FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) acl
-        WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY['civic.changed_privileges'::pg_catalog.regclass,
-                                                      'civic.changed_publications'::pg_catalog.regclass])
-          AND acl.grantee OPERATOR(pg_catalog.<>) c.relowner AND acl.grantee OPERATOR(pg_catalog.<>) 0
-    LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', of_table, grantee);
-    END LOOP;
-END
-$$;
-REVOKE ALL ON civic.changed_privileges, civic.changed_publications FROM PUBLIC;
-
 COMMENT ON TABLE civic.changed_privileges IS 'privileges that setup() has granted or revoked on objects outside this schema, and on its trigger function';
 COMMENT ON COLUMN civic.changed_privileges.change IS 'granted or revoked';
 COMMENT ON COLUMN civic.changed_privileges.column_name IS 'empty for a privilege on the whole object';

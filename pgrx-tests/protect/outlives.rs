@@ -104,10 +104,7 @@ fn restored_without_functions(database: &Database) -> Database {
     let dump = database.program("pg_dump").output().expect("it runs");
     assert!(dump.status.success());
     let dump = String::from_utf8(dump.stdout).expect("text").replace("LANGUAGE c", "LANGUAGE none");
-    let file = std::env::temp_dir().join(format!("{}.sql", restored.name()));
-    std::fs::write(&file, dump).expect("it writes");
-    restored.program("psql").arg("--file").arg(&file).output().expect("it runs");
-    std::fs::remove_file(&file).expect("it was written");
+    restored.run_script(&dump);
     restored
 }
 

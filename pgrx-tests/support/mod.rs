@@ -2,6 +2,8 @@
 
 pub mod cluster;
 
+use std::io::Write;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -233,6 +235,15 @@ impl Database {
         program.args(["--host", "localhost", "--port", &SERVER.port.to_string()]);
         program.args(["--username", &SERVER.user, "--dbname", &self.name]);
         program
+    }
+
+    /// Runs a script by psql, which continues after an error.
+    pub fn run_script(&self, script: &str) {
+        let mut psql = self.program("psql");
+        psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut psql = psql.spawn().expect("it runs");
+        psql.stdin.take().expect("piped").write_all(script.as_bytes()).expect("psql reads it");
+        psql.wait().expect("it ends");
     }
 
     /// A session of the superuser.

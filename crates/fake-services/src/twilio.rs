@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::answer::Answer;
 use crate::request::Request;
 use crate::server::FakeServer;
-use crate::sync::lock;
+use crate::sync::{Gate, lock};
 
 pub struct Twilio {
     api: FakeServer,
@@ -28,6 +28,7 @@ struct State {
     files: Mutex<BTreeMap<String, Answer>>,
     failures: Mutex<VecDeque<Answer>>,
     latency: Mutex<Duration>,
+    gate: Mutex<Option<Gate>>,
 }
 
 impl Twilio {
@@ -78,6 +79,13 @@ impl Twilio {
         *lock(&self.state.latency) = latency;
     }
 
+    /// Holds the responses of both hosts back until the gate is opened.
+    pub fn holds(&self) -> Gate {
+        let gate = Gate::new();
+        *lock(&self.state.gate) = Some(gate.clone());
+        gate
+    }
+
     pub fn api(&self) -> &FakeServer {
         &self.api
     }
@@ -101,7 +109,7 @@ impl State {
             return Answer::json(404, &json!({"code": 20404, "message": "not found"}));
         }
         let location = format!("{media}/{}/{file}?Signature=signed", self.account_sid);
-        Answer::redirect(&location).later(*lock(&self.latency))
+        self.in_time(Answer::redirect(&location))
     }
 
     fn file(&self, request: &Request) -> Answer {
@@ -115,6 +123,14 @@ impl State {
         let path = request.path();
         let file = path.rsplit('/').next().unwrap_or_default();
         let answer = lock(&self.files).get(file).cloned();
-        answer.unwrap_or_else(|| Answer::new(404)).later(*lock(&self.latency))
+        self.in_time(answer.unwrap_or_else(|| Answer::new(404)))
+    }
+
+    fn in_time(&self, answer: Answer) -> Answer {
+        let gate = lock(&self.gate).clone();
+        if let Some(gate) = gate {
+            gate.wait();
+        }
+        answer.later(*lock(&self.latency))
     }
 }

@@ -267,10 +267,7 @@ fn a_restore_without_the_firewalls_functions_shows_nothing_through_a_careless_po
             "" => dump,
             language => dump.replace(language, "LANGUAGE none").replace("EXTENSION", "NOTHING"),
         };
-        let file = std::env::temp_dir().join(format!("{}.sql", restored.name()));
-        std::fs::write(&file, dump).expect("it writes");
-        restored.program("psql").arg("--file").arg(&file).output().expect("it runs");
-        std::fs::remove_file(&file).expect("it was written");
+        restored.run_script(&dump);
         let mut session = restored.superuser();
         assert_eq!(session.text("SELECT count(*) FROM storage.objects"), "1");
         assert_ne!(session.text("SELECT count(*) FROM realtime.messages"), "0");

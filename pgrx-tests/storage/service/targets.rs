@@ -1,8 +1,6 @@
 //! The destination of a ticket's media, whatever the caller says.
 
-use std::time::Duration;
-
-use civic_fake_services::Options;
+use civic_fake_services::{Gate, Options};
 use serde_json::json;
 
 use super::{PHOTO, Town, json as answer};
@@ -75,10 +73,11 @@ fn a_ticket_that_becomes_sensitive_during_the_download_goes_behind_the_firewall(
     let town = Town::new();
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
-    town.twilio.takes(Duration::from_millis(500));
+    let gate = town.twilio.holds();
     let thread = begin(&town, download(&town, TICKET, ""));
     town.twilio.api().wait_for(1);
     session.run("UPDATE public.tickets SET is_sensitive = true");
+    gate.open();
     let answer = thread.join().expect("no panic").expect("it is stored");
     assert!(answer.contains("gbv-evidence"), "{answer}");
     let buckets: Vec<_> = town.storage.objects().into_iter().map(|object| object.bucket).collect();
@@ -87,12 +86,16 @@ fn a_ticket_that_becomes_sensitive_during_the_download_goes_behind_the_firewall(
 
 #[test]
 fn a_ticket_that_becomes_sensitive_during_the_upload_leaves_no_public_file() {
-    let town = Town::with(Options { latency: Duration::from_millis(700), ..Options::default() });
+    let gate = Gate::new();
+    let stored = gate.clone();
+    let on_upload = Some(Box::new(move |_: &_| stored.wait()) as Box<_>);
+    let town = Town::with(Options { on_upload, ..Options::default() });
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
     let thread = begin(&town, download(&town, TICKET, ""));
     town.storage.server().wait_for(1);
     session.run("UPDATE public.tickets SET is_sensitive = true");
+    gate.open();
     assert_eq!(thread.join().expect("no panic"), Err("40001".to_owned()));
     assert!(town.storage.objects().is_empty());
     assert_eq!(bucket(&town, TICKET, ""), "gbv-evidence");
