@@ -85,8 +85,6 @@ fn a_worker_that_is_killed_in_any_phase_of_a_job_loses_and_doubles_nothing() {
     let id = town.enqueue_held(&url, &mut holder);
     wait_until_blocked(&mut town, "the record");
     assert_eq!(town.job(&id, "state"), "running");
-    let path = town.job(&id, "path");
-    wait_until("it is stored", || town.storage.object("evidence", &path).is_some());
     town.kill_worker();
     town.is_done_once(&id, "killed in its record");
     assert_eq!(town.job(&id, "attempts"), "2");
@@ -117,15 +115,17 @@ impl Town {
         assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     }
 
-    /// Adds a job whose end cannot be recorded, for as long as `holder` stays in its transaction.
+    /// Adds a job whose file is stored and whose end cannot be recorded, for as long as `holder` stays in its
+    /// transaction.
     fn enqueue_held(
         &mut self,
         url: &str,
         holder: &mut crate::pg_tests::support::Session,
     ) -> String {
-        let gate = self.twilio.holds();
+        let gate = self.storage.holds();
         let id = self.enqueue(url);
-        self.wait_for_state(&id, "running");
+        let path = self.job(&id, "path");
+        wait_until("it is stored", || self.storage.object("evidence", &path).is_some());
         holder.run("BEGIN; LOCK TABLE civic.media_jobs IN SHARE MODE");
         gate.open();
         id
@@ -328,7 +328,7 @@ fn a_worker_that_is_ended_amid_a_transaction_costs_no_try() {
 }
 
 #[test]
-fn a_worker_that_is_ended_does_not_wait_for_whoever_has_locked_the_jobs() {
+fn a_worker_that_is_ended_does_not_wait_for_a_session_that_has_locked_the_jobs() {
     let mut town = Town::new();
     let url = town.twilio.offer("image/jpeg", PHOTO);
     let mut holder = town.cluster.superuser();

@@ -1,9 +1,8 @@
 //! A fake Storage API: the routes that are called with the service key, with the real API's responses.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -11,82 +10,16 @@ use crate::answer::Answer;
 use crate::jwt;
 use crate::request::Request;
 use crate::server::FakeServer;
-use crate::sync::lock;
+use crate::sync::{Gate, lock};
+
+mod options;
+
+pub use options::{Entry, Errors, Moves, Options};
 
 /// The API's path under the project's URL.
 const ROOT: &str = "/storage/v1";
 /// The default limit of the real API.
 const SIZE_LIMIT: usize = 50 * 1024 * 1024;
-
-/// The form of an error response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Errors {
-    /// HTTP 400, with the code in the body: the current API.
-    #[default]
-    InBody,
-    /// The code as the HTTP status too: older versions, and the gateway.
-    AsStatus,
-}
-
-/// What it can do with a file of one bucket and another bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Moves {
-    /// Move and copy: the API of today.
-    #[default]
-    AcrossBuckets,
-    /// Copy alone; what is to be moved fails.
-    CopyOnly,
-    /// Older ones overlook the other bucket, and answer with success.
-    WithinBucket,
-    /// There are no such routes.
-    Missing,
-}
-
-/// Where a client reaches the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Entry {
-    /// Through the gateway. It knows the key in the header `apikey`. Where that is not a JWT and there is
-    /// no Authorization, it sends one of its own to the API; another Authorization it hands on.
-    #[default]
-    Gateway,
-    /// At the API itself, which accepts nothing but a JWT in Authorization.
-    Api,
-}
-
-/// Called with each stored file before the client receives the response. The real API writes the row of
-/// `storage.objects` at this point.
-pub type OnUpload = dyn Fn(&Object) + Send + Sync;
-
-pub struct Options {
-    /// 0 means any free one.
-    pub port: u16,
-    pub jwt_secret: String,
-    /// The key that a client must send. By default a token of `service_role`, signed with the secret.
-    pub service_key: Option<String>,
-    pub entry: Entry,
-    pub errors: Errors,
-    pub moves: Moves,
-    pub latency: Duration,
-    /// Where files are kept when the server ends. `None` keeps them in memory only.
-    pub directory: Option<PathBuf>,
-    pub on_upload: Option<Box<OnUpload>>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            port: 0,
-            jwt_secret: "a-jwt-secret-with-at-least-32-characters".to_owned(),
-            service_key: None,
-            entry: Entry::default(),
-            errors: Errors::default(),
-            moves: Moves::default(),
-            latency: Duration::ZERO,
-            directory: None,
-            on_upload: None,
-        }
-    }
-}
 
 /// A stored file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +44,7 @@ struct State {
     failures: Mutex<VecDeque<Answer>>,
     /// Responses that are sent instead of the true one, after the request was handled.
     afterwards: Mutex<VecDeque<Option<Answer>>>,
+    gate: Mutex<Option<Gate>>,
 }
 
 impl Storage {
@@ -126,6 +60,7 @@ impl Storage {
             objects,
             failures: Mutex::default(),
             afterwards: Mutex::default(),
+            gate: Mutex::default(),
         });
         let server = FakeServer::listen(port, {
             let state = Arc::clone(&state);
@@ -200,6 +135,13 @@ impl Storage {
         let mut afterwards = lock(&self.state.afterwards);
         afterwards.extend((0..place).map(|_| None));
         afterwards.push_back(Some(answer));
+    }
+
+    /// Stores the files that are uploaded, and holds the responses back until the gate is opened.
+    pub fn holds(&self) -> Gate {
+        let gate = Gate::new();
+        *lock(&self.state.gate) = Some(gate.clone());
+        gate
     }
 
     /// A file is gone.
@@ -314,6 +256,11 @@ impl State {
         }
         let answer = Answer::json(200, &json!({"Key": key, "Id": object.id}));
         objects.insert(key, object);
+        drop(objects);
+        let gate = lock(&self.gate).clone();
+        if let Some(gate) = gate {
+            gate.wait();
+        }
         Ok(answer)
     }
 

@@ -1,6 +1,5 @@
 //! The destination of a ticket's media, whatever the caller says.
 
-use civic_fake_services::{Gate, Options};
 use serde_json::json;
 
 use super::{PHOTO, Town, json as answer};
@@ -86,10 +85,8 @@ fn a_ticket_that_becomes_sensitive_during_the_download_goes_behind_the_firewall(
 
 #[test]
 fn a_ticket_that_becomes_sensitive_during_the_upload_leaves_no_public_file() {
-    let gate = Gate::new();
-    let stored = gate.clone();
-    let on_upload = Some(Box::new(move |_: &_| stored.wait()) as Box<_>);
-    let town = Town::with(Options { on_upload, ..Options::default() });
+    let town = Town::new();
+    let gate = town.storage.holds();
     let mut session = town.superuser();
     add_ticket(&mut session, TENANT, false);
     let thread = begin(&town, download(&town, TICKET, ""));
