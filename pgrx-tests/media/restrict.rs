@@ -1,7 +1,5 @@
 //! The files of a ticket that becomes sensitive are moved out of the open, whenever that happens.
 
-use std::time::Duration;
-
 use civic_fake_services::{Answer, Moves, Options, Storage};
 use serde_json::Value;
 
