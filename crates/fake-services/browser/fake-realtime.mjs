@@ -64,7 +64,7 @@ export class FakeRealtime {
     }
   }
 
-  /** The network swallows everything, and nobody is told. */
+  /** The network swallows everything, and nobody notices. */
   swallow() {
     for (const connection of this.connections) connection.isLost = true
   }

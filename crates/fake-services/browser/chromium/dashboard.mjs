@@ -18,7 +18,7 @@ const realtime = new FakeRealtime(supabase)
 let seen = '' // the text of the page
 let visibility = '' // what the page shall become
 
-// The page reports what it shows. A headless page is always visible, so it is told when to seem hidden.
+// The page reports what it shows. A headless page is always visible, so it can be made to seem hidden.
 const REPORTER = `<script type="module">
   setInterval(async () => {
     const text = [...document.querySelectorAll('#status, tr')].map((part) => part.textContent).join('\\n')

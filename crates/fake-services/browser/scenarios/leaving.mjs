@@ -1,4 +1,4 @@
-// What `stop` ends, and what a page that was away is told.
+// What `stop` ends, and what a page that was away learns.
 
 import assert from 'node:assert/strict'
 import { TENANT } from '../fake-supabase.mjs'
