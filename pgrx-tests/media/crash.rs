@@ -32,11 +32,14 @@ impl Town {
         self.session = self.cluster.superuser_of("postgres");
     }
 
+    pub fn postmaster(&mut self) -> String {
+        self.session.text("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
+    }
+
     /// SIGKILL of the postmaster. All of its processes notice.
     pub fn kill_postmaster(&mut self) {
         let worker = self.worker();
-        let postmaster =
-            self.session.text("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)");
+        let postmaster = self.postmaster();
         self.cluster.signal("KILL", &postmaster);
         wait_until("the worker notices", || !exists(&worker));
         wait_until("so do all others", || {

@@ -163,3 +163,48 @@ fn the_served_database_can_be_renamed_without_a_restart() {
     admin.run("SELECT pg_reload_conf()");
     wait_until("the workers serve it again", || admin.text(&format!("{workers} 'city'")) == "3");
 }
+
+#[test]
+fn on_a_full_disk_the_worker_waits_logs_it_once_and_does_every_job_afterwards() {
+    let mut town = Town::apart(Storage::start(Options::default()));
+    let url = town.twilio.offer("image/jpeg", PHOTO);
+    // Full pages, more of them than a segment of the WAL has, which must not fail.
+    town.session.run(&format!(
+        "ALTER TABLE civic.media_jobs ALTER media_url SET STORAGE PLAIN;
+         INSERT INTO civic.media_jobs (tenant_id, ticket_id, is_sensitive, state, next_attempt_at,
+             finished_at, bucket, path, file_id, content_type, file_size, media_content_type, media_url)
+         SELECT '{TENANT}', '{TICKET}', false, 'done', NULL, now(), 'evidence', 'x', gen_random_uuid(),
+             'image/jpeg', 1, 'image/jpeg', repeat('x', 1730) FROM generate_series(1, 8801)"
+    ));
+    let bytes = town.session.text("SELECT pg_relation_size('civic.media_jobs')");
+    town.worker();
+    let mut processes = town.session.column(
+        "SELECT pid FROM pg_stat_activity
+         WHERE backend_type LIKE 'pg_civic media%' OR pid = pg_backend_pid()",
+    );
+    processes.push(town.postmaster());
+    processes.iter().for_each(|pid| town.cluster.limit_files(pid, &bytes));
+    // As many jobs as the last page holds.
+    town.session.run(&format!(
+        "DO $$ BEGIN
+             LOOP
+                 BEGIN
+                     PERFORM civic.enqueue_media({}, 'image/jpeg', '{TICKET}', '{TENANT}');
+                 EXCEPTION WHEN OTHERS THEN EXIT;
+                 END;
+             END LOOP;
+         END $$",
+        crate::pg_tests::support::literal(&url)
+    ));
+    let waiting = "SELECT count(*) FROM civic.media_jobs WHERE state <> 'done'";
+    assert_ne!(town.session.text(waiting), "0");
+    let failures = |town: &Town| town.cluster.log().matches("could not extend file").count();
+    wait_until("the worker meets the full disk", || failures(&town) > 0);
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    let lines = failures(&town);
+    assert!(lines <= 3, "{lines} lines in 8 s: {}", town.cluster.log());
+    processes.iter().for_each(|pid| town.cluster.limit_files(pid, "unlimited"));
+    wait_until("every job is done", || town.session.text(waiting) == "0");
+    let attempts = "SELECT count(*) FROM civic.media_jobs WHERE attempts > 1";
+    assert_eq!(town.session.text(attempts), "0", "no attempt is lost");
+}

@@ -145,6 +145,13 @@ impl Cluster {
         output(server_user("kill").args(["-s", signal, pid]));
     }
 
+    /// Limits the size of the files that a process writes: what is beyond it fails, as on a full disk. The
+    /// processes that it starts inherit the limit.
+    pub fn limit_files(&self, pid: &str, bytes: &str) {
+        let limit = format!("--fsize={bytes}:");
+        output(server_user("prlimit").args(["--pid", pid, &limit]));
+    }
+
     /// Runs statements, one per line, in the stopped cluster in single-user mode.
     pub fn single_user(&self, sql: &str) -> String {
         use std::io::Write;
