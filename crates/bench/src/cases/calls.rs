@@ -1,4 +1,5 @@
-//! Reading one claim per row: `civic.tenant_id()` against `auth.jwt() -> … ->> …`.
+//! Reading one claim per row: `civic.tenant_id()` against `auth.jwt() -> … ->> …`, and against reading the setting
+//! alone.
 
 use std::cell::RefCell;
 
@@ -22,19 +23,29 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
         move || clock.time(|| Ok(session.borrow_mut().batch_execute(&statement)?))
     };
     let none = include_str!("../../sql/calls_none.sql");
-    let sides: [Side<'_>; 4] = [
+    let sides: [Side<'_>; 5] = [
         &mut side(none, CALLS),
         &mut side(include_str!("../../sql/calls_civic.sql"), CALLS),
         &mut side(none, PLAIN_CALLS),
         &mut side(include_str!("../../sql/calls_plain.sql"), PLAIN_CALLS),
+        &mut side(include_str!("../../sql/calls_setting.sql"), CALLS),
     ];
-    let [none, civic, plain_none, plain] = in_turn(progress, ROUNDS, sides)?;
+    let [none, civic, plain_none, plain, setting] = in_turn(progress, ROUNDS, sides)?;
     let ours = each(&over(&civic, &none), CALLS);
     let peer = each(&over(&plain, &plain_none), PLAIN_CALLS);
-    Ok(vec![Comparison {
-        case: "one claim, a call (net of the query around it)".to_owned(),
-        ours: Figure::new("civic.tenant_id()", ours),
-        peer: Figure::new("auth.jwt() -> … ->> 'tenant_id'", peer),
-        ratio: Ratio::Faster { at_least: Some(40.0) },
-    }])
+    let setting = each(&over(&setting, &none), CALLS);
+    Ok(vec![
+        Comparison {
+            case: "one claim, a call (net of the query around it)".to_owned(),
+            ours: Figure::new("civic.tenant_id()", ours.clone()),
+            peer: Figure::new("auth.jwt() -> … ->> 'tenant_id'", peer),
+            ratio: Ratio::Faster { at_least: Some(40.0) },
+        },
+        Comparison {
+            case: "the same".to_owned(),
+            ours: Figure::new("civic.tenant_id()", ours),
+            peer: Figure::new("current_setting('request.jwt.claims', true)", setting),
+            ratio: Ratio::Share { at_most: Some(2.0) },
+        },
+    ])
 }
