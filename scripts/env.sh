@@ -4,6 +4,8 @@ PGRX_VERSION=0.18.1
 EMBEDDED_VERSION=18.6.0
 EMBEDDED_MAJOR=${EMBEDDED_VERSION%%.*}
 DEBIAN_MAJOR=15
+# The majors between, which `make test-all` tests too.
+OTHER_EMBEDDED_VERSIONS=(17.11.0 16.15.0)
 # The client that reads the old endpoint's events in a test; of the versions that run on Node 18.
 EVENTSOURCE_VERSION=3.0.7
 # The client of the module for browsers, and a WebSocket server for the test in Chromium.
@@ -20,13 +22,17 @@ else
     SERVER_USER=$(id -un)
 fi
 
-EMBEDDED_PG_CONFIG=$CACHE/postgresql/embedded-$EMBEDDED_VERSION/bin/pg_config
+embedded() { printf '%s\n' "$CACHE/postgresql/embedded-$1/bin/pg_config"; }
+EMBEDDED_PG_CONFIG=$(embedded "$EMBEDDED_VERSION")
 DEBIAN_PG_CONFIG=$CACHE/postgresql/debian-$DEBIAN_MAJOR/usr/lib/postgresql/$DEBIAN_MAJOR/bin/pg_config
 
 PG_CONFIG_GIVEN=${PG_CONFIG:-}
 PG_CONFIG=${PG_CONFIG:-$EMBEDDED_PG_CONFIG}
 if [ -n "$PG_CONFIG_GIVEN" ]; then
     TESTED_PG_CONFIGS=("$PG_CONFIG")
+elif [ "${PG_CIVIC_TESTED:-}" = others ]; then
+    TESTED_PG_CONFIGS=()
+    for version in "${OTHER_EMBEDDED_VERSIONS[@]}"; do TESTED_PG_CONFIGS+=("$(embedded "$version")"); done
 else
     TESTED_PG_CONFIGS=("$EMBEDDED_PG_CONFIG" "$DEBIAN_PG_CONFIG")
 fi

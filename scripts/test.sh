@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test on the server of PG_CONFIG, or on PostgreSQL 18 and on Debian's 15 at the same time.
+# Runs every test on the server of PG_CONFIG, or on PostgreSQL 18 and on Debian's 15 at the same time, or with
+# PG_CIVIC_TESTED=others on 17 and 16.
 # What follows the script's name is a filter of test names. The longest tests run a part of what they
 # can; CIVIC_PROOF=1 runs all of it.
 set -euo pipefail

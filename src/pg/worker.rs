@@ -40,7 +40,13 @@ unsafe extern "C-unwind" fn shutdown_requested(signal: std::ffi::c_int) {
 
 /// Has the server start a worker once it can write, and again a second after it ends. Call it while the
 /// library is preloaded.
+///
+/// Not in a server that pg_upgrade has started: the worker's session would be in the way there.
 pub fn register(name: &str, function: &str) {
+    // SAFETY: reads a variable of this process.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     BackgroundWorkerBuilder::new(name)
         .set_library("pg_civic")
         .set_function(function)
