@@ -19,7 +19,6 @@ use crate::{pg, settings};
 pub fn initialize() {
     shared::request(settings::relay_queue_bytes());
     pg::transaction::observe::<transaction::Relayed>();
-    pg::transaction::observe::<prepared::Stored>();
     worker::register();
 }
 
