@@ -229,8 +229,13 @@ fn the_end_of_a_job_is_heard_in_its_municipality() {
     let sensitive = town.enqueue_as(&good, TICKET, TENANT, true);
     town.wait_for_state(&sensitive, "done");
 
-    let heard: Vec<(String, Value)> = listener
-        .heard()
+    // The worker's transaction is visible a moment before the listeners are signalled.
+    let mut notifications = Vec::new();
+    wait_until("three ends are heard", || {
+        notifications.extend(listener.heard());
+        notifications.len() >= 3
+    });
+    let heard: Vec<(String, Value)> = notifications
         .into_iter()
         .map(|(channel, payload)| (channel, serde_json::from_str(&payload).expect("JSON")))
         .collect();

@@ -70,6 +70,13 @@ impl LockBudget {
     }
 }
 
+/// What a wait leaves of a budget. `lock_timeout` counts whole milliseconds, so it ends a wait up to
+/// a millisecond early: less than that is nothing.
+fn remaining(left: Duration, waited: Duration) -> Duration {
+    let left = left.saturating_sub(waited);
+    if left < Duration::from_millis(1) { Duration::ZERO } else { left }
+}
+
 struct Spending<'a> {
     budget: &'a LockBudget,
     start: Instant,
@@ -79,8 +86,22 @@ struct Spending<'a> {
 impl Drop for Spending<'_> {
     fn drop(&mut self) {
         if last_wait() != self.last_wait {
-            let left = self.budget.left.get().saturating_sub(self.start.elapsed());
-            self.budget.left.set(left);
+            self.budget.left.set(remaining(self.budget.left.get(), self.start.elapsed()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_the_timeout_ended_leaves_nothing() {
+        // 150 ms were set for the 150.9 ms that were left.
+        let left = remaining(Duration::from_micros(150_900), Duration::from_micros(150_100));
+        assert_eq!(left, Duration::ZERO);
+        let left = remaining(Duration::from_millis(200), Duration::from_millis(50));
+        assert_eq!(left, Duration::from_millis(150));
+        assert_eq!(remaining(Duration::from_millis(1), Duration::from_millis(5)), Duration::ZERO);
     }
 }
