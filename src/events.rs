@@ -1,6 +1,7 @@
 //! Events: the SQL functions over the rules in this folder.
 
 pub mod buffer;
+mod bulk;
 pub mod channel;
 mod error;
 mod firewall;

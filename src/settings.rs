@@ -36,6 +36,8 @@ static EVENT_TRANSPORT: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"auto"));
 /// How long a transaction waits for locks to send to Supabase Realtime, in milliseconds.
 static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
+/// How many changes of a municipality a transaction lists before it counts them; 0 for all.
+static BULK_AFTER: GucSetting<i32> = GucSetting::<i32>::new(1000);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
@@ -202,6 +204,10 @@ pub fn realtime_lock_timeout() -> Duration {
     Duration::from_millis(REALTIME_LOCK_TIMEOUT.get().unsigned_abs().into())
 }
 
+pub fn bulk_after() -> usize {
+    BULK_AFTER.get().unsigned_abs() as usize
+}
+
 pub fn relay() -> bool {
     RELAY.get()
 }
@@ -340,6 +346,17 @@ pub fn define() {
         60_000,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    // A user who could set it to 0 could fill Realtime's rate limit, which all municipalities share.
+    GucRegistry::define_int_guc(
+        c"civic.bulk_after",
+        c"How many changes of a municipality's tickets a transaction publishes one by one.",
+        c"Further ones are counted, and one event reports their number when the transaction commits. 0: all are published one by one.",
+        &BULK_AFTER,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
         c"civic.relay",

@@ -6,6 +6,7 @@
 
 use std::ffi::CStr;
 
+use super::bulk::{Bulk, Change};
 use super::payload::NO_ID;
 use crate::pg::memory::may_fail;
 
@@ -20,8 +21,8 @@ impl From<std::collections::TryReserveError> for Unrecorded {
 }
 
 /// Destinations of an event, and what is still undecided.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flags(u8);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flags(u16);
 
 impl Flags {
     /// By NOTIFY, through the relay or directly.
@@ -43,6 +44,8 @@ impl Flags {
     const WAS_SENSITIVE: Flags = Flags(32 | 64);
     /// To the owner of the ticket: not sent at all if the ticket is or was sensitive.
     pub const OWNER: Flags = Flags(128);
+    /// Reports changes that were counted.
+    pub const BULK: Flags = Flags(256);
 
     pub fn has(self, flags: Flags) -> bool {
         self.0 & flags.0 == flags.0
@@ -121,7 +124,9 @@ fn without_nul(text: &[u8]) -> &[u8] {
 }
 
 /// Flags, table, and the lengths of both texts without their NUL.
-const HEADER: usize = 1 + 4 + LENGTHS;
+const HEADER: usize = TABLE + 4 + LENGTHS;
+/// Where the table begins, after the flags.
+const TABLE: usize = 2;
 pub const LENGTHS: usize = 4;
 
 /// The most bytes that stay allocated for the next transaction.
@@ -141,6 +146,8 @@ pub struct Buffer {
     flags: Flags,
     /// A sensitive version could not be recorded, so any ticket may be sensitive.
     is_blind: bool,
+    /// Changes that are counted, and how many are listed.
+    bulk: Bulk,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -151,11 +158,13 @@ struct Level {
     /// Number of sensitive versions recorded before it, and bytes of events for NOTIFY.
     sensitive: usize,
     notified: usize,
+    /// Number of changes before it, listed or counted.
+    changes: usize,
 }
 
 impl Buffer {
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && !self.is_blind
+        self.bytes.is_empty() && !self.is_blind && self.bulk.counted() == 0
     }
 
     /// Size in bytes, which is also the position after the last record.
@@ -175,6 +184,7 @@ impl Buffer {
         self.levels.clear();
         (self.sensitive, self.notified) = (0, 0);
         (self.flags, self.is_blind) = (Flags::default(), false);
+        self.bulk.clear();
     }
 
     /// Adds an event of a subtransaction of this level.
@@ -241,13 +251,51 @@ impl Buffer {
             return Err(Unrecorded);
         }
         may_fail(|| self.bytes.try_reserve(HEADER + first.len() + second.len() + 2))?;
+        self.enter(level)?;
+        append(&mut self.bytes, flags, table, first, second);
+        Ok(())
+    }
+
+    fn enter(&mut self, level: i32) -> Result<(), Unrecorded> {
         if self.levels.last().is_none_or(|last| last.number < level) {
             may_fail(|| self.levels.try_reserve(1))?;
             let (start, sensitive, notified) = (self.bytes.len(), self.sensitive, self.notified);
-            self.levels.push(Level { number: level, start, sensitive, notified });
+            let changes = self.bulk.len();
+            self.levels.push(Level { number: level, start, sensitive, notified, changes });
         }
-        append(&mut self.bytes, flags, table, first, second);
         Ok(())
+    }
+
+    /// Whether so many changes of the municipality are listed that further ones are counted.
+    pub fn is_bulk(&mut self, municipality: &[u8], after: usize) -> bool {
+        self.bulk.is_reached(municipality, after)
+    }
+
+    /// Records that a change of the municipality is listed.
+    pub fn list(&mut self, level: i32, municipality: &[u8]) -> Result<(), Unrecorded> {
+        self.enter(level)?;
+        self.bulk.list(municipality)
+    }
+
+    /// Counts a change.
+    pub fn count(&mut self, level: i32, change: Change<'_>) -> Result<(), Unrecorded> {
+        self.enter(level)?;
+        self.bulk.count(change)?;
+        self.flags = self.flags.with(change.flags);
+        Ok(())
+    }
+
+    pub fn bulk(&self) -> &Bulk {
+        &self.bulk
+    }
+
+    /// Takes the counted changes for a moment.
+    pub fn take_bulk(&mut self) -> Bulk {
+        std::mem::take(&mut self.bulk)
+    }
+
+    pub fn put_bulk(&mut self, bulk: Bulk) {
+        self.bulk = bulk;
     }
 
     /// A subtransaction was rolled back, together with all below it.
@@ -255,6 +303,7 @@ impl Buffer {
         while let Some(last) = self.levels.pop_if(|last| last.number >= level) {
             self.bytes.truncate(last.start);
             (self.sensitive, self.notified) = (last.sensitive, last.notified);
+            self.bulk.truncate(last.changes);
         }
     }
 
@@ -272,12 +321,12 @@ impl Buffer {
     /// Errors: the other's events are lost, and all tickets count as sensitive.
     pub fn append(&mut self, other: &Buffer) -> Result<(), Unrecorded> {
         self.is_blind |= other.is_blind;
-        if may_fail(|| self.bytes.try_reserve(other.bytes.len())).is_err() {
+        if may_fail(|| self.bytes.try_reserve(other.bytes.len())).is_err()
+            || self.enter(1).is_err()
+            || self.bulk.append(&other.bulk).is_err()
+        {
             self.is_blind = true;
             return Err(Unrecorded);
-        }
-        if self.levels.is_empty() {
-            self.levels.push(Level { number: 1, start: 0, sensitive: 0, notified: 0 });
         }
         self.bytes.extend_from_slice(&other.bytes);
         self.sensitive += other.sensitive;
@@ -321,6 +370,11 @@ impl Buffer {
         Ok(())
     }
 
+    /// Appends records of the transaction itself, which is about to end.
+    pub fn extend(&mut self, records: &Rewritten) -> Result<(), Unrecorded> {
+        self.replace_from(self.bytes.len(), records)
+    }
+
     /// Removes every destination from the events that `is_withheld` selects.
     pub fn withhold(&mut self, start: usize, is_withheld: impl Fn(Flags) -> bool) -> usize {
         let (mut place, mut count) = (start, 0);
@@ -328,7 +382,7 @@ impl Buffer {
             let flags = record.flags;
             if flags.is_event() && flags != Flags::default() && is_withheld(flags) {
                 count += 1;
-                self.bytes[place] = Flags::default().0;
+                self.bytes[place..place + TABLE].fill(0);
             }
             place += size;
         }
@@ -377,7 +431,7 @@ fn known_id(id: &[u8]) -> &[u8] {
 
 /// The caller has reserved the room, and the texts fit.
 fn append(bytes: &mut Vec<u8>, flags: Flags, table: u32, first: &[u8], second: &[u8]) {
-    bytes.push(flags.0);
+    bytes.extend_from_slice(&flags.0.to_ne_bytes());
     bytes.extend_from_slice(&table.to_ne_bytes());
     for text in [first, second] {
         bytes.extend_from_slice(&(text.len() as u16).to_ne_bytes());
@@ -408,11 +462,12 @@ fn first(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
         let length = bytes.get(at..at + 2)?.try_into().ok()?;
         Some(usize::from(u16::from_ne_bytes(length)))
     };
-    let table = u32::from_ne_bytes(bytes.get(1..5)?.try_into().ok()?);
-    let second = HEADER + length(5)? + 1;
-    let size = second + length(7)? + 1;
+    let flags = u16::from_ne_bytes(bytes.get(..TABLE)?.try_into().ok()?);
+    let table = u32::from_ne_bytes(bytes.get(TABLE..TABLE + 4)?.try_into().ok()?);
+    let second = HEADER + length(TABLE + 4)? + 1;
+    let size = second + length(TABLE + 6)? + 1;
     let record = Record {
-        flags: Flags(*bytes.first()?),
+        flags: Flags(flags),
         table,
         frame: bytes.get(HEADER - LENGTHS..size)?,
         bytes: bytes.get(..size)?,

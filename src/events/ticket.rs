@@ -8,12 +8,15 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::Value;
 
+use super::buffer::Flags;
+use super::bulk::Change;
 use super::channel::{Channel, channel};
 use super::owner;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
 use super::pending;
 use super::publish::{self, Subject};
-use crate::error::Error;
+use super::transaction;
+use crate::error::{Error, Report};
 use crate::events::EventError;
 use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
 use crate::tickets::transitions::{self, Transition};
@@ -30,6 +33,17 @@ thread_local! {
 /// to six. Longer ones are not parsed.
 const SCALAR_LIMIT: usize = 6 * PAYLOAD_LIMIT;
 
+/// The columns that a counted change needs, and the others.
+const COUNTED: [Column; 3] = [Column::Id, Column::TenantId, Column::IsSensitive];
+const LISTED: [Column; 6] = [
+    Column::TrackingNumber,
+    Column::Status,
+    Column::Category,
+    Column::WardId,
+    Column::UpdatedAt,
+    Column::CreatedAt,
+];
+
 type TicketColumns = Columns<{ Column::ALL.len() }>;
 type TicketRow<'a> = Row<'a, { Column::ALL.len() }>;
 
@@ -45,7 +59,10 @@ struct Version<'a> {
 impl<'a> Version<'a> {
     fn read(row: &TicketRow<'_>, columns: &TicketColumns, ticket: &'a mut Ticket) -> Version<'a> {
         read_row(row, ticket, &Column::ALL);
-        let ticket = &*ticket;
+        Version::of(row, columns, ticket)
+    }
+
+    fn of(row: &TicketRow<'_>, columns: &TicketColumns, ticket: &'a Ticket) -> Version<'a> {
         Version {
             ticket,
             municipality_id: municipality_id(columns, ticket).filter(|id| !id.is_empty()),
@@ -73,12 +90,21 @@ pub fn notify(call: &TriggerCall<'_>) {
     let columns = TABLES.with(|tables| call.columns(tables));
     let row = call.row(&columns);
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
-        let version = Version::read(&row, &columns, ticket);
+        read_row(&row, ticket, &COUNTED);
+        // Decided here, because a counted change needs no more of the row.
+        let is_counted = municipality_id(&columns, ticket).is_some_and(transaction::is_bulk);
+        if !is_counted {
+            read_more(&row, ticket, &LISTED);
+        }
+        let version = Version::of(&row, &columns, ticket);
         note(call, &columns, operation, &version, buffer);
         publish_departure(call, &columns, &version, buffer);
         if version.municipality_id.is_none() {
             let hint = "Give every ticket its municipality in the column tenant_id.";
             return warn(call, "a ticket has no municipality", hint);
+        }
+        if is_counted {
+            return count(call, operation, &version, buffer);
         }
         publish(call, operation, &version, buffer);
         publish_to_owners(call, &columns, operation, &version, buffer);
@@ -137,7 +163,11 @@ fn publish_departure(
     let mut old = Ticket::default();
     let old = Version::read(&row, columns, &mut old);
     if old.municipality_id.is_some() && old.municipality_id != version.municipality_id {
-        publish(call, Operation::Delete, &old, buffer);
+        if old.municipality_id.is_some_and(transaction::is_bulk) {
+            count(call, Operation::Delete, &old, buffer);
+        } else {
+            publish(call, Operation::Delete, &old, buffer);
+        }
     }
 }
 
@@ -151,14 +181,47 @@ fn publish(
     let Some(municipality_id) = version.municipality_id else { return };
     let subject = Subject { table: call.table(), is_sensitive: version.is_sensitive };
     let deliveries = payload::deliveries(version.is_sensitive, settings::sensitive_events());
+    let mut is_listed = false;
     for (audience, detail) in deliveries {
         let sent = channel(municipality_id, *audience).and_then(|channel| {
             write_fitting(buffer, operation, version.ticket, version.changed_at, *detail)?;
             publish::send(&channel, buffer, subject)
         });
+        is_listed |= sent.is_ok();
         if let Err(error) = sent {
             warn(call, &error.message(), &error.hint().unwrap_or_default());
         }
+    }
+    if is_listed && settings::bulk_after() > 0 && publish::destinations() != Flags::default() {
+        pending::note_listed(municipality_id);
+    }
+}
+
+/// Counts a version of a municipality of which this transaction has listed enough. Owners of the ticket
+/// receive nothing: an event for each would be as many broadcasts as changes.
+fn count(
+    call: &TriggerCall<'_>,
+    operation: Operation,
+    version: &Version<'_>,
+    buffer: &mut Vec<u8>,
+) {
+    let Some(municipality_id) = version.municipality_id else { return };
+    let flags = publish::destinations();
+    if flags == Flags::default() {
+        return;
+    }
+    buffer.clear();
+    version.ticket.write_id(buffer);
+    let counted = pending::count(Change {
+        municipality: municipality_id.as_bytes(),
+        table: call.table(),
+        flags,
+        sensitive: version.is_sensitive.then(settings::sensitive_events),
+        operation,
+        id: buffer,
+    });
+    if let Err(error) = counted {
+        warn(call, &error.message(), &error.hint().unwrap_or_default());
     }
 }
 
@@ -295,6 +358,11 @@ fn write_fitting(
 
 fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Column]) {
     ticket.clear();
+    read_more(row, ticket, wanted);
+}
+
+/// Adds columns to those that were read.
+fn read_more<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Column]) {
     for &column in wanted {
         let is_time = matches!(column, Column::UpdatedAt | Column::CreatedAt);
         if is_time && row.micros(column as usize).is_some() {

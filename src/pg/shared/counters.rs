@@ -105,6 +105,9 @@ pub struct Counters {
     /// Events that were stored for Supabase Realtime, and events that were not.
     pub realtime_sent: AtomicU64,
     pub realtime_lost: [AtomicU64; RealtimeLoss::ALL.len()],
+    /// Events that report counted changes of tickets, and these changes.
+    pub bulk_events: AtomicU64,
+    pub bulk_changes: AtomicU64,
     pub media_attempts: [[AtomicU64; AttemptEnd::ALL.len()]; KINDS],
     pub media_errors: [AtomicU64; ErrorClass::ALL.len()],
     pub media_ended: [[AtomicU64; JobEnd::ALL.len()]; KINDS],
