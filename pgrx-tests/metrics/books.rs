@@ -66,6 +66,32 @@ fn events_are_counted_by_transport_when_their_transaction_commits() {
 }
 
 #[test]
+fn changes_that_are_counted_are_on_the_books_when_their_transaction_commits() {
+    let cluster = served(&[]);
+    let mut session = cluster.superuser();
+    let bulk = |session: &mut Session| {
+        ["pg_civic_bulk_events_total", "pg_civic_bulk_changes_total"]
+            .map(|name| value(session, name, "{}"))
+    };
+    let insert = |count: usize| {
+        format!(
+            "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, {count})"
+        )
+    };
+    session.run("SET civic.bulk_after = 10");
+    session.run(&insert(10));
+    session.run(&format!("BEGIN; {}; ROLLBACK", insert(30)));
+    assert_eq!(bulk(&mut session), [0.0, 0.0]);
+    session.run(&format!(
+        "BEGIN; {}; SAVEPOINT a; {}; ROLLBACK TO a; COMMIT",
+        insert(30),
+        insert(5)
+    ));
+    assert_eq!(bulk(&mut session), [1.0, 20.0]);
+    assert_eq!(all_events(&mut session), [21.0, 0.0, 0.0, 21.0, 0.0]);
+}
+
+#[test]
 fn events_that_reach_nobody_are_counted_by_reason() {
     let cluster = served(&[]);
     let mut session = cluster.superuser();

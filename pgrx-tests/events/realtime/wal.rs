@@ -222,6 +222,7 @@ fn a_large_transaction_silences_every_municipality_unless_the_limit_is_raised() 
     const DASHBOARDS: u64 = 5;
     let cluster = cluster();
     let mut session = cluster.superuser();
+    session.run("SET civic.bulk_after = 0");
     session.run(&format!(
         "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 2000)"
     ));

@@ -91,7 +91,8 @@ impl<'a> Hashed<'a> {
 struct Report<'a> {
     municipality: &'a [u8],
     is_sensitive: bool,
-    is_shared: bool,
+    /// Of the channel: the shared one comes first.
+    suffix: &'static str,
     flags: Flags,
 }
 
@@ -118,9 +119,12 @@ fn write(
         let flags = group.flags.with(Flags::BULK);
         let municipality = bulk.municipality_of(group);
         for (audience, _) in payload::deliveries(is_sensitive, mode) {
-            let is_shared = *audience == Audience::Shared;
+            let suffix = match audience {
+                Audience::Shared => "",
+                Audience::Sensitive => channel::SENSITIVE_SUFFIX,
+            };
             may_fail(|| reports.try_reserve(1))?;
-            reports.push((Report { municipality, is_sensitive, is_shared, flags }, counts));
+            reports.push((Report { municipality, is_sensitive, suffix, flags }, counts));
         }
     }
     // Changes of several tables are reported together.
@@ -134,8 +138,8 @@ fn write(
     });
     let (mut records, mut event) = (Rewritten::default(), vec![]);
     for (report, counts) in reports {
-        let suffix = if report.is_shared { "" } else { channel::SENSITIVE_SUFFIX };
-        let channel = [channel::PREFIX.as_bytes(), report.municipality, suffix.as_bytes()].concat();
+        let parts = [channel::PREFIX.as_bytes(), report.municipality, report.suffix.as_bytes()];
+        let channel = parts.concat();
         if channel.len() > CHANNEL_LIMIT {
             unpublished.unaddressed += 1;
             let text = || String::from_utf8_lossy(&channel).into_owned();
