@@ -18,58 +18,21 @@ use super::publish::{self, Subject};
 use super::transaction;
 use crate::error::{Error, Report};
 use crate::events::EventError;
-use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
+use crate::pg::trigger::{Fired, Tables, TriggerCall};
 use crate::tickets::transitions::{self, Transition};
 use crate::{pg, settings};
+
+mod version;
+
+use version::{
+    COUNTED, LISTED, TicketColumns, Version, changed_at, municipality_id, read_more, read_row,
+};
 
 thread_local! {
     /// Buffers that every row reuses.
     static SCRATCH: RefCell<(Ticket, Vec<u8>)> = RefCell::default();
     static TABLES: Tables<{ Column::ALL.len() }> =
         Tables::new(Column::ALL.map(|column| column.name().to_owned()));
-}
-
-/// Longest JSON of a scalar that fits into an event, in bytes: each character can be written in up
-/// to six. Longer ones are not parsed.
-const SCALAR_LIMIT: usize = 6 * PAYLOAD_LIMIT;
-
-/// The columns that a counted change needs, and the others.
-const COUNTED: [Column; 3] = [Column::Id, Column::TenantId, Column::IsSensitive];
-const LISTED: [Column; 6] = [
-    Column::TrackingNumber,
-    Column::Status,
-    Column::Category,
-    Column::WardId,
-    Column::UpdatedAt,
-    Column::CreatedAt,
-];
-
-type TicketColumns = Columns<{ Column::ALL.len() }>;
-type TicketRow<'a> = Row<'a, { Column::ALL.len() }>;
-
-/// A version of a ticket: the new row, or the one that a change replaces.
-struct Version<'a> {
-    ticket: &'a Ticket,
-    /// `None` if the ticket has none, or one that no channel can name.
-    municipality_id: Option<&'a str>,
-    changed_at: ChangedAt,
-    is_sensitive: bool,
-}
-
-impl<'a> Version<'a> {
-    fn read(row: &TicketRow<'_>, columns: &TicketColumns, ticket: &'a mut Ticket) -> Version<'a> {
-        read_row(row, ticket, &Column::ALL);
-        Version::of(row, columns, ticket)
-    }
-
-    fn of(row: &TicketRow<'_>, columns: &TicketColumns, ticket: &'a Ticket) -> Version<'a> {
-        Version {
-            ticket,
-            municipality_id: municipality_id(columns, ticket).filter(|id| !id.is_empty()),
-            changed_at: changed_at(ticket, |column| row.micros(column as usize)),
-            is_sensitive: ticket.is_sensitive(columns.has(Column::IsSensitive as usize)),
-        }
-    }
 }
 
 /// Publishes the change of one row. Returns normally whatever the row holds; a change that cannot
@@ -270,13 +233,6 @@ fn publish_to_owners(
     send(&owners, operation, version);
 }
 
-fn municipality_id<'a>(columns: &TicketColumns, ticket: &'a Ticket) -> Option<&'a str> {
-    ticket.municipality_id().map(|id| {
-        let is_padded = columns.is_padded(Column::TenantId as usize);
-        if is_padded { id.trim_end_matches(' ') } else { id }
-    })
-}
-
 /// Records a sensitive ticket whose files may be in the open: a new one, one that was not sensitive, and
 /// one that had another id or municipality.
 fn note_transition(
@@ -354,63 +310,6 @@ fn write_fitting(
         return Err(EventError::PayloadTooLong { bytes: buffer.len(), limit: PAYLOAD_LIMIT }.into());
     }
     Ok(())
-}
-
-fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Column]) {
-    ticket.clear();
-    read_more(row, ticket, wanted);
-}
-
-/// Adds columns to those that were read.
-fn read_more<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Column]) {
-    for &column in wanted {
-        let is_time = matches!(column, Column::UpdatedAt | Column::CreatedAt);
-        if is_time && row.micros(column as usize).is_some() {
-            continue;
-        }
-        let mut document = None;
-        ticket.set(column, |text| {
-            let start = text.len();
-            match row.append(column as usize, text) {
-                Form::Null => Kind::Null,
-                Form::Boolean => Kind::Boolean,
-                Form::Number => Kind::Number,
-                Form::Text => Kind::Text,
-                Form::Unreadable => Kind::Unreadable,
-                Form::Json => {
-                    document = Some(&text[start..])
-                        .filter(|text| text.len() <= SCALAR_LIMIT)
-                        .and_then(|text| serde_json::from_slice::<Value>(text).ok());
-                    Kind::Text
-                }
-            }
-        });
-        // A scalar in a json column is that scalar; an object or array stays text.
-        if let Some(document) = document.filter(|value| !value.is_object() && !value.is_array()) {
-            ticket.set_json(column, &document, |_| String::new());
-        }
-    }
-}
-
-/// When the ticket changed: `updated_at`, which may be NULL after an INSERT, else `created_at`,
-/// else the transaction's start. `micros` reads a column that is a date or time.
-fn changed_at(ticket: &Ticket, micros: impl Fn(Column) -> Option<i64>) -> ChangedAt {
-    for column in [Column::UpdatedAt, Column::CreatedAt] {
-        if let Some(micros) = micros(column) {
-            return ChangedAt::Micros(micros);
-        }
-        match ticket.kind(column) {
-            Kind::Number => return ChangedAt::Column(column),
-            Kind::Text => {
-                let text = std::str::from_utf8(ticket.text(column)).unwrap_or_default();
-                if let Some(micros) = pg::parse_timestamp(text) {
-                    return ChangedAt::Micros(micros);
-                }
-            }
-            Kind::Null | Kind::Boolean | Kind::Unreadable => {}
-        }
-    }
-    ChangedAt::Micros(pg::transaction_start())
 }
 
 fn warn(call: &TriggerCall<'_>, why: &str, hint: &str) {
