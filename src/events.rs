@@ -10,6 +10,7 @@ pub mod payload;
 mod pending;
 pub mod publish;
 pub mod realtime;
+mod record;
 mod settle;
 pub mod sse;
 pub mod ticket;

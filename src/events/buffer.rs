@@ -5,22 +5,9 @@
 //! which tickets had a sensitive version, and which changed their id.
 
 use super::bulk::{Bulk, Change};
+pub use super::record::{Flags, LENGTHS, Record, Records, Rewritten, Unrecorded};
+use super::record::{HEADER, TABLE, append, first, fits, known_id};
 use crate::pg::memory::may_fail;
-
-mod record;
-
-pub use record::{Flags, LENGTHS, Record, Records, Rewritten};
-use record::{HEADER, TABLE, append, first, fits, known_id};
-
-/// There is not enough memory for a record, or one of its texts is longer than a record holds.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Unrecorded;
-
-impl From<std::collections::TryReserveError> for Unrecorded {
-    fn from(_: std::collections::TryReserveError) -> Unrecorded {
-        Unrecorded
-    }
-}
 
 /// The most bytes that stay allocated for the next transaction.
 const KEPT: usize = 64 * 1024;

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
-use super::buffer::{Flags, Unrecorded};
 use super::payload::{self, Operation, write_seconds, write_string};
+use super::record::{Flags, Unrecorded};
 use crate::pg::memory::may_fail;
 use crate::settings::SensitiveEvents;
 

@@ -2,9 +2,18 @@
 
 use std::ffi::CStr;
 
-use super::Unrecorded;
-use crate::events::payload::NO_ID;
+use super::payload::NO_ID;
 use crate::pg::memory::may_fail;
+
+/// There is not enough memory for a record, or one of its texts is longer than a record holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unrecorded;
+
+impl From<std::collections::TryReserveError> for Unrecorded {
+    fn from(_: std::collections::TryReserveError) -> Unrecorded {
+        Unrecorded
+    }
+}
 
 /// Destinations of an event, and what is still undecided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
