@@ -146,15 +146,21 @@ impl Buffer {
         Ok(())
     }
 
-    /// Whether so many changes of the municipality are listed that further ones are counted.
-    pub fn is_bulk(&mut self, municipality: &[u8], after: usize) -> bool {
-        self.bulk.is_reached(municipality, after)
+    /// Whether so many changes of the municipality's ordinary tickets, or of its sensitive ones, are listed that
+    /// further ones are counted.
+    pub fn is_bulk(&mut self, municipality: &[u8], is_sensitive: bool, after: usize) -> bool {
+        self.bulk.is_reached(municipality, is_sensitive, after)
     }
 
     /// Records that a change of the municipality is listed.
-    pub fn list(&mut self, level: i32, municipality: &[u8]) -> Result<(), Unrecorded> {
+    pub fn list(
+        &mut self,
+        level: i32,
+        municipality: &[u8],
+        is_sensitive: bool,
+    ) -> Result<(), Unrecorded> {
         self.enter(level)?;
-        self.bulk.list(municipality)
+        self.bulk.list(municipality, is_sensitive)
     }
 
     /// Counts a change.

@@ -49,13 +49,16 @@ struct Entry {
     place: u32,
     /// `None` if the change is listed.
     operation: Option<Operation>,
+    /// The hash of the ticket's id, or whether what is listed is sensitive.
     id: u64,
 }
 
 #[derive(Debug)]
 struct Municipality {
     id: Box<[u8]>,
-    listed: usize,
+    /// Changes of ordinary and of sensitive versions. Apart, because from the number of listed ordinary ones
+    /// nobody must learn how many others there are.
+    listed: [usize; 2],
     /// Indexes of its groups.
     groups: Vec<u32>,
 }
@@ -100,17 +103,19 @@ impl Bulk {
         (self.last, self.counted) = (0, 0);
     }
 
-    /// Whether so many changes of the municipality are listed that further ones are counted.
-    pub fn is_reached(&mut self, municipality: &[u8], after: usize) -> bool {
-        self.find(municipality).is_some_and(|place| self.municipalities[place].listed >= after)
+    /// Whether so many changes of the municipality's ordinary tickets, or of its sensitive ones, are listed that
+    /// further ones are counted.
+    pub fn is_reached(&mut self, municipality: &[u8], is_sensitive: bool, after: usize) -> bool {
+        let place = self.find(municipality);
+        place.is_some_and(|it| self.municipalities[it].listed[usize::from(is_sensitive)] >= after)
     }
 
     /// Records that a change is listed.
-    pub fn list(&mut self, municipality: &[u8]) -> Result<(), Unrecorded> {
+    pub fn list(&mut self, municipality: &[u8], is_sensitive: bool) -> Result<(), Unrecorded> {
         let place = self.municipality(municipality)?;
         may_fail(|| self.entries.try_reserve(1))?;
-        self.municipalities[place].listed += 1;
-        self.entries.push(Entry { place: place as u32, operation: None, id: 0 });
+        self.municipalities[place].listed[usize::from(is_sensitive)] += 1;
+        self.entries.push(Entry { place: place as u32, operation: None, id: is_sensitive.into() });
         Ok(())
     }
 
@@ -128,7 +133,9 @@ impl Bulk {
     pub fn truncate(&mut self, length: usize) {
         for entry in self.entries.drain(length.min(self.entries.len())..) {
             match entry.operation {
-                None => self.municipalities[entry.place as usize].listed -= 1,
+                None => {
+                    self.municipalities[entry.place as usize].listed[entry.id as usize] -= 1;
+                }
                 Some(_) => self.counted -= 1,
             }
         }
@@ -214,7 +221,7 @@ impl Bulk {
         may_fail(|| self.index.try_reserve(1))?;
         let (id, key) = (copy(municipality)?, copy(municipality)?);
         self.last = self.municipalities.len();
-        self.municipalities.push(Municipality { id, listed: 0, groups: vec![] });
+        self.municipalities.push(Municipality { id, listed: [0; 2], groups: vec![] });
         self.index.insert(key, self.last);
         Ok(self.last)
     }

@@ -25,15 +25,18 @@ pub fn push(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<
         .map_err(|_| EventError::NoMemory)
 }
 
-/// Whether this transaction has listed so many changes of the municipality that further ones are counted.
-pub fn is_bulk(municipality_id: &str, after: usize) -> bool {
-    EVENTS.with_borrow_mut(|events| events.is_bulk(municipality_id.as_bytes(), after))
+/// Whether this transaction has listed so many changes of the municipality's ordinary tickets, or of its
+/// sensitive ones, that further ones are counted.
+pub fn is_bulk(municipality_id: &str, is_sensitive: bool, after: usize) -> bool {
+    EVENTS.with_borrow_mut(|events| events.is_bulk(municipality_id.as_bytes(), is_sensitive, after))
 }
 
 /// Records that a change is listed. Without memory for that, counting begins later.
-pub fn note_listed(municipality_id: &str) {
+pub fn note_listed(municipality_id: &str, is_sensitive: bool) {
     let level = pg::transaction::level();
-    EVENTS.with_borrow_mut(|events| _ = events.list(level, municipality_id.as_bytes()));
+    EVENTS.with_borrow_mut(|events| {
+        _ = events.list(level, municipality_id.as_bytes(), is_sensitive);
+    });
 }
 
 /// Errors: there is not enough memory.

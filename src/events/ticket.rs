@@ -15,7 +15,6 @@ use super::owner;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
 use super::pending;
 use super::publish::{self, Subject};
-use super::transaction;
 use crate::error::{Error, Report};
 use crate::events::EventError;
 use crate::pg::trigger::{Fired, Tables, TriggerCall};
@@ -55,7 +54,7 @@ pub fn notify(call: &TriggerCall<'_>) {
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
         read_row(&row, ticket, &COUNTED);
         // Decided here, because a counted change needs no more of the row.
-        let is_counted = municipality_id(&columns, ticket).is_some_and(transaction::is_bulk);
+        let is_counted = Version::of(&row, &columns, ticket).is_bulk();
         if !is_counted {
             read_more(&row, ticket, &LISTED);
         }
@@ -126,7 +125,7 @@ fn publish_departure(
     let mut old = Ticket::default();
     let old = Version::read(&row, columns, &mut old);
     if old.municipality_id.is_some() && old.municipality_id != version.municipality_id {
-        if old.municipality_id.is_some_and(transaction::is_bulk) {
+        if old.is_bulk() {
             count(call, Operation::Delete, &old, buffer);
         } else {
             publish(call, Operation::Delete, &old, buffer);
@@ -156,7 +155,7 @@ fn publish(
         }
     }
     if is_listed && settings::bulk_after() > 0 && publish::destinations() != Flags::default() {
-        pending::note_listed(municipality_id);
+        pending::note_listed(municipality_id, version.is_sensitive);
     }
 }
 

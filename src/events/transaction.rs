@@ -58,10 +58,11 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
     result
 }
 
-/// Whether further changes of the municipality are counted in this transaction, and not listed.
-pub fn is_bulk(municipality_id: &str) -> bool {
+/// Whether further changes of the municipality's ordinary tickets, or of its sensitive ones, are counted in this
+/// transaction, and not listed.
+pub fn is_bulk(municipality_id: &str, is_sensitive: bool) -> bool {
     let after = settings::bulk_after();
-    after > 0 && !IS_HANDED_OVER.get() && pending::is_bulk(municipality_id, after)
+    after > 0 && !IS_HANDED_OVER.get() && pending::is_bulk(municipality_id, is_sensitive, after)
 }
 
 /// Another extension has changed a ticket in its own commit hook, after ours. The transaction's

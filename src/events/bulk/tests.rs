@@ -24,27 +24,30 @@ fn counted(bulk: &Bulk) -> Vec<(&str, Counts)> {
 fn each_municipality_has_its_own_threshold() {
     let mut bulk = Bulk::default();
     for municipality in [b"a", b"b", b"a", b"a"] {
-        bulk.list(municipality).unwrap();
+        bulk.list(municipality, false).unwrap();
     }
-    assert!(bulk.is_reached(b"a", 3) && !bulk.is_reached(b"a", 4));
-    assert!(bulk.is_reached(b"b", 1) && !bulk.is_reached(b"b", 2));
-    assert!(!bulk.is_reached(b"c", 1));
+    assert!(bulk.is_reached(b"a", false, 3) && !bulk.is_reached(b"a", false, 4));
+    assert!(bulk.is_reached(b"b", false, 1) && !bulk.is_reached(b"b", false, 2));
+    assert!(!bulk.is_reached(b"c", false, 1));
+    assert!(!bulk.is_reached(b"a", true, 1), "sensitive changes have their own");
+    bulk.list(b"a", true).unwrap();
+    assert!(bulk.is_reached(b"a", true, 1) && !bulk.is_reached(b"a", false, 4));
     assert_eq!(bulk.counted(), 0);
 }
 
 #[test]
 fn what_is_truncated_is_neither_listed_nor_counted() {
     let mut bulk = Bulk::default();
-    bulk.list(b"a").unwrap();
+    bulk.list(b"a", false).unwrap();
     bulk.count(change("a", Operation::Insert, "1")).unwrap();
     let length = bulk.len();
-    bulk.list(b"a").unwrap();
+    bulk.list(b"a", false).unwrap();
     bulk.count(change("a", Operation::Update, "1")).unwrap();
     bulk.count(change("b", Operation::Delete, "2")).unwrap();
     assert_eq!(counted(&bulk), [("a", [1, 1, 0]), ("b", [0, 0, 1])]);
     bulk.truncate(length);
     assert_eq!(counted(&bulk), [("a", [1, 0, 0]), ("b", [0, 0, 0])]);
-    assert!(bulk.is_reached(b"a", 1) && !bulk.is_reached(b"a", 2));
+    assert!(bulk.is_reached(b"a", false, 1) && !bulk.is_reached(b"a", false, 2));
     assert_eq!((bulk.len(), bulk.counted()), (2, 1));
 }
 
@@ -52,7 +55,7 @@ fn what_is_truncated_is_neither_listed_nor_counted() {
 fn the_changes_of_another_one_are_appended_to_their_own_groups() {
     let (mut bulk, mut other) = (Bulk::default(), Bulk::default());
     bulk.count(change("a", Operation::Insert, "1")).unwrap();
-    other.list(b"c").unwrap();
+    other.list(b"c", false).unwrap();
     other.count(change("b", Operation::Insert, "1")).unwrap();
     other.count(change("a", Operation::Delete, "1")).unwrap();
     bulk.append(&other).unwrap();

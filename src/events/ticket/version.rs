@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::events::payload::{ChangedAt, Column, Kind, PAYLOAD_LIMIT, Ticket};
+use crate::events::transaction;
 use crate::pg;
 use crate::pg::trigger::{Columns, Form, Row};
 
@@ -50,6 +51,11 @@ impl<'a> Version<'a> {
             changed_at: changed_at(ticket, |column| row.micros(column as usize)),
             is_sensitive: ticket.is_sensitive(columns.has(Column::IsSensitive as usize)),
         }
+    }
+
+    /// Whether a change to this version is counted, and not listed.
+    pub fn is_bulk(&self) -> bool {
+        self.municipality_id.is_some_and(|id| transaction::is_bulk(id, self.is_sensitive))
     }
 }
 
