@@ -174,7 +174,8 @@ const WITH_A_SEARCH_PATH: [&str; 13] = [
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 20] = [
+const SETTINGS: [(&str, &str); 21] = [
+    ("civic.bulk_after", "1000"),
     ("civic.claims_setting", "request.jwt.claims"),
     ("civic.column_writers", "admin"),
     ("civic.deleters", ""),

@@ -1,5 +1,6 @@
 //! The events of each change, through NOTIFY and through Realtime.
 
+mod bulk;
 mod moves;
 mod notify_queue;
 mod publish;

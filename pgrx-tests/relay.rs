@@ -1,5 +1,6 @@
 //! The relay, on clusters that preload the library: shared helpers of these tests.
 
+mod bulk;
 mod crash;
 mod fallback;
 mod fuzz;

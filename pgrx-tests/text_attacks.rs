@@ -509,7 +509,7 @@ fn tickets_are_written_if_memory_does_not_hold_their_events_twice() {
          CREATE TRIGGER tell AFTER INSERT ON public.many
              FOR EACH ROW EXECUTE FUNCTION civic.notify_ticket_update()",
     );
-    let sql = "SET civic.relay = off; SET civic.event_transport = notify;
+    let sql = "SET civic.relay = off; SET civic.event_transport = notify; SET civic.bulk_after = 0;
                INSERT INTO public.many SELECT i, 't', repeat('x', 100), false
                FROM generate_series(1, 300000) i";
     let output = psql(&cluster, "", b"", sql);

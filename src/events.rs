@@ -1,6 +1,7 @@
 //! Events: the SQL functions over the rules in this folder.
 
 pub mod buffer;
+mod bulk;
 pub mod channel;
 mod error;
 mod firewall;
@@ -9,6 +10,7 @@ pub mod payload;
 mod pending;
 pub mod publish;
 pub mod realtime;
+mod record;
 mod settle;
 pub mod sse;
 pub mod ticket;

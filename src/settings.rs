@@ -12,6 +12,9 @@ use crate::pg::guc::{self, Hook};
 
 pub mod media;
 pub mod service;
+mod transport;
+
+pub use transport::EventTransport;
 
 /// Setting that holds the claims of the request, as PostgREST and the Storage API set it.
 static CLAIMS_SETTING: GucSetting<Option<CString>> =
@@ -36,6 +39,8 @@ static EVENT_TRANSPORT: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"auto"));
 /// How long a transaction waits for locks to send to Supabase Realtime, in milliseconds.
 static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
+/// How many changes of a municipality a transaction lists before it counts them; 0 for all.
+static BULK_AFTER: GucSetting<i32> = GucSetting::<i32>::new(1000);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
@@ -75,46 +80,6 @@ pub enum SensitiveEvents {
     /// The shared channel receives the whole event.
     #[name = c"full"]
     Full,
-}
-
-/// How events travel (`civic.event_transport`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EventTransport {
-    /// By NOTIFY, and to Supabase Realtime if it is installed.
-    #[default]
-    Auto,
-    /// Only by these.
-    Listed { notify: bool, realtime: bool },
-}
-
-impl EventTransport {
-    /// `None` for anything but `auto`, `none` or a list of transports.
-    pub fn parse(value: &str) -> Option<EventTransport> {
-        let value = value.trim().to_ascii_lowercase();
-        if value == "auto" {
-            return Some(EventTransport::Auto);
-        }
-        let (mut notify, mut realtime) = (false, false);
-        if value != "none" {
-            for transport in value.split(',') {
-                match transport.trim() {
-                    "notify" => notify = true,
-                    "realtime" => realtime = true,
-                    _ => return None,
-                }
-            }
-        }
-        Some(EventTransport::Listed { notify, realtime })
-    }
-
-    pub fn has_notify(self) -> bool {
-        matches!(self, EventTransport::Auto | EventTransport::Listed { notify: true, .. })
-    }
-
-    /// Whether events go to Supabase Realtime, if it is installed.
-    pub fn has_realtime(self) -> bool {
-        matches!(self, EventTransport::Auto | EventTransport::Listed { realtime: true, .. })
-    }
 }
 
 /// The settings that decide identity, rights and receivers, parsed.
@@ -200,6 +165,10 @@ pub fn sensitive_events() -> SensitiveEvents {
 
 pub fn realtime_lock_timeout() -> Duration {
     Duration::from_millis(REALTIME_LOCK_TIMEOUT.get().unsigned_abs().into())
+}
+
+pub fn bulk_after() -> usize {
+    BULK_AFTER.get().unsigned_abs() as usize
 }
 
 pub fn relay() -> bool {
@@ -341,6 +310,17 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    // A user who could set it to 0 could fill Realtime's rate limit, which all municipalities share.
+    GucRegistry::define_int_guc(
+        c"civic.bulk_after",
+        c"How many changes of a municipality's tickets a transaction publishes one by one.",
+        c"Further ones are counted, and one event reports their number when the transaction commits. 0: all are published one by one.",
+        &BULK_AFTER,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"civic.relay",
         c"Whether the relay takes events.",
@@ -373,30 +353,4 @@ pub fn define() {
     service::define();
     media::define();
     guc::reserve_prefix(c"civic");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transports_are_a_list_in_any_order_and_case() {
-        let listed = |notify, realtime| Some(EventTransport::Listed { notify, realtime });
-        for (value, parsed) in [
-            ("auto", Some(EventTransport::Auto)),
-            (" AUTO ", Some(EventTransport::Auto)),
-            ("none", listed(false, false)),
-            ("notify", listed(true, false)),
-            ("realtime", listed(false, true)),
-            ("Realtime ,notify", listed(true, true)),
-            ("notify,notify", listed(true, false)),
-            ("", None),
-            ("notify,", None),
-            ("auto, notify", None),
-            ("notify none", None),
-            ("websocket", None),
-        ] {
-            assert_eq!(EventTransport::parse(value), parsed, "{value:?}");
-        }
-    }
 }

@@ -82,6 +82,7 @@ fn a_transaction_larger_than_the_queue_commits() {
     let cluster = cluster();
     let mut listener = stuck_listener(&cluster);
     let mut session = cluster.superuser();
+    session.run("SET civic.bulk_after = 0");
     // Only one or two events of the larger sizes fit on a page of the queue; the rest of the page
     // is lost.
     for size in [10, 1000, 2600, 4000, 7000] {

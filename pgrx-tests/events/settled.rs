@@ -472,6 +472,7 @@ fn a_municipality_too_long_for_the_sensitive_channel_loses_the_whole_event_with_
 #[test]
 fn copy_and_many_rows_are_settled_row_by_row() {
     let mut session = session("redacted");
+    session.run("SET civic.bulk_after = 0");
     session.run(&format!(
         "BEGIN;
          INSERT INTO ticket SELECT i, '{TENANT}', i::text, 'open', 'gbv', 'W', i % 100 = 0

@@ -66,6 +66,59 @@ fn events_are_counted_by_transport_when_their_transaction_commits() {
 }
 
 #[test]
+fn changes_that_are_counted_are_on_the_books_when_their_transaction_commits() {
+    let cluster = served(&[]);
+    let mut session = cluster.superuser();
+    let bulk = |session: &mut Session| {
+        ["pg_civic_bulk_events_total", "pg_civic_bulk_changes_total"]
+            .map(|name| value(session, name, "{}"))
+    };
+    let insert = |count: usize| {
+        format!(
+            "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, {count})"
+        )
+    };
+    session.run("SET civic.bulk_after = 10");
+    session.run(&insert(10));
+    session.run(&format!("BEGIN; {}; ROLLBACK", insert(30)));
+    assert_eq!(bulk(&mut session), [0.0, 0.0]);
+    session.run(&format!(
+        "BEGIN; {}; SAVEPOINT a; {}; ROLLBACK TO a; COMMIT",
+        insert(30),
+        insert(5)
+    ));
+    assert_eq!(bulk(&mut session), [1.0, 20.0]);
+    assert_eq!(all_events(&mut session), [21.0, 0.0, 0.0, 21.0, 0.0]);
+}
+
+#[test]
+fn the_check_reports_the_busiest_minute_of_realtime() {
+    let cluster = served(&[]);
+    let mut session = cluster.superuser();
+    session.run(
+        "CREATE SCHEMA _realtime;
+         CREATE TABLE _realtime.tenants (max_events_per_second int, private_only boolean);
+         INSERT INTO _realtime.tenants VALUES (1000, true)",
+    );
+    let mut limit = || {
+        let sql = "SELECT ok || ' ' || detail FROM civic.check() WHERE component = 'rate limit of Realtime'";
+        session.text(sql)
+    };
+    assert!(limit().starts_with("true 1000 a second") && !limit().contains("busiest"));
+    let mut writer = cluster.superuser();
+    writer.run(&format!("BEGIN; {}; ROLLBACK", insert(TENANT, 0)));
+    for number in 0..3 {
+        writer.run(&insert(TENANT, number));
+    }
+    let detail = limit();
+    // The three may be in two minutes.
+    assert!(detail.starts_with("true") && detail.contains("In the busiest minute"), "{detail}");
+    cluster.superuser().run("UPDATE _realtime.tenants SET max_events_per_second = 0");
+    assert!(limit().starts_with("false 0 a second"), "{}", limit());
+    assert!(limit().contains("over the limit before a single dashboard"));
+}
+
+#[test]
 fn events_that_reach_nobody_are_counted_by_reason() {
     let cluster = served(&[]);
     let mut session = cluster.superuser();

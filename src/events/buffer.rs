@@ -4,125 +4,10 @@
 //! are sensitive. Until then one log keeps them in order, together with the records that decide it:
 //! which tickets had a sensitive version, and which changed their id.
 
-use std::ffi::CStr;
-
-use super::payload::NO_ID;
+use super::bulk::{Bulk, Change};
+pub use super::record::{Flags, LENGTHS, Record, Records, Rewritten, Unrecorded};
+use super::record::{HEADER, TABLE, append, first, fits, known_id};
 use crate::pg::memory::may_fail;
-
-/// There is not enough memory for a record, or one of its texts is longer than a record holds.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Unrecorded;
-
-impl From<std::collections::TryReserveError> for Unrecorded {
-    fn from(_: std::collections::TryReserveError) -> Unrecorded {
-        Unrecorded
-    }
-}
-
-/// Destinations of an event, and what is still undecided.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flags(u8);
-
-impl Flags {
-    /// By NOTIFY, through the relay or directly.
-    pub const NOTIFY: Flags = Flags(1);
-    /// Room in the server's notification queue is already reserved.
-    pub const HAS_ROOM: Flags = Flags(2);
-    /// To Supabase Realtime.
-    pub const REALTIME: Flags = Flags(4);
-    /// To Supabase Realtime if it is installed.
-    pub const IF_INSTALLED: Flags = Flags(8);
-    /// Describes an ordinary version: settled as sensitive if its ticket is.
-    pub const ORDINARY: Flags = Flags(16);
-    /// Not an event: a sensitive version of a ticket. The texts are municipality and id.
-    const SENSITIVE: Flags = Flags(32);
-    /// Not an event: a changed id. The texts are the old and the new one.
-    const RENAMED: Flags = Flags(64);
-    /// Not an event: a sensitive version that the transaction has replaced. The texts are empty and
-    /// the id.
-    const WAS_SENSITIVE: Flags = Flags(32 | 64);
-    /// To the owner of the ticket: not sent at all if the ticket is or was sensitive.
-    pub const OWNER: Flags = Flags(128);
-
-    pub fn has(self, flags: Flags) -> bool {
-        self.0 & flags.0 == flags.0
-    }
-
-    pub fn with(self, flags: Flags) -> Flags {
-        Flags(self.0 | flags.0)
-    }
-
-    pub fn without(self, flags: Flags) -> Flags {
-        Flags(self.0 & !flags.0)
-    }
-
-    pub fn is_event(self) -> bool {
-        self.is_kind(Flags(0))
-    }
-
-    fn is_kind(self, kind: Flags) -> bool {
-        self.0 & (Flags::SENSITIVE.0 | Flags::RENAMED.0) == kind.0
-    }
-}
-
-/// One entry of the log.
-#[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
-    pub flags: Flags,
-    /// OID of the ticket's table; 0 for an event of `civic.publish`.
-    pub table: u32,
-    /// Lengths and texts, each followed by a NUL: the form of events in the relay's queue.
-    pub frame: &'a [u8],
-    bytes: &'a [u8],
-    first: &'a [u8],
-    second: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    /// Channel and payload. `None` if it is not an event, or a text holds a NUL.
-    pub fn event(&self) -> Option<(&'a CStr, &'a CStr)> {
-        if !self.flags.is_event() {
-            return None;
-        }
-        let channel = CStr::from_bytes_with_nul(self.first).ok()?;
-        Some((channel, CStr::from_bytes_with_nul(self.second).ok()?))
-    }
-
-    pub fn channel(&self) -> &'a [u8] {
-        without_nul(self.first)
-    }
-
-    pub fn payload(&self) -> &'a [u8] {
-        without_nul(self.second)
-    }
-
-    /// Municipality and id of a sensitive version.
-    pub fn sensitive(&self) -> Option<(&'a [u8], &'a [u8])> {
-        self.texts_of(Flags::SENSITIVE)
-    }
-
-    /// Id of a ticket that was sensitive before the transaction changed it.
-    pub fn was_sensitive(&self) -> Option<&'a [u8]> {
-        self.texts_of(Flags::WAS_SENSITIVE).map(|(_, id)| id)
-    }
-
-    /// Old and new id.
-    pub fn renamed(&self) -> Option<(&'a [u8], &'a [u8])> {
-        self.texts_of(Flags::RENAMED)
-    }
-
-    fn texts_of(&self, kind: Flags) -> Option<(&'a [u8], &'a [u8])> {
-        self.flags.is_kind(kind).then(|| (without_nul(self.first), without_nul(self.second)))
-    }
-}
-
-fn without_nul(text: &[u8]) -> &[u8] {
-    text.split_last().map_or(text, |(_, text)| text)
-}
-
-/// Flags, table, and the lengths of both texts without their NUL.
-const HEADER: usize = 1 + 4 + LENGTHS;
-pub const LENGTHS: usize = 4;
 
 /// The most bytes that stay allocated for the next transaction.
 const KEPT: usize = 64 * 1024;
@@ -141,6 +26,8 @@ pub struct Buffer {
     flags: Flags,
     /// A sensitive version could not be recorded, so any ticket may be sensitive.
     is_blind: bool,
+    /// Changes that are counted, and how many are listed.
+    bulk: Bulk,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -151,11 +38,13 @@ struct Level {
     /// Number of sensitive versions recorded before it, and bytes of events for NOTIFY.
     sensitive: usize,
     notified: usize,
+    /// Number of changes before it, listed or counted.
+    changes: usize,
 }
 
 impl Buffer {
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && !self.is_blind
+        self.bytes.is_empty() && !self.is_blind && self.bulk.counted() == 0
     }
 
     /// Size in bytes, which is also the position after the last record.
@@ -175,6 +64,7 @@ impl Buffer {
         self.levels.clear();
         (self.sensitive, self.notified) = (0, 0);
         (self.flags, self.is_blind) = (Flags::default(), false);
+        self.bulk.clear();
     }
 
     /// Adds an event of a subtransaction of this level.
@@ -241,13 +131,57 @@ impl Buffer {
             return Err(Unrecorded);
         }
         may_fail(|| self.bytes.try_reserve(HEADER + first.len() + second.len() + 2))?;
+        self.enter(level)?;
+        append(&mut self.bytes, flags, table, first, second);
+        Ok(())
+    }
+
+    fn enter(&mut self, level: i32) -> Result<(), Unrecorded> {
         if self.levels.last().is_none_or(|last| last.number < level) {
             may_fail(|| self.levels.try_reserve(1))?;
             let (start, sensitive, notified) = (self.bytes.len(), self.sensitive, self.notified);
-            self.levels.push(Level { number: level, start, sensitive, notified });
+            let changes = self.bulk.len();
+            self.levels.push(Level { number: level, start, sensitive, notified, changes });
         }
-        append(&mut self.bytes, flags, table, first, second);
         Ok(())
+    }
+
+    /// Whether so many changes of the municipality's ordinary tickets, or of its sensitive ones, are listed that
+    /// further ones are counted.
+    pub fn is_bulk(&mut self, municipality: &[u8], is_sensitive: bool, after: usize) -> bool {
+        self.bulk.is_reached(municipality, is_sensitive, after)
+    }
+
+    /// Records that a change of the municipality is listed.
+    pub fn list(
+        &mut self,
+        level: i32,
+        municipality: &[u8],
+        is_sensitive: bool,
+    ) -> Result<(), Unrecorded> {
+        self.enter(level)?;
+        self.bulk.list(municipality, is_sensitive)
+    }
+
+    /// Counts a change.
+    pub fn count(&mut self, level: i32, change: Change<'_>) -> Result<(), Unrecorded> {
+        self.enter(level)?;
+        self.bulk.count(change)?;
+        self.flags = self.flags.with(change.flags);
+        Ok(())
+    }
+
+    pub fn bulk(&self) -> &Bulk {
+        &self.bulk
+    }
+
+    /// Takes the counted changes for a moment.
+    pub fn take_bulk(&mut self) -> Bulk {
+        std::mem::take(&mut self.bulk)
+    }
+
+    pub fn put_bulk(&mut self, bulk: Bulk) {
+        self.bulk = bulk;
     }
 
     /// A subtransaction was rolled back, together with all below it.
@@ -255,6 +189,7 @@ impl Buffer {
         while let Some(last) = self.levels.pop_if(|last| last.number >= level) {
             self.bytes.truncate(last.start);
             (self.sensitive, self.notified) = (last.sensitive, last.notified);
+            self.bulk.truncate(last.changes);
         }
     }
 
@@ -272,12 +207,12 @@ impl Buffer {
     /// Errors: the other's events are lost, and all tickets count as sensitive.
     pub fn append(&mut self, other: &Buffer) -> Result<(), Unrecorded> {
         self.is_blind |= other.is_blind;
-        if may_fail(|| self.bytes.try_reserve(other.bytes.len())).is_err() {
+        if may_fail(|| self.bytes.try_reserve(other.bytes.len())).is_err()
+            || self.enter(1).is_err()
+            || self.bulk.append(&other.bulk).is_err()
+        {
             self.is_blind = true;
             return Err(Unrecorded);
-        }
-        if self.levels.is_empty() {
-            self.levels.push(Level { number: 1, start: 0, sensitive: 0, notified: 0 });
         }
         self.bytes.extend_from_slice(&other.bytes);
         self.sensitive += other.sensitive;
@@ -294,7 +229,7 @@ impl Buffer {
     /// Whether there may be an event with one of these flags. A cheap check: events that were
     /// rolled back count too.
     pub fn may_have(&self, flags: Flags) -> bool {
-        self.flags.0 & flags.0 != 0
+        self.flags.has_any(flags)
     }
 
     /// The records from a position on.
@@ -321,6 +256,11 @@ impl Buffer {
         Ok(())
     }
 
+    /// Appends records of the transaction itself, which is about to end.
+    pub fn extend(&mut self, records: &Rewritten) -> Result<(), Unrecorded> {
+        self.replace_from(self.bytes.len(), records)
+    }
+
     /// Removes every destination from the events that `is_withheld` selects.
     pub fn withhold(&mut self, start: usize, is_withheld: impl Fn(Flags) -> bool) -> usize {
         let (mut place, mut count) = (start, 0);
@@ -328,98 +268,12 @@ impl Buffer {
             let flags = record.flags;
             if flags.is_event() && flags != Flags::default() && is_withheld(flags) {
                 count += 1;
-                self.bytes[place] = Flags::default().0;
+                self.bytes[place..place + TABLE].fill(0);
             }
             place += size;
         }
         count
     }
-}
-
-/// Records that replace others.
-#[derive(Debug, Default)]
-pub struct Rewritten {
-    bytes: Vec<u8>,
-}
-
-impl Rewritten {
-    pub fn copy(&mut self, record: &Record<'_>) -> Result<(), Unrecorded> {
-        may_fail(|| self.bytes.try_reserve(record.bytes.len()))?;
-        self.bytes.extend_from_slice(record.bytes);
-        Ok(())
-    }
-
-    pub fn push(
-        &mut self,
-        flags: Flags,
-        table: u32,
-        channel: &[u8],
-        payload: &[u8],
-    ) -> Result<(), Unrecorded> {
-        if !fits(channel) || !fits(payload) {
-            return Err(Unrecorded);
-        }
-        may_fail(|| self.bytes.try_reserve(HEADER + channel.len() + payload.len() + 2))?;
-        append(&mut self.bytes, flags, table, channel, payload);
-        Ok(())
-    }
-}
-
-/// Whether the text's length fits in two bytes.
-fn fits(text: &[u8]) -> bool {
-    text.len() <= usize::from(u16::MAX)
-}
-
-/// An id too long for a record counts as unreadable.
-fn known_id(id: &[u8]) -> &[u8] {
-    if fits(id) { id } else { NO_ID }
-}
-
-/// The caller has reserved the room, and the texts fit.
-fn append(bytes: &mut Vec<u8>, flags: Flags, table: u32, first: &[u8], second: &[u8]) {
-    bytes.push(flags.0);
-    bytes.extend_from_slice(&table.to_ne_bytes());
-    for text in [first, second] {
-        bytes.extend_from_slice(&(text.len() as u16).to_ne_bytes());
-    }
-    for text in [first, second] {
-        bytes.extend_from_slice(text);
-        bytes.push(0);
-    }
-}
-
-pub struct Records<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = Record<'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (record, size) = first(self.bytes)?;
-        self.bytes = &self.bytes[size..];
-        Some(record)
-    }
-}
-
-/// The first record and its size.
-fn first(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
-    let length = |at: usize| {
-        let length = bytes.get(at..at + 2)?.try_into().ok()?;
-        Some(usize::from(u16::from_ne_bytes(length)))
-    };
-    let table = u32::from_ne_bytes(bytes.get(1..5)?.try_into().ok()?);
-    let second = HEADER + length(5)? + 1;
-    let size = second + length(7)? + 1;
-    let record = Record {
-        flags: Flags(*bytes.first()?),
-        table,
-        frame: bytes.get(HEADER - LENGTHS..size)?,
-        bytes: bytes.get(..size)?,
-        first: bytes.get(HEADER..second)?,
-        second: bytes.get(second..size)?,
-    };
-    Some((record, size))
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ impl Ticket {
 ///
 /// Identifiers and codes are printable ASCII without characters to escape; these are copied
 /// directly.
-fn write_string(text: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
     // Checks every byte without an early exit, so that the compiler vectorizes the loop.
     let is_plain = text.iter().fold(true, |is_plain, byte| {
         is_plain & matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\')
@@ -219,7 +219,7 @@ fn write_string(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends microseconds as seconds, with six decimals.
-fn write_seconds(micros: i64, out: &mut Vec<u8>) {
+pub(super) fn write_seconds(micros: i64, out: &mut Vec<u8>) {
     let mut digits = [b'0'; 19];
     let mut rest = micros.unsigned_abs();
     for digit in digits.iter_mut().rev() {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::EventError;
 use super::buffer::{Buffer, Flags};
+use super::bulk::Change;
 use super::settle;
 use crate::{pg, settings};
 
@@ -22,6 +23,26 @@ pub fn push(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Result<
     EVENTS
         .with_borrow_mut(|events| events.push(level, flags, table, channel, payload))
         .map_err(|_| EventError::NoMemory)
+}
+
+/// Whether this transaction has listed so many changes of the municipality's ordinary tickets, or of its
+/// sensitive ones, that further ones are counted.
+pub fn is_bulk(municipality_id: &str, is_sensitive: bool, after: usize) -> bool {
+    EVENTS.with_borrow_mut(|events| events.is_bulk(municipality_id.as_bytes(), is_sensitive, after))
+}
+
+/// Records that a change is listed. Without memory for that, counting begins later.
+pub fn note_listed(municipality_id: &str, is_sensitive: bool) {
+    let level = pg::transaction::level();
+    EVENTS.with_borrow_mut(|events| {
+        _ = events.list(level, municipality_id.as_bytes(), is_sensitive);
+    });
+}
+
+/// Errors: there is not enough memory.
+pub fn count(change: Change<'_>) -> Result<(), EventError> {
+    let level = pg::transaction::level();
+    EVENTS.with_borrow_mut(|events| events.count(level, change)).map_err(|_| EventError::NoMemory)
 }
 
 /// Takes all of them. Whatever is published afterwards gathers anew.

@@ -30,11 +30,7 @@ pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Err
         // The relay could not notify it either, and would block on it.
         return Err(EventError::PayloadTooLong { bytes: event.len(), limit: PAYLOAD_LIMIT }.into());
     }
-    let transport = settings::access().event_transport;
-    let mut flags = realtime(transport);
-    if transport.has_notify() {
-        flags = flags.with(Flags::NOTIFY);
-    }
+    let mut flags = destinations();
     if flags == Flags::default() {
         return Ok(());
     }
@@ -42,6 +38,13 @@ pub fn send(channel: &Channel, event: &[u8], subject: Subject) -> Result<(), Err
         flags = flags.with(Flags::ORDINARY);
     }
     transaction::keep(flags, subject.table, channel.as_str().as_bytes(), event)
+}
+
+/// Where `civic.event_transport` sends events of a municipality; none if nothing is sent.
+pub fn destinations() -> Flags {
+    let transport = settings::access().event_transport;
+    let flags = realtime(transport);
+    if transport.has_notify() { flags.with(Flags::NOTIFY) } else { flags }
 }
 
 /// Publishes an event of an ordinary ticket to one of its owners: through Supabase Realtime only,

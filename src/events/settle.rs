@@ -19,6 +19,10 @@ use super::payload::{self, NO_ID, PAYLOAD_LIMIT};
 use crate::pg::memory::may_fail;
 use crate::settings::SensitiveEvents;
 
+mod counted;
+
+pub use counted::count;
+
 /// Settled events that could not be published.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Unpublished {
@@ -85,6 +89,8 @@ pub fn would_change(
 ) -> bool {
     let Ok(tickets) = Sensitive::of(&[sent, late], mode, root_of) else { return true };
     sent.records().any(|record| tickets.concern(&record))
+        || mode != SensitiveEvents::Full
+            && counted::concern(sent.bulk(), &tickets.now).unwrap_or(true)
 }
 
 /// The records from a position on in their publishable form; `None` if they do not change.

@@ -8,51 +8,30 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::Value;
 
+use super::buffer::Flags;
+use super::bulk::Change;
 use super::channel::{Channel, channel};
 use super::owner;
 use super::payload::{self, ChangedAt, Column, Detail, Kind, Operation, PAYLOAD_LIMIT, Ticket};
 use super::pending;
 use super::publish::{self, Subject};
-use crate::error::Error;
+use crate::error::{Error, Report};
 use crate::events::EventError;
-use crate::pg::trigger::{Columns, Fired, Form, Row, Tables, TriggerCall};
+use crate::pg::trigger::{Fired, Tables, TriggerCall};
 use crate::tickets::transitions::{self, Transition};
 use crate::{pg, settings};
+
+mod version;
+
+use version::{
+    COUNTED, LISTED, TicketColumns, Version, changed_at, municipality_id, read_more, read_row,
+};
 
 thread_local! {
     /// Buffers that every row reuses.
     static SCRATCH: RefCell<(Ticket, Vec<u8>)> = RefCell::default();
     static TABLES: Tables<{ Column::ALL.len() }> =
         Tables::new(Column::ALL.map(|column| column.name().to_owned()));
-}
-
-/// Longest JSON of a scalar that fits into an event, in bytes: each character can be written in up
-/// to six. Longer ones are not parsed.
-const SCALAR_LIMIT: usize = 6 * PAYLOAD_LIMIT;
-
-type TicketColumns = Columns<{ Column::ALL.len() }>;
-type TicketRow<'a> = Row<'a, { Column::ALL.len() }>;
-
-/// A version of a ticket: the new row, or the one that a change replaces.
-struct Version<'a> {
-    ticket: &'a Ticket,
-    /// `None` if the ticket has none, or one that no channel can name.
-    municipality_id: Option<&'a str>,
-    changed_at: ChangedAt,
-    is_sensitive: bool,
-}
-
-impl<'a> Version<'a> {
-    fn read(row: &TicketRow<'_>, columns: &TicketColumns, ticket: &'a mut Ticket) -> Version<'a> {
-        read_row(row, ticket, &Column::ALL);
-        let ticket = &*ticket;
-        Version {
-            ticket,
-            municipality_id: municipality_id(columns, ticket).filter(|id| !id.is_empty()),
-            changed_at: changed_at(ticket, |column| row.micros(column as usize)),
-            is_sensitive: ticket.is_sensitive(columns.has(Column::IsSensitive as usize)),
-        }
-    }
 }
 
 /// Publishes the change of one row. Returns normally whatever the row holds; a change that cannot
@@ -73,12 +52,21 @@ pub fn notify(call: &TriggerCall<'_>) {
     let columns = TABLES.with(|tables| call.columns(tables));
     let row = call.row(&columns);
     SCRATCH.with_borrow_mut(|(ticket, buffer)| {
-        let version = Version::read(&row, &columns, ticket);
+        read_row(&row, ticket, &COUNTED);
+        // Decided here, because a counted change needs no more of the row.
+        let is_counted = Version::of(&row, &columns, ticket).is_bulk();
+        if !is_counted {
+            read_more(&row, ticket, &LISTED);
+        }
+        let version = Version::of(&row, &columns, ticket);
         note(call, &columns, operation, &version, buffer);
         publish_departure(call, &columns, &version, buffer);
         if version.municipality_id.is_none() {
             let hint = "Give every ticket its municipality in the column tenant_id.";
             return warn(call, "a ticket has no municipality", hint);
+        }
+        if is_counted {
+            return count(call, operation, &version, buffer);
         }
         publish(call, operation, &version, buffer);
         publish_to_owners(call, &columns, operation, &version, buffer);
@@ -137,7 +125,11 @@ fn publish_departure(
     let mut old = Ticket::default();
     let old = Version::read(&row, columns, &mut old);
     if old.municipality_id.is_some() && old.municipality_id != version.municipality_id {
-        publish(call, Operation::Delete, &old, buffer);
+        if old.is_bulk() {
+            count(call, Operation::Delete, &old, buffer);
+        } else {
+            publish(call, Operation::Delete, &old, buffer);
+        }
     }
 }
 
@@ -151,14 +143,47 @@ fn publish(
     let Some(municipality_id) = version.municipality_id else { return };
     let subject = Subject { table: call.table(), is_sensitive: version.is_sensitive };
     let deliveries = payload::deliveries(version.is_sensitive, settings::sensitive_events());
+    let mut is_listed = false;
     for (audience, detail) in deliveries {
         let sent = channel(municipality_id, *audience).and_then(|channel| {
             write_fitting(buffer, operation, version.ticket, version.changed_at, *detail)?;
             publish::send(&channel, buffer, subject)
         });
+        is_listed |= sent.is_ok();
         if let Err(error) = sent {
             warn(call, &error.message(), &error.hint().unwrap_or_default());
         }
+    }
+    if is_listed && settings::bulk_after() > 0 && publish::destinations() != Flags::default() {
+        pending::note_listed(municipality_id, version.is_sensitive);
+    }
+}
+
+/// Counts a version of a municipality of which this transaction has listed enough. Owners of the ticket
+/// receive nothing: an event for each would be as many broadcasts as changes.
+fn count(
+    call: &TriggerCall<'_>,
+    operation: Operation,
+    version: &Version<'_>,
+    buffer: &mut Vec<u8>,
+) {
+    let Some(municipality_id) = version.municipality_id else { return };
+    let flags = publish::destinations();
+    if flags == Flags::default() {
+        return;
+    }
+    buffer.clear();
+    version.ticket.write_id(buffer);
+    let counted = pending::count(Change {
+        municipality: municipality_id.as_bytes(),
+        table: call.table(),
+        flags,
+        sensitive: version.is_sensitive.then(settings::sensitive_events),
+        operation,
+        id: buffer,
+    });
+    if let Err(error) = counted {
+        warn(call, &error.message(), &error.hint().unwrap_or_default());
     }
 }
 
@@ -205,13 +230,6 @@ fn publish_to_owners(
         send(&former, Operation::Delete, &Version::read(&old_row, columns, &mut old));
     }
     send(&owners, operation, version);
-}
-
-fn municipality_id<'a>(columns: &TicketColumns, ticket: &'a Ticket) -> Option<&'a str> {
-    ticket.municipality_id().map(|id| {
-        let is_padded = columns.is_padded(Column::TenantId as usize);
-        if is_padded { id.trim_end_matches(' ') } else { id }
-    })
 }
 
 /// Records a sensitive ticket whose files may be in the open: a new one, one that was not sensitive, and
@@ -291,58 +309,6 @@ fn write_fitting(
         return Err(EventError::PayloadTooLong { bytes: buffer.len(), limit: PAYLOAD_LIMIT }.into());
     }
     Ok(())
-}
-
-fn read_row<const N: usize>(row: &Row<'_, N>, ticket: &mut Ticket, wanted: &[Column]) {
-    ticket.clear();
-    for &column in wanted {
-        let is_time = matches!(column, Column::UpdatedAt | Column::CreatedAt);
-        if is_time && row.micros(column as usize).is_some() {
-            continue;
-        }
-        let mut document = None;
-        ticket.set(column, |text| {
-            let start = text.len();
-            match row.append(column as usize, text) {
-                Form::Null => Kind::Null,
-                Form::Boolean => Kind::Boolean,
-                Form::Number => Kind::Number,
-                Form::Text => Kind::Text,
-                Form::Unreadable => Kind::Unreadable,
-                Form::Json => {
-                    document = Some(&text[start..])
-                        .filter(|text| text.len() <= SCALAR_LIMIT)
-                        .and_then(|text| serde_json::from_slice::<Value>(text).ok());
-                    Kind::Text
-                }
-            }
-        });
-        // A scalar in a json column is that scalar; an object or array stays text.
-        if let Some(document) = document.filter(|value| !value.is_object() && !value.is_array()) {
-            ticket.set_json(column, &document, |_| String::new());
-        }
-    }
-}
-
-/// When the ticket changed: `updated_at`, which may be NULL after an INSERT, else `created_at`,
-/// else the transaction's start. `micros` reads a column that is a date or time.
-fn changed_at(ticket: &Ticket, micros: impl Fn(Column) -> Option<i64>) -> ChangedAt {
-    for column in [Column::UpdatedAt, Column::CreatedAt] {
-        if let Some(micros) = micros(column) {
-            return ChangedAt::Micros(micros);
-        }
-        match ticket.kind(column) {
-            Kind::Number => return ChangedAt::Column(column),
-            Kind::Text => {
-                let text = std::str::from_utf8(ticket.text(column)).unwrap_or_default();
-                if let Some(micros) = pg::parse_timestamp(text) {
-                    return ChangedAt::Micros(micros);
-                }
-            }
-            Kind::Null | Kind::Boolean | Kind::Unreadable => {}
-        }
-    }
-    ChangedAt::Micros(pg::transaction_start())
 }
 
 fn warn(call: &TriggerCall<'_>, why: &str, hint: &str) {

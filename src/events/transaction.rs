@@ -58,6 +58,13 @@ pub fn keep(mut flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Res
     result
 }
 
+/// Whether further changes of the municipality's ordinary tickets, or of its sensitive ones, are counted in this
+/// transaction, and not listed.
+pub fn is_bulk(municipality_id: &str, is_sensitive: bool) -> bool {
+    let after = settings::bulk_after();
+    after > 0 && !IS_HANDED_OVER.get() && pending::is_bulk(municipality_id, is_sensitive, after)
+}
+
 /// Another extension has changed a ticket in its own commit hook, after ours. The transaction's
 /// other events have already left, so this one follows by NOTIFY.
 #[cold]
@@ -70,16 +77,28 @@ fn notify_late(flags: Flags, table: u32, channel: &[u8], payload: &[u8]) -> Resu
 /// Takes the transaction's events in their publishable form and sends those for Realtime. It calls
 /// code that may raise an error or belong to other roles, so no borrow is held.
 fn take_settled() -> Buffer {
+    let events = settle_and_send();
+    let changes = events.bulk().counted();
+    if changes > 0 {
+        let reports = events.events_from(0, Flags::BULK).count();
+        count_at_commit(|counters| &counters.bulk_events, reports);
+        count_at_commit(|counters| &counters.bulk_changes, changes);
+    }
+    events
+}
+
+fn settle_and_send() -> Buffer {
     let mut events = pending::take();
     if events.is_empty() {
         return events;
     }
-    settle(&mut events, 0);
+    settle(&mut events, 0, 0);
     let Some(mut broadcast) = Broadcast::begin(&events) else { return events };
     let (mut sent, mut has_late) = (0, false);
     for _ in 0..ROUNDS {
         broadcast.send(&events, sent);
         sent = events.len();
+        let counted = events.bulk().len();
         let late = pending::take();
         if late.is_empty() {
             break;
@@ -88,20 +107,27 @@ fn take_settled() -> Buffer {
         if events.append(&late).is_err() {
             warn_of_lost(late.events_from(0, Flags::default()).count(), &EventError::NoMemory);
         }
-        settle(&mut events, sent);
+        settle(&mut events, sent, counted);
     }
     broadcast.finish(&events, sent);
     if has_late {
         // Later records decide about the earlier events too.
-        settle(&mut events, 0);
+        events.withhold(0, |flags| flags.has(Flags::BULK));
+        settle(&mut events, 0, 0);
     }
     events
 }
 
-fn settle(events: &mut Buffer, start: usize) {
+/// Settles the events and the counted changes from these positions on.
+fn settle(events: &mut Buffer, start: usize, counted: usize) {
     let mode = settings::sensitive_events();
-    let Unpublished { unaddressed, channel, too_long, bytes, withheld } =
-        settle::settle(events, start, mode, &pg::table::root);
+    warn_of_unpublished(settle::settle(events, start, mode, &pg::table::root));
+    let now = pg::transaction_start();
+    warn_of_unpublished(settle::count(events, counted, mode, &pg::table::root, now));
+}
+
+fn warn_of_unpublished(unpublished: Unpublished) {
+    let Unpublished { unaddressed, channel, too_long, bytes, withheld } = unpublished;
     if let Some(channel) = channel {
         let limit = super::channel::CHANNEL_LIMIT;
         warn_of_lost(unaddressed, &EventError::ChannelTooLong { channel, limit });

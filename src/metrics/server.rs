@@ -122,6 +122,16 @@ fn events(shared: &Shared) -> Vec<Metric> {
             )
         })
         .to_vec();
+    metrics.push(Metric::new(
+        "pg_civic_bulk_events_total",
+        "Events that report how many tickets a transaction has changed beyond civic.bulk_after.",
+        read(&counters.bulk_events),
+    ));
+    metrics.push(Metric::new(
+        "pg_civic_bulk_changes_total",
+        "Changes of tickets that were counted in such events and not published one by one.",
+        read(&counters.bulk_changes),
+    ));
     metrics.extend(RealtimeLoss::ALL.map(|reason| {
         Metric::labelled(
             "pg_civic_realtime_lost_events_total",

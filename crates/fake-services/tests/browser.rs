@@ -84,6 +84,7 @@ scenarios! {
     with_an_older_realtime_events_arrive_and_the_channel_is_left_in_peace
     without_a_session_the_page_is_refused_and_stays_quiet
     a_bulk_event_and_a_truncated_one_are_answered_by_a_read
+    an_import_beyond_bulk_after_is_answered_by_one_read
     a_burst_is_shown_once
     a_citizen_receives_their_own_tickets_on_their_own_topic
     a_column_that_the_list_does_not_have_is_not_added_as_null

@@ -213,6 +213,7 @@ fn the_day_of_a_message_is_in_utc_in_any_time_zone() {
 #[test]
 fn a_large_transaction_is_published_whole() {
     let mut session = Database::realtime().superuser();
+    session.run("SET civic.bulk_after = 0");
     session.run(&format!(
         "INSERT INTO tickets (tenant_id, tracking_number) SELECT '{TENANT}', n FROM generate_series(1, 3000) n"
     ));

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::insert;
 use crate::pg_tests::support::cluster::Cluster;
-use crate::pg_tests::support::{APPLICATION, OTHER_TENANT, REALTIME, SUPABASE, Session, TENANT};
+use crate::pg_tests::support::{
+    APPLICATION, OTHER_TENANT, REALTIME, SUPABASE, Session, TENANT, extent,
+};
 
 /// A row in the log, or the end of a transaction.
 #[derive(Debug)]
@@ -222,6 +224,7 @@ fn a_large_transaction_silences_every_municipality_unless_the_limit_is_raised() 
     const DASHBOARDS: u64 = 5;
     let cluster = cluster();
     let mut session = cluster.superuser();
+    session.run("SET civic.bulk_after = 0");
     session.run(&format!(
         "INSERT INTO tickets (tenant_id) SELECT '{TENANT}' FROM generate_series(1, 2000)"
     ));
@@ -241,6 +244,52 @@ fn a_large_transaction_silences_every_municipality_unless_the_limit_is_raised() 
         assert_eq!(receive(&next, 110) == DASHBOARDS, receives_next);
         assert_eq!(receive(&next, 130), DASHBOARDS, "a minute later");
     }
+}
+
+/// The topics of what Realtime reads while one municipality imports and another has a ticket every second, for a
+/// minute.
+fn topics_of_an_import(tickets: u32, bulk_after: u32) -> Vec<String> {
+    let cluster = cluster();
+    let (mut import, mut town) = (cluster.superuser(), cluster.superuser());
+    import.run(&format!("SET civic.bulk_after = {bulk_after}"));
+    import.run(&format!(
+        "BEGIN; INSERT INTO tickets (tenant_id, category) SELECT '{TENANT}', 'x'
+         FROM generate_series(1, {tickets})"
+    ));
+    for number in 0..SECONDS {
+        town.run(&insert(OTHER_TENANT, number, false));
+        if number == SECONDS / 4 {
+            import.run("COMMIT");
+        }
+    }
+    assert_eq!(town.text("SELECT count(*) FROM tickets"), (tickets + SECONDS).to_string());
+    broadcasts(&mut town).into_iter().map(|(topic, _)| topic).collect()
+}
+
+const SECONDS: u32 = 60;
+
+/// How many of its tickets the other municipality's dashboard receives, with Realtime's default limit.
+fn received_beside(topics: &[String]) -> u32 {
+    let (mut limit, mut received) = (RateLimit::new(100), 0);
+    let mut second = 60;
+    for topic in topics {
+        let is_own = topic.ends_with(OTHER_TENANT);
+        second += u64::from(is_own);
+        let delivered = limit.broadcast(Duration::from_secs(second), 2);
+        received += u32::from(is_own && delivered > 0);
+    }
+    received
+}
+
+/// An import in one transaction mutes nobody; listed ticket by ticket it mutes everybody.
+#[test]
+fn an_import_costs_no_dashboard_of_another_municipality_an_event() {
+    let topics = topics_of_an_import(extent(5_000, 200_000), 1000);
+    assert_eq!(topics.len(), 1001 + SECONDS as usize);
+    assert_eq!(received_beside(&topics), SECONDS);
+    let topics = topics_of_an_import(5_000, 0);
+    assert_eq!(topics.len(), 5_000 + SECONDS as usize);
+    assert!(received_beside(&topics) < SECONDS / 2);
 }
 
 /// Realtime sends a DELETE to every subscriber, whatever row security says, so it must not be in what it reads.

@@ -1,6 +1,7 @@
 //! Tests of the log, by example and against a model.
 
 use super::*;
+use crate::events::payload::NO_ID;
 use proptest::prelude::*;
 
 fn push(buffer: &mut Buffer, level: i32, text: &str) {

@@ -93,6 +93,48 @@ label!(
 pub const KINDS: usize = 2;
 pub const BUCKETS: usize = 3;
 
+const MINUTES: usize = 60;
+
+/// A count for each minute of the last hour. A minute is in the upper half of its place, its count in the lower.
+#[repr(C)]
+pub struct Minutes([AtomicU64; MINUTES]);
+
+impl Default for Minutes {
+    fn default() -> Minutes {
+        Minutes([const { AtomicU64::new(0) }; MINUTES])
+    }
+}
+
+impl Minutes {
+    /// Adds to a minute, numbered from anywhere. One that is an hour ago makes room.
+    fn add(&self, minute: u32, number: u64) {
+        let place = &self.0[minute as usize % MINUTES];
+        let add = |value: u64| {
+            let before = if (value >> 32) as u32 == minute { value as u32 } else { 0 };
+            let count = before.saturating_add(u32::try_from(number).unwrap_or(u32::MAX));
+            Some(u64::from(minute) << 32 | u64::from(count))
+        };
+        let _ = place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// The highest count of the hour that ends with this minute.
+    fn highest(&self, minute: u32) -> u32 {
+        let counts = self.0.iter().map(|place| place.load(Ordering::Relaxed));
+        let is_recent = |value: &u64| minute.wrapping_sub((value >> 32) as u32) < MINUTES as u32;
+        counts.filter(is_recent).map(|value| value as u32).max().unwrap_or(0)
+    }
+}
+
+/// Minutes since 2000-01-01 UTC.
+fn minute() -> u32 {
+    (transaction::now() / 60_000_000) as u32
+}
+
+/// How many events were stored for Realtime in the busiest minute of the last hour; `None` without preloading.
+pub fn busiest_realtime_minute() -> Option<u32> {
+    shared().map(|shared| shared.counters.realtime_minutes.highest(minute()))
+}
+
 /// All zeros is the state at the server's start.
 #[derive(Default)]
 #[repr(C)]
@@ -105,6 +147,11 @@ pub struct Counters {
     /// Events that were stored for Supabase Realtime, and events that were not.
     pub realtime_sent: AtomicU64,
     pub realtime_lost: [AtomicU64; RealtimeLoss::ALL.len()],
+    /// What Realtime was sent in each minute of the last hour.
+    pub realtime_minutes: Minutes,
+    /// Events that report counted changes of tickets, and these changes.
+    pub bulk_events: AtomicU64,
+    pub bulk_changes: AtomicU64,
     pub media_attempts: [[AtomicU64; AttemptEnd::ALL.len()]; KINDS],
     pub media_errors: [AtomicU64; ErrorClass::ALL.len()],
     pub media_ended: [[AtomicU64; JobEnd::ALL.len()]; KINDS],
@@ -190,6 +237,11 @@ impl Observer for Counted {
         AT_COMMIT.with_borrow_mut(|counts| {
             for (counter, number) in counts.take() {
                 counter.fetch_add(number, Ordering::Relaxed);
+                if let Some(shared) = shared()
+                    && std::ptr::eq(counter, &shared.counters.realtime_sent)
+                {
+                    shared.counters.realtime_minutes.add(minute(), number);
+                }
             }
         });
     }
@@ -206,6 +258,20 @@ impl Observer for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_busiest_minute_is_one_of_the_last_hour() {
+        let minutes = Minutes::default();
+        assert_eq!(minutes.highest(1000), 0);
+        for (minute, number) in [(1000, 5), (1000, 6), (1030, 7), (1059, 1)] {
+            minutes.add(minute, number);
+        }
+        assert_eq!([1059, 1060, 1090].map(|now| minutes.highest(now)), [11, 7, 1]);
+        minutes.add(1060, 2);
+        assert_eq!((minutes.highest(1060), minutes.highest(1120)), (7, 0));
+        minutes.add(1060, u64::MAX);
+        assert_eq!(minutes.highest(1060), u32::MAX);
+    }
 
     #[test]
     fn counts_of_a_counter_add_up_and_are_taken_once() {

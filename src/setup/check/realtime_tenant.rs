@@ -9,6 +9,8 @@ use super::super::relation::Relation;
 use crate::catalog::{self, CatalogError, Change};
 use crate::error::Error;
 use crate::pg::role;
+use crate::pg::shared::counters;
+use crate::settings;
 
 const TABLE: &str = "_realtime.tenants";
 const RATE_LIMIT: &str = "rate limit of Realtime";
@@ -30,7 +32,11 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
         },
     };
     Ok(match record {
-        Ok(record) => vec![rate_limit(record.limit), public_channels(record.open)],
+        Ok(record) => {
+            let busiest = counters::busiest_realtime_minute();
+            let rate = rate_limit(record.limit, busiest, settings::bulk_after());
+            vec![rate, public_channels(record.open)]
+        }
         Err(why) => {
             let detail = |default: &str| format!("not known, {why}; {default}");
             vec![
@@ -90,22 +96,51 @@ fn read() -> Result<Result<Record, String>, Error> {
     }))
 }
 
-fn rate_limit(limit: Option<i64>) -> Finding {
+/// `busiest` is how many messages were sent in the busiest minute of the last hour.
+fn rate_limit(limit: Option<i64>, busiest: Option<u32>, bulk_after: usize) -> Finding {
     let Some(limit) = limit else {
         return good(RATE_LIMIT, "not known, as _realtime.tenants does not name it");
     };
-    let detail = format!(
+    let mut detail = format!(
         "{limit} a second for the whole project, the mean of a minute. Each message counts, and each delivery: \
          {} tickets a second before {DASHBOARDS} dashboards",
         tickets_per_second(limit, DASHBOARDS)
     );
-    if limit >= ENOUGH {
+    let busiest = i64::from(busiest.unwrap_or(0));
+    let is_passed = busiest > 0 && !is_carried(limit, busiest, 1);
+    if busiest > 0 {
+        detail +=
+            &format!(". In the busiest minute of the last hour {busiest} messages were sent: ");
+        let reached = limit.saturating_mul(60).saturating_add(busiest - 1) / busiest - 1;
+        detail += &if is_passed {
+            "over the limit before a single dashboard".to_owned()
+        } else {
+            format!("the limit is reached before {reached} dashboards")
+        };
+    }
+    if limit >= ENOUGH && !is_passed {
         return good(RATE_LIMIT, detail);
     }
-    let remedy = "Above it Realtime drops every broadcast, and no page notices. Set \
-                  TENANT_MAX_EVENTS_PER_SECOND for Realtime (20000, for example), and restart it so that it \
-                  seeds the tenant; changing the row alone has no effect";
+    let mut remedy = "Above it Realtime drops every broadcast, and no page notices. Set \
+                      TENANT_MAX_EVENTS_PER_SECOND for Realtime (20000, for example), and restart it so that \
+                      it seeds the tenant; changing the row alone has no effect"
+        .to_owned();
+    // Half of what a minute carries.
+    let advised = limit.saturating_mul(30) / (1 + DASHBOARDS);
+    if bulk_after == 0 || i64::try_from(bulk_after).unwrap_or(i64::MAX) > advised {
+        let shown = if bulk_after == 0 { "no limit".to_owned() } else { bulk_after.to_string() };
+        let advised = advised.max(1);
+        remedy += &format!(
+            ". One transaction may send as many messages to a municipality as civic.bulk_after says \
+             ({shown}): set it to {advised} or less"
+        );
+    }
     unrepaired(RATE_LIMIT, format!("{detail}. {remedy}"))
+}
+
+/// Whether Realtime delivers so many messages of a minute to as many dashboards.
+fn is_carried(limit: i64, messages: i64, dashboards: i64) -> bool {
+    messages.saturating_mul(1 + dashboards) < limit.saturating_mul(60)
 }
 
 /// How many ordinary tickets a second a limit carries, with one decimal. A ticket is a message to the channel
@@ -144,6 +179,36 @@ mod tests {
         ] {
             assert_eq!(tickets_per_second(limit, dashboards), expected);
         }
+    }
+
+    #[test]
+    fn a_busy_minute_is_reported_and_one_over_the_limit_is_a_warning() {
+        let report = |limit, busiest, bulk_after| {
+            let finding = rate_limit(Some(limit), busiest, bulk_after);
+            (finding.1, finding.2)
+        };
+        for busiest in [10_000, 11_000] {
+            let (ok, detail) = report(1000, Some(busiest), 1000);
+            let expected =
+                format!("{busiest} messages were sent: the limit is reached before 5 dashboards");
+            assert!(ok && detail.ends_with(&expected), "{detail}");
+        }
+        let (ok, detail) = report(1000, Some(30_000), 1000);
+        assert!(
+            !ok && detail
+                .contains("30000 messages were sent: over the limit before a single dashboard")
+        );
+        for busiest in [None, Some(0)] {
+            let (ok, detail) = report(1000, busiest, 0);
+            assert!(ok && !detail.contains("busiest"), "{detail}");
+        }
+        for (bulk_after, advice) in
+            [(1000, "(1000): set it to 142 or less"), (0, "(no limit): set it to 142 or less")]
+        {
+            let (ok, detail) = report(100, None, bulk_after);
+            assert!(!ok && detail.ends_with(advice), "{detail}");
+        }
+        assert!(!report(100, None, 142).1.contains("bulk_after"));
     }
 
     /// What is reported as carried is carried, and one ticket more a second is not.

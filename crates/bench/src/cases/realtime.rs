@@ -13,6 +13,7 @@ use crate::server::{self, SERVED, Server, fill};
 const TICKET: &str = include_str!("../../sql/ticket.sql");
 const ROUNDS: usize = 7;
 const TICKETS: usize = 1000;
+const IMPORTED: usize = 10_000;
 const CLEAR: &str = "TRUNCATE realtime.messages, public.tickets_silent, public.tickets_plain,
                          public.tickets_civic, public.tickets_bare; CHECKPOINT";
 
@@ -26,6 +27,7 @@ pub fn measure(server: &Server, progress: &mut Progress) -> Result<Vec<Compariso
         include_str!("../../sql/realtime_tables.sql"),
     ])?;
     let mut comparisons = cost(server, progress)?;
+    comparisons.extend(bulk(server, progress)?);
     comparisons.extend(throughput(server, progress)?);
     Ok(comparisons)
 }
@@ -73,6 +75,50 @@ fn cost(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Err
         compare("realtime, a ticket (over none)", net.clone(), alone_label, alone, Some(1.5)),
         compare("    over none, both", net, bare_label, over(&bare, &silent), Some(1.5)),
         compare("    the whole ticket, both", civic, bare_label, bare, None),
+    ])
+}
+
+/// Many tickets in one transaction: most of them are counted, not sent.
+fn bulk(server: &Server, progress: &mut Progress) -> Result<Vec<Comparison>, Error> {
+    let mut session = server.session(SERVED)?;
+    let clock = &Clock::of(&mut session)?;
+    session.batch_execute("SET civic.event_transport = realtime")?;
+    let session = &RefCell::new(session);
+    let side = |table: &'static str, bulk_after: usize| {
+        let variables = [("tickets", &*IMPORTED.to_string()), ("table", table)];
+        let insert = fill(include_str!("../../sql/tickets.sql"), &variables);
+        move || {
+            let mut session = session.borrow_mut();
+            clear(&mut session)?;
+            session.batch_execute(&format!("SET civic.bulk_after = {bulk_after}"))?;
+            clock.time(|| Ok(session.batch_execute(&insert)?))
+        }
+    };
+    let sides: [Side<'_>; 3] = [
+        &mut side("public.tickets_silent", 0),
+        &mut side("public.tickets_civic", 1000),
+        &mut side("public.tickets_civic", 0),
+    ];
+    let [silent, counted, listed] = in_turn(progress, ROUNDS, sides)?;
+    let compare = |case: &str, peer_label, peer, ratio| Comparison {
+        case: case.to_owned(),
+        ours: Figure::new("civic trigger, realtime", counted.clone()),
+        peer: Figure::new(peer_label, peer),
+        ratio,
+    };
+    Ok(vec![
+        compare(
+            "realtime, 10,000 tickets in one transaction",
+            "no trigger",
+            silent,
+            Ratio::More { at_most: 0.15 },
+        ),
+        compare(
+            "    against civic.bulk_after = 0",
+            "each is listed",
+            listed,
+            Ratio::Faster { at_least: None },
+        ),
     ])
 }
 

@@ -162,6 +162,7 @@ fn large_transaction(server: &Server, progress: &mut Progress) -> Result<Compari
         move || {
             let mut session = session.borrow_mut();
             session.batch_execute(&format!("SET civic.relay = {relay}"))?;
+            session.batch_execute("SET civic.bulk_after = 0")?;
             session.batch_execute("TRUNCATE public.tickets_civic; CHECKPOINT")?;
             clock.time(|| Ok(session.batch_execute(insert)?))
         }

@@ -1,13 +1,14 @@
 // When the list is read, and what happens if that fails.
 
 import assert from 'node:assert/strict'
+import { TENANT } from '../fake-supabase.mjs'
 import { livePage } from '../page.mjs'
 
 export async function a_bulk_event_and_a_truncated_one_are_answered_by_a_read() {
   const { page, tickets } = await livePage()
   const { clock, supabase, realtime } = page
   for (const payload of [
-    { type: 'BULK' },
+    { type: 'BULK', municipality_id: TENANT, is_sensitive: false, insert: 0, update: 1200, delete: 3, updated_at: Date.now() / 1000 },
     { type: 'UPDATE', ticket_id: tickets[0].id, tracking_number: null, status: null, category: null, is_sensitive: false, updated_at: Date.now() / 1000 + 1, truncated: true },
   ]) {
     const { reads } = page
@@ -22,6 +23,26 @@ export async function a_bulk_event_and_a_truncated_one_are_answered_by_a_read() 
     assert.equal(page.ticket(tickets[0].id).status, payload.type)
     assert.equal(page.reads, reads + 1, 'one read for all of them')
   }
+  await page.close()
+}
+
+export async function an_import_beyond_bulk_after_is_answered_by_one_read() {
+  const { page } = await livePage()
+  const { clock, supabase, realtime, reads } = page
+  // The first tickets are listed, the others counted: ordinary and sensitive ones apart.
+  const tickets = [supabase.insert(), supabase.insert()]
+  realtime.isRateLimited = true
+  for (let number = 0; number < 40; number += 1) tickets.push(supabase.insert())
+  supabase.insert({ is_sensitive: true })
+  realtime.isRateLimited = false
+  const counted = { type: 'BULK', municipality_id: TENANT, update: 0, delete: 0, updated_at: Date.now() / 1000 }
+  supabase.publish({ ...counted, is_sensitive: false, insert: 40 })
+  supabase.publish({ ...counted, is_sensitive: true, insert: 1 })
+  await clock.advance(50)
+  assert.ok(page.ticket(tickets[1].id) && !page.ticket(tickets[2].id))
+  await clock.advance(2_500)
+  assert.ok(tickets.every((ticket) => page.ticket(ticket.id)))
+  assert.equal(page.reads, reads + 1)
   await page.close()
 }
 
