@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 7] = [
 const DOORS: [(&str, &str, &[&str]); 4] = [
     ("media", "storage", &["api", "attachment", "bucket", "path", "StorageError"]),
     ("media", "events", &["channel", "payload", "publish"]),
-    ("events", "relay", &["initialize", "transaction"]),
+    ("events", "relay", &["initialize", "prepared", "transaction"]),
     ("relay", "events", &["buffer", "EventError"]),
 ];
 

@@ -5,6 +5,7 @@ mod crash;
 mod fallback;
 mod fuzz;
 mod order;
+mod prepared;
 mod reservation;
 mod server_queue;
 mod settled;

@@ -28,6 +28,7 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA civic FROM %s', grantee);
         EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA civic FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA civic FROM %s', grantee);
         EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA civic FROM %s', grantee);
     END LOOP;
 END

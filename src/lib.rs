@@ -31,6 +31,7 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/media.sql", name = "media", requires = [tenant_id, readable_buckets]);
 extension_sql_file!("../sql/setup.sql", name = "setup_tables", requires = [tenant_id]);
+extension_sql_file!("../sql/prepared.sql", name = "prepared_events", requires = [tenant_id]);
 extension_sql_file!("../sql/metrics.sql", name = "metrics_view", requires = [metrics]);
 extension_sql_file!("../sql/protect.sql", name = "protect_tables", requires = [tenant_id]);
 extension_sql_file!("../sql/event_stream.sql", name = "event_stream", requires = [tenant_id]);
@@ -43,6 +44,7 @@ extension_sql_file!(
         "media",
         "metrics_view",
         "overloads",
+        "prepared_events",
         "protect_tables",
         "setup_tables"
     ],

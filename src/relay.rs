@@ -2,6 +2,7 @@
 //! events to a background worker through shared memory, and the worker notifies in batches.
 
 pub mod frame;
+pub mod prepared;
 pub mod transaction;
 pub mod worker;
 

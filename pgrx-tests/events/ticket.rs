@@ -248,11 +248,20 @@ fn a_role_without_rights_on_the_extension_writes_tickets_that_are_published() {
 }
 
 #[test]
-fn a_prepared_transaction_is_refused_as_with_any_notify() {
+fn a_prepared_transaction_stands_without_a_relay_and_its_lost_events_are_one_warning() {
     let mut session = application();
-    session.run(&format!("BEGIN; {}", insert("T-1")));
-    assert_eq!(session.sqlstate("PREPARE TRANSACTION 'ticket'"), "0A000");
-    assert_eq!(session.text("SELECT count(*) FROM tickets"), "0");
+    session.run(&format!("BEGIN; {}; {}", insert("T-1"), insert("T-2")));
+    let database = session.text("SELECT current_database()");
+    session.run(&format!("PREPARE TRANSACTION '{database}'"));
+    let warnings = session.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let message = warnings[0].message();
+    assert!(
+        message.starts_with("2 events were not notified: the transaction is prepared"),
+        "{message}"
+    );
+    session.run(&format!("COMMIT PREPARED '{database}'"));
+    assert_eq!(session.text("SELECT count(*) FROM tickets"), "2");
 }
 
 #[test]

@@ -165,33 +165,6 @@ fn changes_of_a_ticket_are_received_in_commit_order_by_either_route() {
 }
 
 #[test]
-fn a_prepared_transaction_is_refused_as_with_notify() {
-    let cluster = relayed(&["max_prepared_transactions=2"]);
-    let mut session = cluster.superuser();
-    let mut listener = Listener::of(cluster.superuser(), "t");
-    let plain = session.error("BEGIN; NOTIFY t; PREPARE TRANSACTION 'p'");
-    session.run("ROLLBACK");
-    for setting in ["on", "off"] {
-        session.run(&format!("SET civic.relay = {setting}"));
-        let never = insert(1, "t", "never");
-        let ours = session.error(&format!("BEGIN; {never}; PREPARE TRANSACTION 'p'"));
-        session.run("ROLLBACK");
-        assert_eq!((ours.code(), ours.message()), (plain.code(), plain.message()), "{setting}");
-        // A prepared transaction without events leaves nothing for the next one.
-        session.run(&format!(
-            "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; PREPARE TRANSACTION 'p'",
-            insert(1, "t", "never")
-        ));
-        session.run("COMMIT PREPARED 'p'");
-        session.run("SELECT 1");
-        assert_eq!(fell_back(&mut session, "off"), 0, "{setting}");
-    }
-    session.run(&format!("RESET civic.relay; {}", insert(2, "t", "end")));
-    assert_eq!(listener.receive_until("end"), ["end"]);
-    assert_queue_empties(&mut session);
-}
-
-#[test]
 fn a_transaction_that_also_notifies_itself_is_received_whole() {
     let cluster = shared();
     let mut session = cluster.superuser();

@@ -31,6 +31,8 @@ pub enum EventError {
     NotificationQueueFull,
     #[error("there is no memory for the events of the transaction")]
     NoMemory,
+    #[error("the transaction is prepared: {why}")]
+    Prepared { why: String },
     /// The trigger function was called as a plain function.
     #[error("function {function} can only be called as a trigger")]
     NotATrigger { function: &'static str },
@@ -49,6 +51,7 @@ impl Report for EventError {
             EventError::PayloadTooLong { .. }
             | EventError::ChannelTooLong { .. }
             | EventError::NotificationQueueFull => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            EventError::Prepared { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             EventError::NoMemory => ERRCODE_OUT_OF_MEMORY,
             EventError::NotATrigger { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             EventError::NoDashboard => ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -79,6 +82,9 @@ impl Report for EventError {
             EventError::NoMemory => {
                 "Events stay in memory until the transaction ends: change fewer tickets in one \
                  transaction."
+            }
+            EventError::Prepared { .. } => {
+                "The relay keeps the events of prepared transactions: see civic.check() for its state."
             }
             EventError::NotAnObject { .. } | EventError::NotATrigger { .. } => return None,
         };

@@ -19,7 +19,7 @@ use crate::error::{Error, Report};
 use crate::events::EventError;
 use crate::pg::shared::counters::count_at_commit;
 use crate::pg::transaction::Observer;
-use crate::relay::transaction as relay;
+use crate::relay::{prepared, transaction as relay};
 use crate::{pg, settings};
 
 /// Realtime's triggers may change tickets while messages are stored. Events of these changes are
@@ -167,9 +167,8 @@ impl Observer for Settled {
         pending::put_back(events);
     }
 
-    /// NOTIFY itself refuses a prepared transaction, with its own message.
     fn before_prepare() {
-        if let Some((lost, error)) = relay::notify(&take_settled()) {
+        if let Some((lost, error)) = prepared::store(&take_settled()) {
             warn_of_lost(lost, &error);
         }
         relay::forget();

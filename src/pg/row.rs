@@ -71,7 +71,7 @@ macro_rules! plain {
     };
 }
 
-plain!(bool, i16, i32, i64, f64, pg_sys::Oid, Uuid);
+plain!(bool, i16, i32, i64, f64, pg_sys::Oid, Uuid, Vec<u8>);
 
 /// Types that hold text.
 macro_rules! checked {

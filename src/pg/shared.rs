@@ -4,7 +4,7 @@ pub mod counters;
 
 use std::ffi::c_void;
 use std::mem::size_of;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
@@ -57,6 +57,10 @@ pub struct Shared {
     /// The queue position up to which transactions wait, or have waited, for delivery. A position,
     /// not a count: a session that is terminated while it waits leaves nothing to undo.
     pub awaited: AtomicU64,
+    /// Events of prepared transactions may wait in their table.
+    pub has_prepared: AtomicBool,
+    /// Names the queue: when something first asked. 0 until then.
+    pub queue_id: AtomicU64,
     /// Events that committed transactions put into the queue, and how many of them were delivered.
     pub accepted: AtomicU64,
     pub delivered: AtomicU64,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use civic_queue::Reservation;
 
-use super::frame;
+use super::{frame, prepared};
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
 use crate::pg::memory::check_available;
@@ -43,7 +43,7 @@ thread_local! {
 }
 
 /// Why the relay takes no events of this backend now; `None` if it does.
-fn refusal(shared: &Shared) -> Option<FellBack> {
+pub fn refusal(shared: &Shared) -> Option<FellBack> {
     if !settings::relay() {
         Some(FellBack::Off)
     } else if shared.relay.is_this_database() == Some(false) {
@@ -186,6 +186,10 @@ impl Observer for Relayed {
 
     fn before_prepare() {}
 
+    fn prepared() {
+        prepared::prepared();
+    }
+
     fn committed() {
         end(|shared, reservation, count| {
             shared.accepted.fetch_add(count, Ordering::Relaxed);
@@ -194,6 +198,7 @@ impl Observer for Relayed {
     }
 
     fn aborted() {
+        prepared::aborted();
         forget();
     }
 

@@ -1,6 +1,7 @@
 //! The relay: the background worker that notifies.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
 use super::frame::events;
+use super::prepared;
 use crate::pg::shared::{self, Shared};
 use crate::pg::worker::Shutdown;
 use crate::{pg, settings};
@@ -42,6 +44,8 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
     pg::worker::begin(&database, &shared.relay, Shutdown::AfterTransaction, is_wanted);
     pg::transaction::commit_without_waiting();
     shared.take_over();
+    // Of before the server's start.
+    shared.has_prepared.store(true, Ordering::Release);
     run(shared);
     // Ended by pg_terminate_backend() or DROP DATABASE … (FORCE), it is started again.
     pg::end_process_to_be_restarted();
@@ -49,8 +53,9 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 
 fn run(shared: &'static Shared) {
     pg::worker::run(&shared.relay, None, |_| match deliver(shared) {
-        0 if shared.queue().used() == 0 => IDLE,
-        // Its transaction has not ended yet, and will wake this process; or the server's queue is full.
+        0 if shared.queue().used() == 0 && !shared.has_prepared.load(Ordering::Acquire) => IDLE,
+        // Its transaction has not ended yet, and will wake this process; or the server's queue is full; or a
+        // transaction is prepared, whose commit wakes nobody.
         0 => STANDSTILL,
         // One client's events are notified at once. Those of many clients gather, the longer the more.
         1..=2 => Duration::ZERO,
@@ -84,8 +89,8 @@ fn gather(shared: &'static Shared, time: Duration) {
 fn deliver(shared: &'static Shared) -> u64 {
     let queue = shared.queue();
     let (mut place, mut frame) = (queue.tail(), Vec::new());
-    let mut batch: Vec<Vec<u8>> = vec![];
-    let (mut told, mut bytes, mut count) = (HashSet::new(), 0, 0);
+    let mut batch: Vec<(u64, Vec<u8>)> = vec![];
+    let (mut told, mut bytes) = (HashSet::new(), 0);
     // Beyond it the server would refuse the batch, which is then left for later.
     let room = pg::notify::room();
     while bytes < BATCH {
@@ -98,25 +103,44 @@ fn deliver(shared: &'static Shared) -> u64 {
                 if is_too_much || hashes.iter().any(|hash| told.contains(hash)) {
                     break;
                 }
-                (bytes, count) = (bytes + frame.len(), count + hashes.len() as u64);
+                bytes += frame.len();
                 told.extend(hashes);
-                batch.push(std::mem::take(&mut frame));
+                batch.push((place, std::mem::take(&mut frame)));
                 place = after;
             }
         }
     }
-    if !batch.is_empty() {
-        BackgroundWorker::transaction(|| {
-            for (channel, payload) in batch.iter().flat_map(|frame| events(frame)) {
-                pg::notify::notify(channel, payload);
-            }
-        });
-        shared.delivered.fetch_add(count, Ordering::Relaxed);
-        shared.batches.fetch_add(1, Ordering::Relaxed);
-        pg::shared::counters::count(|counters| &counters.relay_bytes, bytes);
+    match prepared::first(shared) {
+        Ok(None) => {}
+        Ok(Some(first)) if first.place <= queue.tail() => return first.publish(shared).into(),
+        // What was committed before it, and then its turn.
+        Ok(Some(first)) => {
+            place = place.min(first.place);
+            batch.retain(|(begun, _)| *begun < first.place);
+        }
+        Err(prepared::Locked) => return 0,
     }
+    publish(shared, &batch);
     queue.release(place);
     batch.len() as u64
+}
+
+fn publish(shared: &'static Shared, batch: &[(u64, Vec<u8>)]) {
+    if batch.is_empty() {
+        return;
+    }
+    let frames = || batch.iter().map(|(_, frame)| frame);
+    let mut count = 0;
+    BackgroundWorker::transaction(AssertUnwindSafe(|| {
+        for (channel, payload) in frames().flat_map(|frame| events(frame)) {
+            pg::notify::notify(channel, payload);
+            count += 1;
+        }
+    }));
+    shared.delivered.fetch_add(count, Ordering::Relaxed);
+    shared.batches.fetch_add(1, Ordering::Relaxed);
+    let bytes = frames().map(Vec::len).sum();
+    pg::shared::counters::count(|counters| &counters.relay_bytes, bytes);
 }
 
 /// Two events of the same hash only end a batch early.
