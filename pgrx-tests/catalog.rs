@@ -402,7 +402,7 @@ fn no_function_is_security_definer_and_those_that_look_up_names_set_the_search_p
 }
 
 #[test]
-fn the_extension_owns_exactly_its_schema_functions_one_domain_three_tables_and_a_view() {
+fn the_extension_owns_exactly_its_schema_functions_one_domain_its_tables_and_a_view() {
     let mut session = Database::plain().superuser();
     let owned = session.column(&format!(
         "SELECT object.type || ' ' || object.identity
@@ -421,14 +421,16 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_three_tables_and_a
          WHERE pronamespace = 'civic'::regnamespace ORDER BY object.identity",
     );
     listed.push("schema civic".to_owned());
+    listed.push("sequence civic.prepared_events_id_seq".to_owned());
     listed.push("table civic.changed_privileges".to_owned());
     listed.push("table civic.changed_publications".to_owned());
     listed.push("table civic.media_jobs".to_owned());
+    listed.push("table civic.prepared_events".to_owned());
     listed.push("table civic.protected_tables".to_owned());
     listed.push("type civic.\"text/event-stream\"".to_owned());
     listed.push("view civic.metrics".to_owned());
     assert_eq!(owned, listed);
-    assert_eq!(listed.len(), FUNCTIONS.len() + 7);
+    assert_eq!(listed.len(), FUNCTIONS.len() + 9);
     let inside = "SELECT objid::regclass FROM pg_depend
                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'civic'::regnamespace
                     AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
@@ -440,6 +442,8 @@ fn the_extension_owns_exactly_its_schema_functions_one_domain_three_tables_and_a
             "civic.changed_publications",
             "civic.media_jobs",
             "civic.metrics",
+            "civic.prepared_events",
+            "civic.prepared_events_id_seq",
             "civic.protected_tables",
         ]
     );

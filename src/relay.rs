@@ -19,6 +19,7 @@ use crate::{pg, settings};
 pub fn initialize() {
     shared::request(settings::relay_queue_bytes());
     pg::transaction::observe::<transaction::Relayed>();
+    pg::transaction::observe::<prepared::Stored>();
     worker::register();
 }
 

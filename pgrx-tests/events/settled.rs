@@ -504,8 +504,12 @@ fn notify_is_called_only_after_the_events_are_settled() {
 #[test]
 fn nothing_but_the_end_of_a_transaction_calls_notify() {
     /// Files that call NOTIFY, with the reason why no ticket's event leaves too early.
-    const CALLERS: [(&str, &str); 3] = [
+    const CALLERS: [(&str, &str); 4] = [
         ("src/pg/notify.rs", "is the call"),
+        (
+            "src/relay/prepared.rs",
+            "has what prepared transactions have stored, once they are committed",
+        ),
         ("src/relay/transaction.rs", "is called at the commit, with what is settled"),
         ("src/relay/worker.rs", "has what transactions have handed over"),
     ];

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
 use crate::pg::shared::{self, Shared};
+use crate::pg::transaction::Observer;
 use crate::{catalog, pg};
 
 const TABLE: &str = "prepared_events";
@@ -64,18 +65,33 @@ fn try_to_store(events: &Buffer) -> Result<(), EventError> {
     }
 }
 
-/// The transaction is prepared: the relay looks for it from now on.
-pub fn prepared() {
-    if HAS_STORED.take()
-        && let Some(shared) = shared::shared()
-    {
-        shared.has_prepared.store(true, Ordering::Release);
-        shared.relay.wake();
-    }
-}
+/// Tells the relay of a transaction that has stored events.
+pub struct Stored;
 
-pub fn aborted() {
-    HAS_STORED.set(false);
+impl Observer for Stored {
+    fn before_commit() {}
+
+    fn before_prepare() {}
+
+    /// The relay looks for it from now on.
+    fn prepared() {
+        if HAS_STORED.take()
+            && let Some(shared) = shared::shared()
+        {
+            shared.has_prepared.store(true, Ordering::Release);
+            shared.relay.wake();
+        }
+    }
+
+    fn committed() {}
+
+    fn aborted() {
+        HAS_STORED.set(false);
+    }
+
+    fn subtransaction_committed(_level: i32) {}
+
+    fn subtransaction_aborted(_level: i32) {}
 }
 
 /// Events of a prepared transaction that is committed.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use civic_queue::Reservation;
 
-use super::{frame, prepared};
+use super::frame;
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
 use crate::pg::memory::check_available;
@@ -186,10 +186,6 @@ impl Observer for Relayed {
 
     fn before_prepare() {}
 
-    fn prepared() {
-        prepared::prepared();
-    }
-
     fn committed() {
         end(|shared, reservation, count| {
             shared.accepted.fetch_add(count, Ordering::Relaxed);
@@ -198,7 +194,6 @@ impl Observer for Relayed {
     }
 
     fn aborted() {
-        prepared::aborted();
         forget();
     }
 
