@@ -76,6 +76,9 @@ pub fn begin(
     is_wanted: impl Fn() -> bool,
 ) {
     handle_signals(shutdown);
+    // The server ignores SIGHUP at the beginning of a background worker: a reload between the fork and here
+    // would be lost.
+    guc::reload_settings();
     let failed = slot.count_start();
     wait_for_start(backoff(failed), is_wanted);
     // The first failure of a row is logged. Why the others fail says the same.
