@@ -1,6 +1,7 @@
 //! NOTIFY without the commit lock (docs/architecture.md, decision 6). A transaction hands its
 //! events to a background worker through shared memory, and the worker notifies in batches.
 
+pub mod drain;
 pub mod frame;
 pub mod prepared;
 pub mod transaction;

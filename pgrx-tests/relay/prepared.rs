@@ -55,6 +55,25 @@ fn a_ticket_that_is_prepared_and_changed_again_is_received_in_the_order_of_its_c
     assert_eq!(listener.receive_until(&changes.to_string()), expected);
 }
 
+/// COMMIT PREPARED wakes nobody, so the relay has not published it when the next change is committed.
+#[test]
+fn a_change_that_falls_back_to_notify_waits_for_the_prepared_one_before_it() {
+    let cluster = relayed(&[PREPARED]);
+    let mut session = cluster.superuser();
+    let mut direct = cluster.superuser();
+    direct.run("SET civic.relay = off");
+    let mut listener = Listener::of(cluster.superuser(), "t");
+    session.run(&insert(1, "t", "0"));
+    for change in 1..=20 {
+        let update = |status: u32| format!("UPDATE tickets SET status = '{status}' WHERE id = 1");
+        session.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", update(2 * change - 1)));
+        session.run("COMMIT PREPARED 'p'");
+        direct.run(&update(2 * change));
+    }
+    let expected: Vec<_> = (0..=40).map(|change| change.to_string()).collect();
+    assert_eq!(listener.receive_until("40"), expected);
+}
+
 #[test]
 fn nothing_is_lost_over_a_crash_between_prepare_and_commit() {
     let cluster = relayed(&[PREPARED]);

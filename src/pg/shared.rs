@@ -4,7 +4,7 @@ pub mod counters;
 
 use std::ffi::c_void;
 use std::mem::size_of;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
@@ -57,8 +57,12 @@ pub struct Shared {
     /// The queue position up to which transactions wait, or have waited, for delivery. A position,
     /// not a count: a session that is terminated while it waits leaves nothing to undo.
     pub awaited: AtomicU64,
-    /// Events of prepared transactions may wait in their table.
-    pub has_prepared: AtomicBool,
+    /// How many transactions with events were prepared, and how many of them had been when the relay last
+    /// found that none is left.
+    prepared: AtomicU64,
+    prepared_settled: AtomicU64,
+    /// The transaction that another one has waited for in vain, in the table of their events.
+    pub prepared_given_up: AtomicI64,
     /// Names the queue: when something first asked. 0 until then.
     pub queue_id: AtomicU64,
     /// Events that committed transactions put into the queue, and how many of them were delivered.
@@ -89,6 +93,27 @@ impl Shared {
         Queue::new(&self.control, words)
     }
 
+    /// Events of one more prepared transaction wait in their table, or may wait there since before the
+    /// server's start.
+    pub fn note_prepared(&self) {
+        self.prepared.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether events of prepared transactions may wait in their table.
+    pub fn may_have_prepared(&self) -> bool {
+        self.prepared() != self.prepared_settled.load(Ordering::Acquire)
+    }
+
+    /// How many transactions with events were prepared, to be given to [`Shared::settle_prepared`].
+    pub fn prepared(&self) -> u64 {
+        self.prepared.load(Ordering::Acquire)
+    }
+
+    /// None is left of the first so many.
+    pub fn settle_prepared(&self, prepared: u64) {
+        self.prepared_settled.store(prepared, Ordering::Release);
+    }
+
     /// Registers this process as the relay until it ends.
     pub fn take_over(&'static self) {
         // SAFETY: registers a function that lives as long as the process.
@@ -101,6 +126,7 @@ impl Shared {
                 self.delivered.store(self.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             self.given_up.store(0, Ordering::Relaxed);
+            self.prepared_given_up.store(0, Ordering::Relaxed);
         }
         self.relay.begin();
     }

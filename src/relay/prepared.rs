@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use pgrx::bgworkers::BackgroundWorker;
 
+use super::drain::PREPARED_EVENTS;
 use super::frame;
 use super::transaction::{Lost, refusal};
 use crate::error::Error;
@@ -16,8 +17,6 @@ use crate::events::buffer::{Buffer, Flags};
 use crate::pg::shared::{self, Shared};
 use crate::pg::transaction::Observer;
 use crate::{catalog, pg};
-
-const TABLE: &str = "prepared_events";
 
 thread_local! {
     /// The current transaction has stored events.
@@ -52,7 +51,7 @@ fn try_to_store(events: &Buffer) -> Result<(), EventError> {
     let insert = || {
         let sql = "INSERT INTO civic.prepared_events (events, queue, place) VALUES ($1, $2, $3)";
         let arguments = [frame.as_ref().into(), queue.into(), place.into()];
-        catalog::with_own_table(TABLE, || catalog::update(sql, &arguments))
+        catalog::with_own_table(PREPARED_EVENTS, || catalog::update(sql, &arguments))
             .map_err(|error| error.message())
     };
     let stored = pg::transaction::with_snapshot(|| {
@@ -78,7 +77,7 @@ impl Observer for Stored {
         if HAS_STORED.take()
             && let Some(shared) = shared::shared()
         {
-            shared.has_prepared.store(true, Ordering::Release);
+            shared.note_prepared();
             shared.relay.wake();
         }
     }
@@ -108,11 +107,11 @@ pub struct Committed {
 ///
 /// Errors: somebody has locked the table.
 pub fn first(shared: &'static Shared) -> Result<Option<Committed>, Locked> {
-    if !shared.has_prepared.load(Ordering::Acquire) {
+    if !shared.may_have_prepared() {
         return Ok(None);
     }
     // Each step before the next: what is prepared or committed meanwhile is looked for again.
-    shared.has_prepared.store(false, Ordering::Release);
+    let prepared = shared.prepared();
     let is_prepared = transaction(|| {
         let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts
                    WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database())";
@@ -128,7 +127,7 @@ pub fn first(shared: &'static Shared) -> Result<Option<Committed>, Locked> {
                    FROM civic.prepared_events ORDER BY id LIMIT 1";
         let read = |row: &pg::Row<'_, '_>| Ok((row.get(1)?, row.get(2)?, row.get(3)?));
         let rows =
-            catalog::with_own_table(TABLE, || catalog::rows(sql, &[queue(shared).into()], read))?;
+            catalog::with_own_table(PREPARED_EVENTS, || catalog::rows(sql, &[queue(shared).into()], read))?;
         let first = rows.into_iter().flatten().next();
         Ok(Ok(first.and_then(
             |(id, events, place): (Option<i64>, Option<Vec<u8>>, Option<i64>)| {
@@ -136,8 +135,8 @@ pub fn first(shared: &'static Shared) -> Result<Option<Committed>, Locked> {
             },
         )))
     });
-    if is_prepared || !matches!(found, Ok(None)) {
-        shared.has_prepared.store(true, Ordering::Release);
+    if !is_prepared && matches!(found, Ok(None)) {
+        shared.settle_prepared(prepared);
     }
     found
 }
@@ -153,7 +152,7 @@ impl Committed {
         }
         let count = transaction(|| {
             let sql = "DELETE FROM civic.prepared_events WHERE id OPERATOR(pg_catalog.=) $1";
-            catalog::with_own_table(TABLE, || catalog::update(sql, &[self.id.into()]))?;
+            catalog::with_own_table(PREPARED_EVENTS, || catalog::update(sql, &[self.id.into()]))?;
             let notified = frame::events(&self.events);
             Ok(notified.map(|(channel, payload)| pg::notify::notify(channel, payload)).count())
         });

@@ -5,11 +5,10 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use civic_queue::Reservation;
 
-use super::frame;
+use super::{drain, frame};
 use crate::events::EventError;
 use crate::events::buffer::{Buffer, Flags};
 use crate::pg::memory::check_available;
@@ -17,12 +16,6 @@ use crate::pg::shared::counters::count_at_commit;
 use crate::pg::shared::{self, FellBack, Shared};
 use crate::pg::transaction::Observer;
 use crate::{pg, settings};
-
-/// How long a transaction that falls back waits for the events queued before it. The relay restarts
-/// one second after it ends, for any reason.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time between two checks of the queue.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Where the current transaction's events go.
 #[derive(Default)]
@@ -75,28 +68,6 @@ pub fn takes(kept: usize) -> bool {
     })
 }
 
-/// Waits, up to [`DRAIN_TIMEOUT`], until the relay has delivered everything queued so far. It does
-/// not wait if another transaction has timed out and the queue has not moved since.
-fn wait_for_queue(shared: &'static Shared) {
-    let queue = shared.queue();
-    let (place, deadline) = (queue.head(), Instant::now() + DRAIN_TIMEOUT);
-    if queue.tail() >= place || shared.relay.is_this_database() != Some(true) {
-        return;
-    }
-    shared.awaited.fetch_max(place, Ordering::Relaxed);
-    shared.relay.wake();
-    loop {
-        let tail = queue.tail();
-        if tail >= place || shared.given_up.load(Ordering::Relaxed) == tail + 1 {
-            return;
-        }
-        if Instant::now() >= deadline {
-            return shared.given_up.store(tail + 1, Ordering::Relaxed);
-        }
-        pg::transaction::wait(POLL_INTERVAL);
-    }
-}
-
 /// Puts the events into the queue, or returns the reason why it cannot.
 fn hand_over(shared: &'static Shared, events: &Buffer) -> Result<Route, FellBack> {
     if let Some(reason) = refusal(shared) {
@@ -134,7 +105,7 @@ pub fn deliver(events: &Buffer) -> Lost {
         }
         Err(reason) => {
             shared.fell_back[reason as usize].fetch_add(1, Ordering::Relaxed);
-            wait_for_queue(shared);
+            drain::wait(shared);
             notify(events)
         }
     }

@@ -45,7 +45,7 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
     pg::transaction::commit_without_waiting();
     shared.take_over();
     // Of before the server's start.
-    shared.has_prepared.store(true, Ordering::Release);
+    shared.note_prepared();
     run(shared);
     // Ended by pg_terminate_backend() or DROP DATABASE … (FORCE), it is started again.
     pg::end_process_to_be_restarted();
@@ -53,7 +53,7 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
 
 fn run(shared: &'static Shared) {
     pg::worker::run(&shared.relay, None, |_| match deliver(shared) {
-        0 if shared.queue().used() == 0 && !shared.has_prepared.load(Ordering::Acquire) => IDLE,
+        0 if shared.queue().used() == 0 && !shared.may_have_prepared() => IDLE,
         // Its transaction has not ended yet, and will wake this process; or the server's queue is full; or a
         // transaction is prepared, whose commit wakes nobody.
         0 => STANDSTILL,
