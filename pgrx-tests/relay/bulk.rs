@@ -41,17 +41,19 @@ fn insert(first: i64, count: i64, tenant: &str) -> String {
 
 #[test]
 fn every_route_reports_what_is_counted_once() {
-    let cluster = relayed(&[TINY]);
+    let cluster = relayed(&[TINY, "max_prepared_transactions=2"]);
     let mut admin = cluster.superuser();
     admin.run("CREATE DATABASE other");
     cluster.superuser_of("other").run(TICKETS);
-    for (database, relay, after, reason) in [
-        ("postgres", "on", 3, None),
-        ("postgres", "off", 3, Some("off")),
-        ("postgres", "on", 100, Some("too_large")),
-        ("other", "on", 3, Some("other_database")),
+    let prepared: &[&str] = &["PREPARE TRANSACTION 'later'", "COMMIT PREPARED 'later'"];
+    for (database, relay, after, end, reason) in [
+        ("postgres", "on", 3, &["COMMIT"][..], None),
+        ("postgres", "off", 3, &["COMMIT"], Some("off")),
+        ("postgres", "on", 100, &["COMMIT"], Some("too_large")),
+        ("other", "on", 3, &["COMMIT"], Some("other_database")),
+        ("postgres", "on", 3, prepared, None),
     ] {
-        let case = format!("{database}, relay {relay}, after {after}");
+        let case = format!("{database}, relay {relay}, after {after}, {end:?}");
         let before = reason.map(|reason| fell_back(&mut admin, reason));
         let mut listener = cluster.superuser_of(database);
         listener.run("LISTEN \"ticket_updates:t\"");
@@ -59,7 +61,9 @@ fn every_route_reports_what_is_counted_once() {
         writer.run(&format!(
             "SET civic.relay = {relay}; SET civic.bulk_after = {after}; TRUNCATE tickets"
         ));
+        writer.run("BEGIN");
         writer.run(&insert(1, 500, "t"));
+        end.iter().for_each(|statement| writer.run(statement));
         let mut received = BTreeMap::new();
         let expected = Received { listed: after, counted: 500 - after, reports: 1 };
         wait_until(&case, || {
