@@ -90,8 +90,8 @@ enum Look {
 fn look() -> Look {
     const SQL: &str = "SELECT pg_catalog.min(id), pg_catalog.max(id) FROM civic.prepared_events";
     let read = || {
-        let is_free = pg::table::find(c"civic", c"prepared_events")
-            .is_none_or(pg::worker::lock_rows_if_free);
+        let is_free =
+            pg::table::find(c"civic", c"prepared_events").is_none_or(pg::worker::lock_rows_if_free);
         if !is_free {
             return Ok(Look::Locked);
         }

@@ -126,8 +126,9 @@ pub fn first(shared: &'static Shared) -> Result<Option<Committed>, Locked> {
             "SELECT id, events, CASE WHEN queue OPERATOR(pg_catalog.=) $1 THEN place ELSE 0 END
                    FROM civic.prepared_events ORDER BY id LIMIT 1";
         let read = |row: &pg::Row<'_, '_>| Ok((row.get(1)?, row.get(2)?, row.get(3)?));
-        let rows =
-            catalog::with_own_table(PREPARED_EVENTS, || catalog::rows(sql, &[queue(shared).into()], read))?;
+        let rows = catalog::with_own_table(PREPARED_EVENTS, || {
+            catalog::rows(sql, &[queue(shared).into()], read)
+        })?;
         let first = rows.into_iter().flatten().next();
         Ok(Ok(first.and_then(
             |(id, events, place): (Option<i64>, Option<Vec<u8>>, Option<i64>)| {
