@@ -10,6 +10,7 @@ mod reservation;
 mod server_queue;
 mod settled;
 mod standby;
+mod subscriber;
 mod unserved;
 mod worker;
 

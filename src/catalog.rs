@@ -27,7 +27,12 @@ pub use code::{Change, refuse_code_of_others};
 /// Serializes changes of the catalog: call it before looking anything up. Only one transaction at a
 /// time continues. The next one sees the changes of the one before, and neither waits for the
 /// other's table locks.
+///
+/// Errors: 25006 on a standby.
 pub fn begin() -> Result<(), Error> {
+    if pg::is_standby() {
+        return Err(CatalogError::Standby.into());
+    }
     pg::lock_extension();
     // After a statement that may write, every query takes a new snapshot. Otherwise they would all
     // see the catalog as it was before the wait.

@@ -181,6 +181,12 @@ pub fn is_preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
+/// Whether this server is a standby, or still recovers from a crash: nothing can be written.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory of the server.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// A new UUID from the server's strong random source.
 pub fn random_uuid() -> pgrx::Uuid {
     // SAFETY: a catalog function without arguments that returns a uuid.

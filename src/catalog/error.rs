@@ -12,6 +12,8 @@ pub enum CatalogError {
     /// A function of a role without superuser rights would run with a superuser's rights.
     #[error("{what} would run {code} with the rights of a superuser")]
     WouldRunAsSuperuser { what: String, code: String, remedy: String },
+    #[error("this server is a standby, which cannot be set up itself")]
+    Standby,
     #[error("a statement on table {table} failed: {why}")]
     Refused { table: &'static str, sqlstate: PgSqlErrorCode, why: String },
 }
@@ -25,6 +27,7 @@ impl Report for CatalogError {
             CatalogError::WouldRunAsSuperuser { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
+            CatalogError::Standby => PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
             CatalogError::Refused { sqlstate, .. } => *sqlstate,
         }
     }
@@ -35,6 +38,9 @@ impl Report for CatalogError {
                 "Run it as a superuser, or as a role that is a member of the owner.".to_owned(),
             ),
             CatalogError::WouldRunAsSuperuser { remedy, .. } => Some(remedy.clone()),
+            CatalogError::Standby => {
+                Some("Call it on the primary: the standby receives what it changes.".to_owned())
+            }
             CatalogError::Refused { .. } => None,
         }
     }

@@ -31,6 +31,8 @@ pub enum EventError {
     NotificationQueueFull,
     #[error("there is no memory for the events of the transaction")]
     NoMemory,
+    #[error("this server is a standby, from which no event can be sent")]
+    Standby,
     #[error("the transaction is prepared: {why}")]
     Prepared { why: String },
     /// The trigger function was called as a plain function.
@@ -51,6 +53,7 @@ impl Report for EventError {
             EventError::PayloadTooLong { .. }
             | EventError::ChannelTooLong { .. }
             | EventError::NotificationQueueFull => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            EventError::Standby => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             EventError::Prepared { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             EventError::NoMemory => ERRCODE_OUT_OF_MEMORY,
             EventError::NotATrigger { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
@@ -83,6 +86,7 @@ impl Report for EventError {
                 "Events stay in memory until the transaction ends: change fewer tickets in one \
                  transaction."
             }
+            EventError::Standby => "Call it on the primary.",
             EventError::Prepared { .. } => {
                 "The relay keeps the events of prepared transactions: see civic.check() for its state."
             }

@@ -8,6 +8,7 @@ use super::payload::{self, Detail, PAYLOAD_LIMIT};
 use super::transaction;
 use crate::error::Error;
 use crate::events::EventError;
+use crate::pg;
 use crate::settings::{self, EventTransport};
 
 /// The subject of an event, for settling it at the end of the transaction.
@@ -76,6 +77,9 @@ fn realtime(transport: EventTransport) -> Flags {
 /// has no channel; the event is longer than NOTIFY accepts.
 pub fn publish(municipality_id: &str, event: &Value, is_sensitive: bool) -> Result<(), Error> {
     let event = object("event", event)?;
+    if pg::is_standby() {
+        return Err(EventError::Standby.into());
+    }
     if !event.get("type").is_some_and(Value::is_string) {
         return Err(EventError::WithoutType.into());
     }

@@ -191,6 +191,27 @@ pub struct Trigger {
     is_as_made: bool,
 }
 
+/// Whether a trigger fires on changes that are made here: those of sessions, or, where the table is that of a
+/// subscription, those that arrive.
+macro_rules! fires {
+    ($trigger:literal) => {
+        concat!(
+            "(",
+            $trigger,
+            ".tgenabled IN ('O', 'A') OR ",
+            $trigger,
+            ".tgenabled = 'R' AND EXISTS (
+                 SELECT FROM pg_catalog.pg_subscription_rel s
+                 WHERE s.srrelid = ",
+            $trigger,
+            ".tgrelid
+                    OR s.srrelid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(",
+            $trigger,
+            ".tgrelid))))"
+        )
+    };
+}
+
 /// Which tables carry the trigger: every trigger in the database that calls the trigger function; those
 /// that a partition has from its table only if they do not fire. For one table: the trigger of
 /// [`TRIGGER`]'s name, whatever it calls, enabled if it fires on every partition.
@@ -203,10 +224,14 @@ fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
             "SELECT ",
             relation!(),
             ", t.tgname::pg_catalog.text,
-                t.tgenabled IN ('O', 'A') AND NOT EXISTS (
+                ",
+            fires!("t"),
+            " AND NOT EXISTS (
                     SELECT FROM pg_catalog.pg_partition_tree($3) p
                     JOIN pg_catalog.pg_trigger o ON o.tgrelid = p.relid AND o.tgname = t.tgname
-                    WHERE o.tgenabled NOT IN ('O', 'A')),
+                    WHERE NOT ",
+            fires!("o"),
+            "),
                 t.tgparentid <> 0,
                 t.tgfoid = $1::pg_catalog.regprocedure
                 AND (t.tgname <> $2
@@ -218,7 +243,9 @@ fn triggers(table: Option<&Relation>) -> Result<Vec<Trigger>, Error> {
          WHERE CASE WHEN $3 IS NULL
                THEN t.tgfoid = $1::pg_catalog.regprocedure
                     AND (t.tgparentid = 0 AND NOT t.tgisinternal
-                         OR t.tgparentid <> 0 AND t.tgenabled NOT IN ('O', 'A'))
+                         OR t.tgparentid <> 0 AND NOT ",
+            fires!("t"),
+            ")
                ELSE t.tgrelid = $3 AND t.tgname = $2
                     AND (NOT t.tgisinternal OR t.tgparentid <> 0) END
          ORDER BY 2, t.tgname"

@@ -1,17 +1,16 @@
 //! The worker that fetches media, and the jobs that wait for it.
 
 use super::super::plan::{Finding, bad, good};
-use super::server::{preload_statement, why_not_running};
-use crate::catalog;
+use super::server::{STANDBY, preload_statement, why_not_running};
 use crate::error::Error;
 use crate::media::store::Failed;
 use crate::media::tables::request::Request;
 use crate::media::{store, tables};
 use crate::pg::foreign;
 use crate::pg::shared::{self, Shared};
-use crate::settings;
 use crate::settings::media::media_concurrency;
 use crate::storage::api as service;
+use crate::{catalog, pg, settings};
 
 /// The job and the table whose code runs beyond its limit.
 fn held_up(shared: &Shared) -> Option<String> {
@@ -39,6 +38,9 @@ pub fn worker() -> Result<Finding, Error> {
         let detail = "the library is not preloaded, so there is no worker".to_owned();
         return Ok(found(detail, preload_statement()?));
     };
+    if pg::is_standby() {
+        return Ok(good(component, STANDBY));
+    }
     Ok(match shared.media.is_this_database() {
         Some(false) => {
             let fix = catalog::texts(

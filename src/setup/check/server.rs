@@ -3,11 +3,11 @@
 use super::super::plan::{Component, Finding, State, bad, good};
 use super::super::policy::{AUTHENTICATED, OF_MEDIA_JOBS, has_role};
 use super::super::privileges::{Grantee, MEDIA_JOBS, functions_of};
-use crate::catalog;
 use crate::error::Error;
 use crate::pg::shared;
 use crate::pg::worker_slot::WorkerSlot;
 use crate::settings::{self, SensitiveEvents};
+use crate::{catalog, pg};
 
 pub fn version() -> Result<Vec<Finding>, Error> {
     let library = env!("CARGO_PKG_VERSION");
@@ -42,6 +42,9 @@ pub fn preload_statement() -> Result<Option<String>, Error> {
     Ok(statement.into_iter().next())
 }
 
+/// What check() says of a worker on a standby.
+pub const STANDBY: &str = "this server is a standby: it starts when the server is promoted";
+
 /// Without the relay everything is right but slow, so that is reported and is no fault.
 pub fn relay() -> Result<Vec<Finding>, Error> {
     let component = "relay";
@@ -50,6 +53,9 @@ pub fn relay() -> Result<Vec<Finding>, Error> {
                       cluster's one lock of NOTIFY, and wakes every listener";
         return Ok(vec![(component.to_owned(), true, detail.to_owned(), preload_statement()?)]);
     };
+    if pg::is_standby() {
+        return Ok(vec![good(component, STANDBY)]);
+    }
     Ok(vec![match shared.relay.is_this_database() {
         Some(false) => {
             let detail = format!(
