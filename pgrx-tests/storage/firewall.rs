@@ -3,6 +3,7 @@
 mod attacks;
 mod commands;
 mod outlives;
+mod restored;
 mod sessions;
 
 use crate::pg_tests::support::{Database, OTHER_TENANT, Session, TENANT, claims};
