@@ -34,6 +34,8 @@ pub fn begin() -> Result<(), Error> {
         return Err(CatalogError::Standby.into());
     }
     pg::lock_extension();
+    // Citus refuses several changes of a distributed table in one transaction otherwise.
+    pg::guc::set_in_transaction_if_known(c"citus.multi_shard_modify_mode", c"sequential");
     // After a statement that may write, every query takes a new snapshot. Otherwise they would all
     // see the catalog as it was before the wait.
     update("SELECT", &[])

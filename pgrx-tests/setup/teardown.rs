@@ -149,3 +149,14 @@ fn after_teardown_the_extension_drops_without_cascade() {
     session.run(TEARDOWN);
     session.run("DROP EXTENSION pg_civic");
 }
+
+/// A custom setting stands for that of Citus, which refuses the changes of a distributed table otherwise.
+#[test]
+fn with_citus_the_changes_of_distributed_tables_are_made_one_after_the_other() {
+    let mut session = Database::guarded().superuser();
+    session.run("SET citus.multi_shard_modify_mode = 'parallel'; BEGIN");
+    session.run(TEARDOWN);
+    assert_eq!(session.text("SHOW citus.multi_shard_modify_mode"), "sequential");
+    session.run("COMMIT");
+    assert_eq!(session.text("SHOW citus.multi_shard_modify_mode"), "parallel");
+}

@@ -125,6 +125,26 @@ pub(super) fn set_in_session(name: &CStr, value: Option<&CStr>) {
     }
 }
 
+/// Sets a setting of another extension until the end of the transaction, where that extension is loaded.
+pub fn set_in_transaction_if_known(name: &CStr, value: &CStr) {
+    if with_setting(name, |value| value.is_none()) {
+        return;
+    }
+    // SAFETY: the server knows the setting; the texts end in NUL. A refused value is a WARNING.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            pg_sys::WARNING as i32,
+            false,
+        );
+    }
+}
+
 /// Makes names and operators mean those of pg_catalog, until the nest level of settings ends that
 /// [`super::role::acting_as`] has opened.
 pub fn fix_search_path() {

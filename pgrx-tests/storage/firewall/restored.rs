@@ -79,7 +79,8 @@ fn restores(preparation: &str) -> Vec<Vec<String>> {
             }
             let mut superuser = restored.superuser();
             assert_eq!(superuser.text("SELECT count(*) FROM public.tickets"), "14", "{program}");
-            superuser.column("SELECT DISTINCT command || ' ' || role FROM watch.seen WHERE seen > 0")
+            superuser
+                .column("SELECT DISTINCT command || ' ' || role FROM watch.seen WHERE seen > 0")
         })
         .into()
 }
