@@ -1,7 +1,9 @@
 //! The memory that workers and backends share.
 
 pub mod counters;
+pub mod rates;
 
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +12,7 @@ use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
 use self::counters::Counters;
+use self::rates::Rates;
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
 use super::worker_slot::WorkerSlot;
@@ -41,7 +44,6 @@ impl FellBack {
 
 /// The state that all processes of the server share. All zeros is the state before the relay's
 /// first start.
-#[derive(Default)]
 #[repr(C)]
 pub struct Shared {
     control: Control,
@@ -71,6 +73,8 @@ pub struct Shared {
     pub batches: AtomicU64,
     pub fell_back: [AtomicU64; FellBack::ALL.len()],
     pub counters: Counters,
+    /// Guarded by a lock: see [`rates::with`].
+    rates: UnsafeCell<Rates>,
 }
 
 static MEMORY: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
@@ -202,6 +206,7 @@ unsafe extern "C-unwind" fn request_memory() {
             previous();
         }
         pg_sys::RequestAddinShmemSpace(size());
+        rates::request();
     }
 }
 
@@ -220,6 +225,7 @@ unsafe extern "C-unwind" fn make_memory() {
         if !found {
             std::ptr::write_bytes(memory.cast::<u8>(), 0, size());
         }
+        rates::find_lock();
         MEMORY.store(memory.cast::<c_void>().cast(), Ordering::Relaxed);
         pg_sys::LWLockRelease(lock);
     }
