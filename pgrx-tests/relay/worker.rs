@@ -132,9 +132,33 @@ fn an_idle_relay_sleeps_without_an_open_transaction() {
         let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).expect("a count")
     };
-    let before = slept();
-    std::thread::sleep(Duration::from_secs(3));
-    assert!(slept() - before <= 3, "it woke {} times in 3 s", slept() - before);
+    wait_until("it wakes at most three times in 3 s", || {
+        let before = slept();
+        std::thread::sleep(Duration::from_secs(3));
+        slept() - before <= 3
+    });
+}
+
+#[test]
+fn each_restart_of_the_relay_is_one_line_in_the_log() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    let lines = |cluster: &Cluster| -> Vec<serde_json::Value> {
+        let log = cluster.log();
+        let restarts = log.split("the relay was started again").skip(1);
+        let detail = |rest: &str| rest.split_once("DETAIL:")?.1.lines().next().map(str::to_owned);
+        let details = restarts.map(|rest| detail(rest).expect("a detail"));
+        details.map(|it| serde_json::from_str(it.trim()).expect("JSON")).collect()
+    };
+    assert_eq!(lines(&cluster).len(), 0, "its first start is none");
+    let relay = wait_for_relay(&mut session);
+    session.run(&format!("SELECT pg_terminate_backend({relay})"));
+    wait_until("another one runs", || wait_for_relay(&mut session) != relay);
+    let lines = lines(&cluster);
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["worker"], "relay");
+    assert_eq!(lines[0]["pid"].to_string(), stats(&mut session, "pid"));
+    assert_eq!(lines[0]["queued_events"], 0);
 }
 
 #[test]

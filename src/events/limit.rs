@@ -3,21 +3,16 @@
 //! transaction itself.
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
 
-use pgrx::PgLogLevel;
-use pgrx::prelude::*;
-
-use super::buffer::{Buffer, Flags};
+use super::buffer::Buffer;
 use super::rate::{self, Folded};
 use super::realtime::Broadcast;
-use super::transaction;
 use crate::pg::shared::counters::{RealtimeLoss, count, count_at_commit};
 use crate::pg::shared::{self, rates};
 use crate::{pg, settings};
 
-/// Microseconds.
-const SECOND: i64 = 1_000_000;
+/// A second, in microseconds.
+pub const SECOND: i64 = 1_000_000;
 
 thread_local! {
     /// What the transaction has counted, to be handed over when it commits.
@@ -26,6 +21,14 @@ thread_local! {
     static IS_PREPARED: Cell<bool> = const { Cell::new(false) };
     /// The transaction reports what was counted before.
     static IS_REPORT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something whose events are not limited: it reports what was.
+pub fn unlimited<R>(action: impl FnOnce() -> R) -> R {
+    IS_REPORT.set(true);
+    let result = action();
+    IS_REPORT.set(false);
+    result
 }
 
 fn second() -> i64 {
@@ -84,43 +87,4 @@ pub fn hand_over() {
     });
     count(|counters| &counters.realtime_lost[RealtimeLoss::RateLimit as usize], lost);
     shared.media_tables.wake();
-}
-
-/// Reports what has waited for this second. Gives how long to wait for the next one; `None` if nothing waits.
-pub fn report() -> Option<Duration> {
-    if !rates::are_shared() || !rates::with(|rates| rates.has_waiting()) {
-        return None;
-    }
-    let now = pg::transaction::now();
-    let second = now / SECOND;
-    let due = rates::with(|rates| rates.take_due(second));
-    if !due.is_empty() {
-        IS_REPORT.set(true);
-        let sent = pg::worker::transaction(|| {
-            for waiting in &due {
-                let reports =
-                    rate::reports(&waiting.municipality, &waiting.changes, pg::transaction_start());
-                for (channel, event) in reports {
-                    let flags = Flags::REALTIME.with(Flags::BULK);
-                    transaction::keep(flags, 0, &channel, &event)
-                        .unwrap_or_else(|error| error.raise());
-                }
-            }
-        });
-        IS_REPORT.set(false);
-        if let Err((_, message)) = sent {
-            rates::with(|rates| {
-                for waiting in &due {
-                    rates.add(&waiting.municipality, second, &waiting.changes);
-                }
-            });
-            ereport!(
-                PgLogLevel::LOG,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("changes beyond civic.realtime_rate are reported later: {message}")
-            );
-        }
-    }
-    let rest = u64::try_from(SECOND - now.rem_euclid(SECOND)).unwrap_or_default();
-    Some(Duration::from_micros(rest + 1000))
 }

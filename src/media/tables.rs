@@ -21,7 +21,7 @@ use super::process;
 use super::store::{self, Hold, Job, as_owner, warn};
 use crate::catalog;
 use crate::error::{Error, Report};
-use crate::events::limit;
+use crate::events::report;
 use crate::pg::mailbox::{Answer, REQUEST_LIMIT};
 use crate::pg::shared::counters::ErrorClass;
 use crate::pg::subtransaction::attempt;
@@ -79,7 +79,7 @@ pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
             shared.media.wake();
             Duration::ZERO
         }
-        None => limit::report().unwrap_or(IDLE),
+        None => report::report().unwrap_or(IDLE),
     });
     pg::end_process_to_be_restarted();
 }

@@ -118,8 +118,9 @@ impl Shared {
         self.prepared_settled.store(prepared, Ordering::Release);
     }
 
-    /// Registers this process as the relay until it ends.
-    pub fn take_over(&'static self) {
+    /// Registers this process as the relay until it ends. Gives whether there was one before it.
+    pub fn take_over(&'static self) -> bool {
+        let is_restart = self.relay.last_database().is_some();
         // SAFETY: registers a function that lives as long as the process.
         unsafe {
             pg_sys::before_shmem_exit(Some(relay_ends), pg_sys::Datum::null());
@@ -133,6 +134,7 @@ impl Shared {
             self.prepared_given_up.store(0, Ordering::Relaxed);
         }
         self.relay.begin();
+        is_restart
     }
 
     /// Registers this process as the media worker until it ends.

@@ -129,20 +129,26 @@ impl Rates {
         self.waiting > 0
     }
 
-    /// Takes what waits since an earlier second. The messages that report it are the first of this one.
-    pub fn take_due(&mut self, second: i64) -> Vec<Waiting> {
-        let mut due = vec![];
-        for place in &mut self.places[..self.used as usize] {
-            if place.second < second && place.has_waiting() {
-                let changes = std::mem::take(&mut place.waiting);
-                place.second = second;
-                place.sent =
-                    changes.iter().filter(|counts| counts.iter().any(|it| *it > 0)).count() as u32;
-                self.waiting -= 1;
-                due.push(Waiting { municipality: place.id().to_vec(), changes });
+    /// What waits since an earlier second.
+    pub fn due(&self, second: i64) -> Vec<Waiting> {
+        let is_due = |place: &&Place| place.second < second && place.has_waiting();
+        let due = self.places[..self.used as usize].iter().filter(is_due);
+        due.map(|it| Waiting { municipality: it.id().to_vec(), changes: it.waiting }).collect()
+    }
+
+    /// What was due has been reported. The reports are the first messages of this second.
+    pub fn settle(&mut self, reported: &[Waiting], second: i64) {
+        for Waiting { municipality, changes } in reported {
+            let Some(place) = self.find(municipality, second) else { continue };
+            let waited = place.has_waiting();
+            for (waits, count) in place.waiting.iter_mut().flatten().zip(changes.iter().flatten()) {
+                *waits = waits.saturating_sub(*count);
             }
+            let reports = changes.iter().filter(|counts| counts.iter().any(|it| *it > 0));
+            (place.second, place.sent) = (second, reports.count() as u32);
+            let ends = waited && !place.has_waiting();
+            self.waiting -= u32::from(ends);
         }
-        due
     }
 }
 
@@ -219,16 +225,33 @@ mod tests {
         assert!(rates.take(b"a", 1, 1) && !rates.take(b"a", 1, 1));
         assert!(rates.add(b"a", 1, &changes(Kind::Ordinary, 0, 2)));
         assert!(rates.add(b"a", 1, &changes(Kind::Sensitive, 1, 1)));
-        assert!(rates.has_waiting() && rates.take_due(1).is_empty());
+        assert!(rates.has_waiting() && rates.due(1).is_empty());
         // It comes first, so that nothing overtakes it.
         assert!(!rates.take(b"a", 2, 5));
-        let due = rates.take_due(2);
+        let due = rates.due(2);
         let mut expected = changes(Kind::Ordinary, 0, 2);
         expected[Kind::Sensitive as usize][1] = 1;
         assert_eq!(due, [Waiting { municipality: b"a".to_vec(), changes: expected }]);
-        assert!(!rates.has_waiting() && rates.take_due(3).is_empty());
+        assert!(rates.has_waiting(), "until it is reported");
+        rates.settle(&due, 2);
+        assert!(!rates.has_waiting() && rates.due(3).is_empty());
         let left = (0..10).filter(|_| rates.take(b"a", 2, 5)).count();
         assert_eq!(left, 3, "two of the five were the reports");
+    }
+
+    #[test]
+    fn what_is_added_during_a_report_waits_for_the_next_one() {
+        let mut rates = Box::new(Rates::EMPTY);
+        assert!(rates.add(b"a", 1, &changes(Kind::Ordinary, 0, 2)));
+        let due = rates.due(2);
+        assert!(rates.add(b"a", 2, &changes(Kind::Ordinary, 0, 3)));
+        rates.settle(&due, 2);
+        assert!(rates.has_waiting() && rates.due(2).is_empty());
+        let due = rates.due(3);
+        assert_eq!(due[0].changes, changes(Kind::Ordinary, 0, 3));
+        rates.settle(&due, 3);
+        rates.settle(&due, 3);
+        assert!(!rates.has_waiting(), "twice is once");
     }
 
     #[test]
@@ -241,7 +264,7 @@ mod tests {
         assert!(rates.take(b"more", 1, 0), "without a place it is not limited");
         assert!(!rates.add(b"more", 1, &changes(Kind::Ordinary, 2, 1)));
         assert!(rates.add(b"more", 2, &changes(Kind::Ordinary, 2, 1)));
-        let due = rates.take_due(3);
+        let due = rates.due(3);
         assert_eq!(
             due.iter().map(|it| &*it.municipality).collect::<Vec<_>>(),
             [&b"0"[..], b"more"]
