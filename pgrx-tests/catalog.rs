@@ -174,7 +174,7 @@ const WITH_A_SEARCH_PATH: [&str; 13] = [
 ];
 
 /// Settings that a superuser sets.
-const SETTINGS: [(&str, &str); 21] = [
+const SETTINGS: [(&str, &str); 22] = [
     ("civic.bulk_after", "1000"),
     ("civic.claims_setting", "request.jwt.claims"),
     ("civic.column_writers", "admin"),
@@ -187,6 +187,7 @@ const SETTINGS: [(&str, &str); 21] = [
     ("civic.media_table", "public.media_attachments"),
     ("civic.pdf_max_size", "5120"),
     ("civic.realtime_lock_timeout", "200"),
+    ("civic.realtime_rate", "0"),
     ("civic.relay", "on"),
     ("civic.role_claim", "app_metadata.role"),
     ("civic.sensitive_events", "redacted"),

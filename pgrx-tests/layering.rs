@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 7] = [
 /// What a room of a floor takes from another room of it, and of which modules.
 const DOORS: [(&str, &str, &[&str]); 4] = [
     ("media", "storage", &["api", "attachment", "bucket", "path", "StorageError"]),
-    ("media", "events", &["channel", "payload", "publish"]),
+    ("media", "events", &["channel", "payload", "publish", "report"]),
     ("events", "relay", &["initialize", "prepared", "transaction"]),
     ("relay", "events", &["buffer", "EventError"]),
 ];

@@ -11,7 +11,7 @@ use super::support::cluster::Cluster;
 use super::support::{APPLICATION, REALTIME, SUPABASE, Session, wait_until};
 
 /// A cluster with the workers, Supabase Realtime and the application's tables.
-fn served(settings: &[&str]) -> Cluster {
+pub fn served(settings: &[&str]) -> Cluster {
     let cluster = Cluster::preloaded("metrics", settings, |cluster| {
         let mut session = cluster.superuser();
         for fixture in [SUPABASE, REALTIME, APPLICATION] {
@@ -39,7 +39,7 @@ fn checked() -> Cluster {
 
 /// The value of a metric with these labels.
 #[track_caller]
-fn value(session: &mut Session, name: &str, labels: &str) -> f64 {
+pub fn value(session: &mut Session, name: &str, labels: &str) -> f64 {
     let sql =
         format!("SELECT value FROM civic.metrics WHERE name = '{name}' AND labels = '{labels}'");
     session.text(&sql).parse().expect("a number")

@@ -41,6 +41,8 @@ static EVENT_TRANSPORT: GucSetting<Option<CString>> =
 static REALTIME_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(200);
 /// How many changes of a municipality a transaction lists before it counts them; 0 for all.
 static BULK_AFTER: GucSetting<i32> = GucSetting::<i32>::new(1000);
+/// How many messages a municipality is sent through Supabase Realtime in a second; 0 for all.
+static REALTIME_RATE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Roles that may join their municipality's channel, and read the dashboard's events.
 static EVENT_LISTENERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"manager, admin, ward_councillor, saps_liaison"));
@@ -169,6 +171,11 @@ pub fn realtime_lock_timeout() -> Duration {
 
 pub fn bulk_after() -> usize {
     BULK_AFTER.get().unsigned_abs() as usize
+}
+
+/// How many messages a municipality is sent through Realtime in a second, if that is limited.
+pub fn realtime_rate() -> Option<u32> {
+    Some(REALTIME_RATE.get().unsigned_abs()).filter(|rate| *rate > 0)
 }
 
 pub fn relay() -> bool {
@@ -318,6 +325,16 @@ pub fn define() {
         &BULK_AFTER,
         0,
         i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"civic.realtime_rate",
+        c"How many messages a municipality is sent through Supabase Realtime in a second.",
+        c"Changes beyond it are counted, and reported together in the next second. 0: no limit.",
+        &REALTIME_RATE,
+        0,
+        100_000,
         GucContext::Suset,
         GucFlags::default(),
     );

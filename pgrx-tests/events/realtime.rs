@@ -7,6 +7,7 @@ mod locks;
 mod matrix;
 mod owner;
 mod publication;
+mod rate;
 mod settled;
 mod setup;
 mod tenant;

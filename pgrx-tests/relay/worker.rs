@@ -140,6 +140,28 @@ fn an_idle_relay_sleeps_without_an_open_transaction() {
 }
 
 #[test]
+fn each_restart_of_the_relay_is_one_line_in_the_log() {
+    let cluster = relayed(&[]);
+    let mut session = cluster.superuser();
+    let lines = |cluster: &Cluster| -> Vec<serde_json::Value> {
+        let log = cluster.log();
+        let restarts = log.split("the relay was started again").skip(1);
+        let detail = |rest: &str| rest.split_once("DETAIL:")?.1.lines().next().map(str::to_owned);
+        let details = restarts.map(|rest| detail(rest).expect("a detail"));
+        details.map(|it| serde_json::from_str(it.trim()).expect("JSON")).collect()
+    };
+    assert_eq!(lines(&cluster).len(), 0, "its first start is none");
+    let relay = wait_for_relay(&mut session);
+    session.run(&format!("SELECT pg_terminate_backend({relay})"));
+    wait_until("another one runs", || wait_for_relay(&mut session) != relay);
+    let lines = lines(&cluster);
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["worker"], "relay");
+    assert_eq!(lines[0]["pid"].to_string(), stats(&mut session, "pid"));
+    assert_eq!(lines[0]["queued_events"], 0);
+}
+
+#[test]
 fn a_relay_does_not_spin_while_a_transaction_does_not_end() {
     let cluster = relayed(&[]);
     let mut admin = cluster.superuser();

@@ -150,6 +150,25 @@ fn after_teardown_the_extension_drops_without_cascade() {
     session.run("DROP EXTENSION pg_civic");
 }
 
+/// Citus refuses them on distributed tables.
+#[test]
+fn the_policies_of_files_messages_and_tickets_have_no_sub_select() {
+    const POLICIES: &str = "SELECT polrelid::regclass || ' ' || polname FROM pg_policy
+        WHERE concat(polqual, polwithcheck)";
+    let realtime = Database::realtime();
+    let protected = Database::protected();
+    for (database, least) in [(&realtime, 6), (&protected, 10)] {
+        let mut session = database.superuser();
+        let all = session.column(&format!("{POLICIES} <> ''"));
+        assert!(all.len() >= least, "{all:?}");
+        let of_others = ["media_attachments", "ticket_assignments"];
+        let mut found = session.column(&format!("{POLICIES} LIKE '%SUBLINK%'"));
+        assert_eq!(found.is_empty(), least == 6, "those that follow their ticket are: {found:?}");
+        found.retain(|policy| !of_others.iter().any(|table| policy.starts_with(table)));
+        assert_eq!(found, Vec::<String>::new());
+    }
+}
+
 /// A custom setting stands for that of Citus, which refuses the changes of a distributed table otherwise.
 #[test]
 fn with_citus_the_changes_of_distributed_tables_are_made_one_after_the_other() {

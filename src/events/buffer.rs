@@ -261,6 +261,18 @@ impl Buffer {
         self.replace_from(self.bytes.len(), records)
     }
 
+    /// Gives each event, from a position on, the destinations that `decide` says.
+    pub fn redirect(&mut self, start: usize, mut decide: impl FnMut(&Record<'_>) -> Flags) {
+        let mut place = start;
+        while let Some((record, size)) = first(self.bytes.get(place..).unwrap_or_default()) {
+            if record.flags.is_event() {
+                let bytes = decide(&record).to_bytes();
+                self.bytes[place..place + TABLE].copy_from_slice(&bytes);
+            }
+            place += size;
+        }
+    }
+
     /// Removes every destination from the events that `is_withheld` selects.
     pub fn withhold(&mut self, start: usize, is_withheld: impl Fn(Flags) -> bool) -> usize {
         let (mut place, mut count) = (start, 0);

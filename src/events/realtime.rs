@@ -100,6 +100,10 @@ fn send(sender: &Sender, locks: &LockBudget, event: &Record<'_>) -> bool {
     !is_rolled_back
 }
 
+fn wants(flags: Flags, is_installed: bool) -> bool {
+    flags.has(Flags::REALTIME) || is_installed && flags.has(Flags::IF_INSTALLED)
+}
+
 /// The transmission of one transaction's events.
 pub struct Broadcast {
     locks: LockBudget,
@@ -126,6 +130,15 @@ impl Broadcast {
         })
     }
 
+    /// Whether an event with these flags is for Realtime.
+    pub fn wants(&self, flags: Flags) -> bool {
+        wants(flags, self.is_installed)
+    }
+
+    pub fn is_overtaken(&self) -> bool {
+        matches!(self.failure, Some(Failure::Overtaken))
+    }
+
     /// The events for Realtime, from a position on.
     fn wanted<'a>(
         &self,
@@ -133,10 +146,7 @@ impl Broadcast {
         start: usize,
     ) -> impl Iterator<Item = Record<'a>> + use<'a> {
         let is_installed = self.is_installed;
-        let is_wanted = move |flags: Flags| {
-            flags.has(Flags::REALTIME) || is_installed && flags.has(Flags::IF_INSTALLED)
-        };
-        events.records_from(start).filter(move |record| is_wanted(record.flags))
+        events.records_from(start).filter(move |record| wants(record.flags, is_installed))
     }
 
     /// Sends the events from a position on as far as possible. Code of other roles runs meanwhile.

@@ -58,6 +58,10 @@ impl Flags {
         Flags(self.0 & !flags.0)
     }
 
+    pub(super) fn to_bytes(self) -> [u8; TABLE] {
+        self.0.to_ne_bytes()
+    }
+
     pub fn is_event(self) -> bool {
         self.is_kind(Flags(0))
     }
@@ -169,7 +173,7 @@ pub(super) fn known_id(id: &[u8]) -> &[u8] {
 
 /// The caller has reserved the room, and the texts fit.
 pub(super) fn append(bytes: &mut Vec<u8>, flags: Flags, table: u32, first: &[u8], second: &[u8]) {
-    bytes.extend_from_slice(&flags.0.to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_bytes());
     bytes.extend_from_slice(&table.to_ne_bytes());
     for text in [first, second] {
         bytes.extend_from_slice(&(text.len() as u16).to_ne_bytes());

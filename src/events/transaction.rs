@@ -12,6 +12,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::{Buffer, Flags};
+use super::limit;
 use super::pending;
 use super::realtime::Broadcast;
 use super::settle::{self, Unpublished};
@@ -96,6 +97,7 @@ fn settle_and_send() -> Buffer {
     let Some(mut broadcast) = Broadcast::begin(&events) else { return events };
     let (mut sent, mut has_late) = (0, false);
     for _ in 0..ROUNDS {
+        limit::apply(&mut events, sent, &broadcast);
         broadcast.send(&events, sent);
         sent = events.len();
         let counted = events.bulk().len();
@@ -108,6 +110,9 @@ fn settle_and_send() -> Buffer {
             warn_of_lost(late.events_from(0, Flags::default()).count(), &EventError::NoMemory);
         }
         settle(&mut events, sent, counted);
+    }
+    if broadcast.is_overtaken() {
+        limit::forget();
     }
     broadcast.finish(&events, sent);
     if has_late {
@@ -150,6 +155,7 @@ fn warn_of_lost(lost: usize, error: &EventError) {
 }
 
 fn end() {
+    limit::forget();
     pending::clear();
     IS_HANDED_OVER.set(false);
 }
@@ -168,6 +174,7 @@ impl Observer for Settled {
     }
 
     fn before_prepare() {
+        limit::report_within_transaction();
         if let Some((lost, error)) = prepared::store(&take_settled()) {
             warn_of_lost(lost, &error);
         }
@@ -176,6 +183,7 @@ impl Observer for Settled {
     }
 
     fn committed() {
+        limit::hand_over();
         end();
     }
 

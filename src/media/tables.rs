@@ -1,5 +1,5 @@
 //! The process that works on other people's tables for the media worker: it looks up whether a ticket is
-//! sensitive, and writes attachments.
+//! sensitive, and writes attachments. It also sends what `civic.realtime_rate` has held back.
 //!
 //! What those tables execute can take as long as it likes. It is given up with this process, which the
 //! server starts again; the media worker, with its transfers, is another one and goes on.
@@ -21,10 +21,12 @@ use super::process;
 use super::store::{self, Hold, Job, as_owner, warn};
 use crate::catalog;
 use crate::error::{Error, Report};
+use crate::events::report;
 use crate::pg::mailbox::{Answer, REQUEST_LIMIT};
 use crate::pg::shared::counters::ErrorClass;
 use crate::pg::subtransaction::attempt;
 use crate::pg::{self, foreign, shared};
+use crate::settings;
 use crate::settings::media::media_attempts;
 use crate::settings::service::media_table;
 use crate::storage::StorageError;
@@ -63,7 +65,7 @@ pub fn register() {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
     let Some(shared) = shared::shared() else { return };
-    process::begin(&shared.media_tables);
+    process::begin(&shared.media_tables, || settings::realtime_rate().is_some());
     shared.take_over_media_tables();
     pg::foreign::observe(|table| {
         if let Some(shared) = shared::shared() {
@@ -77,7 +79,7 @@ pub extern "C-unwind" fn civic_media_tables_main(_argument: pg_sys::Datum) {
             shared.media.wake();
             Duration::ZERO
         }
-        None => IDLE,
+        None => report::report().unwrap_or(IDLE),
     });
     pg::end_process_to_be_restarted();
 }

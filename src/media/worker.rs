@@ -62,7 +62,7 @@ pub fn register() {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn civic_media_main(_argument: pg_sys::Datum) {
     let Some(shared) = shared::shared() else { return };
-    process::begin(&shared.media);
+    process::begin(&shared.media, || false);
     shared.take_over_media();
     pg::worker::at_shutdown(cycle::release_all);
     match Worker::new(shared) {

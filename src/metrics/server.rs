@@ -132,6 +132,11 @@ fn events(shared: &Shared) -> Vec<Metric> {
         "Changes of tickets that were counted in such events and not published one by one.",
         read(&counters.bulk_changes),
     ));
+    metrics.push(Metric::new(
+        "pg_civic_rate_limited_changes_total",
+        "Changes of tickets that were counted for Supabase Realtime because of civic.realtime_rate.",
+        read(&counters.realtime_folded),
+    ));
     metrics.extend(RealtimeLoss::ALL.map(|reason| {
         Metric::labelled(
             "pg_civic_realtime_lost_events_total",

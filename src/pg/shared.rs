@@ -1,7 +1,9 @@
 //! The memory that workers and backends share.
 
 pub mod counters;
+pub mod rates;
 
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +12,7 @@ use civic_queue::{Control, Queue};
 use pgrx::{pg_guard, pg_sys};
 
 use self::counters::Counters;
+use self::rates::Rates;
 use super::foreign;
 use super::mailbox::{Answer, Mailbox};
 use super::worker_slot::WorkerSlot;
@@ -41,7 +44,6 @@ impl FellBack {
 
 /// The state that all processes of the server share. All zeros is the state before the relay's
 /// first start.
-#[derive(Default)]
 #[repr(C)]
 pub struct Shared {
     control: Control,
@@ -71,6 +73,8 @@ pub struct Shared {
     pub batches: AtomicU64,
     pub fell_back: [AtomicU64; FellBack::ALL.len()],
     pub counters: Counters,
+    /// Guarded by a lock: see [`rates::with`].
+    rates: UnsafeCell<Rates>,
 }
 
 static MEMORY: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
@@ -114,8 +118,9 @@ impl Shared {
         self.prepared_settled.store(prepared, Ordering::Release);
     }
 
-    /// Registers this process as the relay until it ends.
-    pub fn take_over(&'static self) {
+    /// Registers this process as the relay until it ends. Gives whether there was one before it.
+    pub fn take_over(&'static self) -> bool {
+        let is_restart = self.relay.last_database().is_some();
         // SAFETY: registers a function that lives as long as the process.
         unsafe {
             pg_sys::before_shmem_exit(Some(relay_ends), pg_sys::Datum::null());
@@ -129,6 +134,7 @@ impl Shared {
             self.prepared_given_up.store(0, Ordering::Relaxed);
         }
         self.relay.begin();
+        is_restart
     }
 
     /// Registers this process as the media worker until it ends.
@@ -202,6 +208,7 @@ unsafe extern "C-unwind" fn request_memory() {
             previous();
         }
         pg_sys::RequestAddinShmemSpace(size());
+        rates::request();
     }
 }
 
@@ -220,6 +227,7 @@ unsafe extern "C-unwind" fn make_memory() {
         if !found {
             std::ptr::write_bytes(memory.cast::<u8>(), 0, size());
         }
+        rates::find_lock();
         MEMORY.store(memory.cast::<c_void>().cast(), Ordering::Relaxed);
         pg_sys::LWLockRelease(lock);
     }

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use civic_queue::Next;
+use pgrx::PgLogLevel;
 use pgrx::bgworkers::BackgroundWorker;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::frame::events;
@@ -43,12 +45,30 @@ pub extern "C-unwind" fn civic_relay_main(_argument: pg_sys::Datum) {
     let database = settings::database();
     pg::worker::begin(&database, &shared.relay, Shutdown::AfterTransaction, is_wanted);
     pg::transaction::commit_without_waiting();
-    shared.take_over();
+    if shared.take_over() {
+        log_restart(shared);
+    }
     // Of before the server's start.
     shared.note_prepared();
     run(shared);
     // Ended by pg_terminate_backend() or DROP DATABASE … (FORCE), it is started again.
     pg::end_process_to_be_restarted();
+}
+
+/// One line for each restart, in the form of those for ended media jobs.
+fn log_restart(shared: &'static Shared) {
+    let (accepted, delivered) = (&shared.accepted, &shared.delivered);
+    let queued = accepted.load(Ordering::Relaxed).saturating_sub(delivered.load(Ordering::Relaxed));
+    let queue = shared.queue();
+    let waits = queue.oldest().map_or(0, |since| (pg::transaction::now() - since as i64).max(0));
+    let detail = serde_json::json!({
+        "worker": "relay", "pid": std::process::id(), "queued_events": queued,
+        "queue_used_bytes": queue.used(), "oldest_wait_seconds": waits as f64 / 1e6,
+    });
+    let message = "the relay was started again";
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "civic_relay_main")
+        .set_detail(detail.to_string())
+        .report(PgLogLevel::LOG);
 }
 
 fn run(shared: &'static Shared) {

@@ -39,6 +39,7 @@ label!(
         EndlessChanges = "endless_changes",
         Raised = "raised",
         NotStored = "not_stored",
+        RateLimit = "rate_limit",
     }
 );
 
@@ -152,6 +153,8 @@ pub struct Counters {
     /// Events that report counted changes of tickets, and these changes.
     pub bulk_events: AtomicU64,
     pub bulk_changes: AtomicU64,
+    /// Changes that were counted because of `civic.realtime_rate`.
+    pub realtime_folded: AtomicU64,
     pub media_attempts: [[AtomicU64; AttemptEnd::ALL.len()]; KINDS],
     pub media_errors: [AtomicU64; ErrorClass::ALL.len()],
     pub media_ended: [[AtomicU64; JobEnd::ALL.len()]; KINDS],

@@ -34,7 +34,11 @@ pub fn findings() -> Result<Vec<Finding>, Error> {
     Ok(match record {
         Ok(record) => {
             let busiest = counters::busiest_realtime_minute();
-            let rate = rate_limit(record.limit, busiest, settings::bulk_after());
+            let rate = {
+                let bounds =
+                    Bounds { bulk_after: settings::bulk_after(), rate: settings::realtime_rate() };
+                rate_limit(record.limit, busiest, bounds)
+            };
             vec![rate, public_channels(record.open)]
         }
         Err(why) => {
@@ -96,8 +100,16 @@ fn read() -> Result<Result<Record, String>, Error> {
     }))
 }
 
+/// The settings that bound what is sent.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    bulk_after: usize,
+    rate: Option<u32>,
+}
+
 /// `busiest` is how many messages were sent in the busiest minute of the last hour.
-fn rate_limit(limit: Option<i64>, busiest: Option<u32>, bulk_after: usize) -> Finding {
+fn rate_limit(limit: Option<i64>, busiest: Option<u32>, bounds: Bounds) -> Finding {
+    let Bounds { bulk_after, rate } = bounds;
     let Some(limit) = limit else {
         return good(RATE_LIMIT, "not known, as _realtime.tenants does not name it");
     };
@@ -125,7 +137,15 @@ fn rate_limit(limit: Option<i64>, busiest: Option<u32>, bulk_after: usize) -> Fi
                       TENANT_MAX_EVENTS_PER_SECOND for Realtime (20000, for example), and restart it so that \
                       it seeds the tenant; changing the row alone has no effect"
         .to_owned();
-    // Half of what a minute carries.
+    // Half of what the limit carries, for each.
+    let advised = (limit / 2 / (1 + DASHBOARDS)).max(1);
+    if rate.is_none_or(|rate| i64::from(rate) > advised) {
+        let shown = rate.map_or("no limit".to_owned(), |rate| rate.to_string());
+        remedy += &format!(
+            ". A municipality is sent as many messages a second as civic.realtime_rate says ({shown}): set \
+             it to {advised} or less"
+        );
+    }
     let advised = limit.saturating_mul(30) / (1 + DASHBOARDS);
     if bulk_after == 0 || i64::try_from(bulk_after).unwrap_or(i64::MAX) > advised {
         let shown = if bulk_after == 0 { "no limit".to_owned() } else { bulk_after.to_string() };
@@ -184,7 +204,8 @@ mod tests {
     #[test]
     fn a_busy_minute_is_reported_and_one_over_the_limit_is_a_warning() {
         let report = |limit, busiest, bulk_after| {
-            let finding = rate_limit(Some(limit), busiest, bulk_after);
+            let bounds = Bounds { bulk_after, rate: Some(2) };
+            let finding = rate_limit(Some(limit), busiest, bounds);
             (finding.1, finding.2)
         };
         for busiest in [10_000, 11_000] {
@@ -209,6 +230,18 @@ mod tests {
             assert!(!ok && detail.ends_with(advice), "{detail}");
         }
         assert!(!report(100, None, 142).1.contains("bulk_after"));
+    }
+
+    #[test]
+    fn a_rate_that_exceeds_half_of_the_limit_is_advised_against() {
+        let detail = |limit, rate| rate_limit(Some(limit), None, Bounds { bulk_after: 1, rate }).2;
+        assert!(
+            detail(100, None).ends_with("civic.realtime_rate says (no limit): set it to 2 or less")
+        );
+        assert!(detail(100, Some(3)).ends_with("(3): set it to 2 or less"));
+        assert!(!detail(100, Some(2)).contains("realtime_rate"));
+        assert!(detail(10, None).ends_with("set it to 1 or less"));
+        assert!(!detail(20_000, None).contains("realtime_rate"));
     }
 
     /// What is reported as carried is carried, and one ticket more a second is not.
