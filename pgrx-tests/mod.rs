@@ -21,3 +21,4 @@ mod setup;
 mod storage;
 mod support;
 mod text_attacks;
+mod upgrade;

@@ -154,6 +154,7 @@ fn each_restart_of_the_relay_is_one_line_in_the_log() {
     let relay = wait_for_relay(&mut session);
     session.run(&format!("SELECT pg_terminate_backend({relay})"));
     wait_until("another one runs", || wait_for_relay(&mut session) != relay);
+    wait_until("the line is written", || !lines(&cluster).is_empty());
     let lines = lines(&cluster);
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["worker"], "relay");
