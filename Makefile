@@ -5,13 +5,14 @@
 # make psql     open a shell in the demo's database
 # make bench    measure against the plain SQL that pg_civic replaces
 # make lint     check formatting, clippy and, with cargo-deny, the dependencies
+# make package  build a .deb and a tarball for each major into dist/, and try them
 # make install  build the extension and install it into the server of PG_CONFIG
 #
 # PG_CONFIG=/path/to/pg_config names another server than the private ones.
 
 export PG_CONFIG
 
-.PHONY: help demo test test-all proof psql bench lint install tools test-tools
+.PHONY: help demo test test-all proof psql bench lint package install tools test-tools package-tools
 
 # The first target: `make` alone prints the lines above and installs nothing.
 help:
@@ -22,6 +23,9 @@ tools:
 
 test-tools:
 	@scripts/bootstrap.sh test
+
+package-tools:
+	@scripts/bootstrap.sh package
 
 demo: tools
 	@scripts/demo.sh
@@ -44,6 +48,10 @@ bench: tools
 
 lint: test-tools
 	@scripts/lint.sh
+
+package: package-tools
+	@scripts/package.sh
+	@scripts/test-package.sh
 
 install: tools
 	@scripts/install.sh

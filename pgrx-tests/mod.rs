@@ -17,6 +17,7 @@ mod media;
 mod metrics;
 mod protect;
 mod relay;
+mod replaced;
 mod setup;
 mod storage;
 mod support;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::support::cluster::Cluster;
-use super::support::{APPLICATION, Database, SUPABASE, Session, TENANT, claims, literal, wait_until};
+use super::support::{
+    APPLICATION, Database, SUPABASE, Session, TENANT, claims, literal, wait_until,
+};
 
 /// The version in Cargo.toml.
 const CURRENT: &str = env!("CARGO_PKG_VERSION");
@@ -19,7 +21,8 @@ fn sql(file: &str) -> PathBuf {
 
 /// The scripts of `sql/released.sha256`, with their checksums.
 fn released() -> Vec<(String, String)> {
-    let list = std::fs::read_to_string(sql("released.sha256")).expect("the list of what is released");
+    let list =
+        std::fs::read_to_string(sql("released.sha256")).expect("the list of what is released");
     let line = |line: &str| {
         let (sum, file) = line.split_once("  ").expect("checksum, two spaces, file");
         (file.to_owned(), sum.to_owned())
@@ -29,7 +32,8 @@ fn released() -> Vec<(String, String)> {
 
 /// The versions whose whole SQL is frozen.
 fn released_versions() -> Vec<String> {
-    let version = |file: String| file.strip_prefix("pg_civic--")?.strip_suffix(".sql").map(str::to_owned);
+    let version =
+        |file: String| file.strip_prefix("pg_civic--")?.strip_suffix(".sql").map(str::to_owned);
     let whole = released().into_iter().filter_map(|(file, _)| version(file));
     whole.filter(|version| !version.contains("--")).collect()
 }
@@ -72,15 +76,37 @@ fn a_released_script_is_as_it_was_released() {
         let script = std::fs::read(sql(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         let digest = Sha256::digest(&script);
         let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(found, *sum, "sql/{file} is released: a change belongs into the next version's script");
+        assert_eq!(
+            found, *sum,
+            "sql/{file} is released: a change belongs into the next version's script"
+        );
     }
     for entry in std::fs::read_dir(sql("")).expect("it is there") {
         let file = entry.expect("an entry").file_name().to_string_lossy().into_owned();
         let is_next = file.ends_with(&format!("--{CURRENT}.sql"));
         let is_listed = released.iter().any(|(listed, _)| *listed == file);
         let is_of_a_version = file.starts_with("pg_civic--");
-        assert!(!is_of_a_version || is_listed || is_next, "sql/{file} leads to a version that is not this one");
+        assert!(
+            !is_of_a_version || is_listed || is_next,
+            "sql/{file} leads to a version that is not this one"
+        );
     }
+}
+
+#[test]
+fn the_metadata_for_pgxn_names_this_version() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let metadata = std::fs::read_to_string(root.join("META.json")).expect("it is there");
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
+    let provided = &metadata["provides"]["pg_civic"];
+    for version in [&metadata["version"], &provided["version"]] {
+        assert_eq!(version, CURRENT);
+    }
+    for file in ["file", "docfile"] {
+        let file = provided[file].as_str().expect("a path");
+        assert!(root.join(file).exists(), "{file}");
+    }
+    assert_eq!(metadata["license"], "postgresql");
 }
 
 #[test]
@@ -89,7 +115,8 @@ fn each_released_version_becomes_by_its_updates_what_a_new_installation_is() {
     let versions = released_versions();
     assert!(!versions.is_empty());
     for version in versions {
-        let script = std::fs::read_to_string(sql(&format!("pg_civic--{version}.sql"))).expect("it is there");
+        let script =
+            std::fs::read_to_string(sql(&format!("pg_civic--{version}.sql"))).expect("it is there");
         let mut session = Database::empty("").superuser();
         // The name of the current version is taken by what the tree itself generates.
         let name = if version == CURRENT { format!("released_{version}") } else { version.clone() };
@@ -136,7 +163,9 @@ fn the_comparison_sees_every_kind_of_drift() {
     ] {
         let drift = match drift.strip_prefix("SELECT ") {
             // It may only be called by a script of an extension.
-            Some(_) => "UPDATE pg_extension SET extcondition[1] = 'WHERE false' WHERE extname = 'pg_civic'",
+            Some(_) => {
+                "UPDATE pg_extension SET extcondition[1] = 'WHERE false' WHERE extname = 'pg_civic'"
+            }
             None => drift,
         };
         session.run("BEGIN");
@@ -185,7 +214,10 @@ fn sessions_relay_and_media_worker_go_on_through_an_update() {
     // What sessions have planned, bound and begun under the old version.
     let mut reader = cluster.superuser();
     reader.acts_as("authenticated", &claims(TENANT, "manager"));
-    let prepared = format!("PREPARE files AS SELECT count(*) FROM storage.objects WHERE name LIKE {}", literal("%/x"));
+    let prepared = format!(
+        "PREPARE files AS SELECT count(*) FROM storage.objects WHERE name LIKE {}",
+        literal("%/x")
+    );
     reader.run(&prepared);
     for _ in 0..6 {
         assert_eq!(reader.text("EXECUTE files"), "1", "of two municipalities and two buckets");

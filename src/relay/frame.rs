@@ -2,8 +2,9 @@
 //! of channel and payload in two bytes each, then both texts, each followed by a NUL.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, TryReserveError};
+use std::collections::{HashSet, TryReserveError};
 use std::ffi::CStr;
+use std::hash::{BuildHasher, RandomState};
 
 use crate::events::buffer::{Buffer, Flags, LENGTHS, Record};
 use crate::pg::memory::may_fail;
@@ -14,20 +15,39 @@ use crate::pg::memory::may_fail;
 /// Errors: not enough memory.
 pub fn distinct(events: &Buffer) -> Result<impl Iterator<Item = Record<'_>>, TryReserveError> {
     let notified = || events.events_from(0, Flags::NOTIFY).filter(|event| event.event().is_some());
-    let mut left: HashMap<&[u8], usize> = HashMap::new();
-    if notified().nth(1).is_some() {
-        for event in notified() {
-            may_fail(|| left.try_reserve(1))?;
-            *left.entry(event.frame).or_default() += 1;
+    let frames = notified().map(|event| event.frame);
+    let mut is_repeated = repeated(notified().count(), frames)?.into_iter();
+    Ok(notified().filter(move |_| !is_repeated.next().unwrap_or(false)))
+}
+
+/// Of each text whether an equal one follows; nothing if none is repeated. The texts are hashed once and
+/// compared only where hashes are equal, because there may be a million of them.
+fn repeated<'a>(
+    count: usize,
+    texts: impl Iterator<Item = &'a [u8]>,
+) -> Result<Vec<bool>, TryReserveError> {
+    let (mut hashes, mut repeated) = (Vec::new(), Vec::new());
+    if count < 2 {
+        return Ok(repeated);
+    }
+    may_fail(|| hashes.try_reserve_exact(count))?;
+    let state = RandomState::new();
+    hashes.extend(texts.enumerate().map(|(place, text)| (state.hash_one(text), place, text)));
+    hashes.sort_unstable_by_key(|(hash, place, _)| (*hash, *place));
+    for same in hashes.chunk_by(|one, next| one.0 == next.0).filter(|same| same.len() > 1) {
+        let mut last = HashSet::new();
+        may_fail(|| last.try_reserve(same.len()))?;
+        for (_, place, text) in same.iter().rev() {
+            if !last.insert(text) {
+                if repeated.is_empty() {
+                    may_fail(|| repeated.try_reserve_exact(count))?;
+                    repeated.resize(count, false);
+                }
+                repeated[*place] = true;
+            }
         }
     }
-    Ok(notified().filter(move |event| match left.get_mut(event.frame) {
-        Some(count) => {
-            *count -= 1;
-            *count == 0
-        }
-        None => true,
-    }))
+    Ok(repeated)
 }
 
 /// The frame of the events to notify.
@@ -78,6 +98,8 @@ fn first(bytes: &[u8]) -> Option<((&CStr, &CStr), usize)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn buffer(texts: &[(Flags, &str)]) -> Buffer {
@@ -104,5 +126,16 @@ mod tests {
         assert_eq!(texts(&buffer(&events)), ["", "b", "a", "c"]);
         let events = ["gone", "come", "gone"].map(|text| (notified, text));
         assert_eq!(texts(&buffer(&events)), ["come", "gone"]);
+    }
+
+    proptest! {
+        #[test]
+        fn of_equal_texts_all_but_the_last_are_repeated(texts in prop::collection::vec("[ab]{0,3}", 0..40)) {
+            let repeated = repeated(texts.len(), texts.iter().map(String::as_bytes)).unwrap();
+            for (place, text) in texts.iter().enumerate() {
+                let follows = texts[place + 1..].contains(text);
+                prop_assert_eq!(repeated.get(place).copied().unwrap_or(false), follows);
+            }
+        }
     }
 }
