@@ -95,7 +95,7 @@ fn look() -> Look {
         if !is_free {
             return Ok(Look::Locked);
         }
-        let rows = || Ok(pg::fresh_snapshot::rows(SQL, &[])?);
+        let rows = || Ok(pg::fresh_snapshot::planned(SQL, &[])?);
         let rows = catalog::with_own_table(PREPARED_EVENTS, rows)
             .map_err(|error| error.message())?
             .unwrap_or_default();

@@ -239,7 +239,7 @@ impl Table {
 
     /// Errors: 55000 if row security hides rows from the current user.
     fn refuse_hidden(&self) -> Result<(), Error> {
-        let is_hidden = pg::fresh_snapshot::rows(
+        let is_hidden = pg::fresh_snapshot::planned(
             "SELECT 1 WHERE pg_catalog.row_security_active($1::pg_catalog.oid)",
             &[self.oid.into()],
         )?;
