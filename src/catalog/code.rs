@@ -153,7 +153,7 @@ pub fn refuse_code_of_others(
     pg::table::lock_for_writing(table);
     let arguments = [table.into(), owner.into(), change.trigger_events().into()];
     // Uses a snapshot newer than the lock and than the transaction's own.
-    let found = pg::fresh_snapshot::planned(FIND, &arguments)?;
+    let found = pg::jit::with_small_tables(|| pg::fresh_snapshot::planned(FIND, &arguments))?;
     match found.into_iter().next() {
         None => Ok(()),
         Some(code) => Err(CatalogError::WouldRunAsSuperuser {

@@ -1,4 +1,4 @@
-//! Just-in-time compilation of queries, which the server chooses by estimated cost.
+//! What the server chooses by the estimates of a query: just-in-time compilation, and the size of hash tables.
 
 use pgrx::pg_sys;
 
@@ -8,6 +8,24 @@ pub fn without_jit<R>(body: impl FnOnce() -> R) -> R {
     let _restored = Restored(enabled());
     set_enabled(false);
     body()
+}
+
+/// Runs a query with the smallest `work_mem`, in kilobytes. A recursive query that reads a few rows would
+/// otherwise clear a hash table of megabytes, which takes longer than the query.
+pub fn with_small_tables<R>(body: impl FnOnce() -> R) -> R {
+    const LEAST: i32 = 64;
+    // SAFETY: the variable behind the setting `work_mem`, which only this process's main thread uses.
+    let _restored = Memory(unsafe { std::mem::replace(&mut *&raw mut pg_sys::work_mem, LEAST) });
+    body()
+}
+
+struct Memory(i32);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: as in `with_small_tables`.
+        unsafe { pg_sys::work_mem = self.0 }
+    }
 }
 
 struct Restored(bool);
