@@ -15,7 +15,9 @@ pub fn without_jit<R>(body: impl FnOnce() -> R) -> R {
 pub fn with_small_tables<R>(body: impl FnOnce() -> R) -> R {
     const LEAST: i32 = 64;
     // SAFETY: the variable behind the setting `work_mem`, which only this process's main thread uses.
-    let _restored = Memory(unsafe { std::mem::replace(&mut *&raw mut pg_sys::work_mem, LEAST) });
+    let _restored = Memory(unsafe { pg_sys::work_mem });
+    // SAFETY: as above.
+    unsafe { pg_sys::work_mem = LEAST };
     body()
 }
 
