@@ -56,6 +56,12 @@ impl Place {
         &self.id[..usize::from(self.length)]
     }
 
+    /// Whether its second is over. Processes may be a second apart; a second further ahead is one of before the
+    /// clock was set back.
+    fn is_over(&self, second: i64) -> bool {
+        self.second < second || self.second > second + 1
+    }
+
     fn has_waiting(&self) -> bool {
         self.waiting.iter().flatten().any(|count| *count > 0)
     }
@@ -83,12 +89,12 @@ impl Rates {
     fn find(&mut self, municipality: &[u8], second: i64) -> Option<&mut Place> {
         let used = self.used as usize;
         let of = |place: &Place| place.id() == municipality;
-        let is_over = |place: &Place| place.second < second && !place.has_waiting();
+        let is_free = |place: &Place| place.is_over(second) && !place.has_waiting();
         let index = match self.places[..used].iter().position(of) {
             Some(index) => index,
             None if municipality.len() > LONGEST => return None,
             None => {
-                let free = self.places[..used].iter().position(is_over);
+                let free = self.places[..used].iter().position(is_free);
                 let index = free.or_else(|| (used < MUNICIPALITIES).then_some(used))?;
                 let place = &mut self.places[index];
                 *place = Place { length: municipality.len() as u8, ..Place::FREE };
@@ -98,7 +104,7 @@ impl Rates {
             }
         };
         let place = &mut self.places[index];
-        if place.second < second && !place.has_waiting() {
+        if place.is_over(second) && !place.has_waiting() {
             (place.second, place.sent) = (second, 0);
         }
         Some(place)
@@ -131,7 +137,7 @@ impl Rates {
 
     /// What waits since an earlier second.
     pub fn due(&self, second: i64) -> Vec<Waiting> {
-        let is_due = |place: &&Place| place.second < second && place.has_waiting();
+        let is_due = |place: &&Place| place.is_over(second) && place.has_waiting();
         let due = self.places[..self.used as usize].iter().filter(is_due);
         due.map(|it| Waiting { municipality: it.id().to_vec(), changes: it.waiting }).collect()
     }
@@ -252,6 +258,21 @@ mod tests {
         rates.settle(&due, 3);
         rates.settle(&due, 3);
         assert!(!rates.has_waiting(), "twice is once");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_mutes_nobody() {
+        let mut rates = Box::new(Rates::EMPTY);
+        assert!(rates.take(b"a", 300_000, 1) && !rates.take(b"a", 300_000, 1));
+        assert!(rates.take(b"b", 300_000, 1));
+        assert!(rates.add(b"a", 300_000, &changes(Kind::Ordinary, 0, 2)));
+        assert!(rates.take(b"b", 7, 1));
+        let due = rates.due(7);
+        assert_eq!(due.len(), 1);
+        rates.settle(&due, 7);
+        assert!(!rates.take(b"a", 7, 1), "the report was its message");
+        assert!(rates.take(b"a", 8, 1));
+        assert!(!rates.take(b"a", 7, 1), "of a process that is a second behind");
     }
 
     #[test]
