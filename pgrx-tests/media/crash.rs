@@ -218,7 +218,7 @@ fn a_cancellation_outlives_the_worker() {
     let id = town.enqueue(&black_hole);
     town.wait_for_state(&id, "running");
     let worker = town.worker();
-    town.cluster.signal("STOP", &worker);
+    town.cluster.hold(&worker);
     town.session.run(&format!("SELECT civic.cancel_media_job('{id}')"));
     assert_eq!(town.job(&id, "state || ' ' || cancel_requested"), "running true");
     town.cluster.signal("KILL", &worker);

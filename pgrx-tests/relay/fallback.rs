@@ -36,7 +36,7 @@ fn every_fallback_is_received_and_counted() {
     assert!(listener.statuses.is_empty());
 
     let relay = wait_for_relay(&mut session);
-    cluster.signal("STOP", &relay);
+    cluster.hold(&relay);
     let mut id = 1000;
     while fell_back(&mut session, "queue_full") == 0 {
         id += 1;
@@ -79,7 +79,7 @@ fn a_fallback_does_not_overtake_queued_events() {
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
     let relay = wait_for_relay(&mut admin);
-    cluster.signal("STOP", &relay);
+    cluster.hold(&relay);
     admin.run(&insert(1, "t", "first"));
     let waiting = fall_back_behind_the_queue(&cluster, &mut admin);
     cluster.signal("CONT", &relay);
@@ -93,7 +93,7 @@ fn a_transaction_that_waits_for_the_queue_can_be_cancelled_and_terminated() {
     let mut admin = cluster.superuser();
     let mut listener = Listener::of(cluster.superuser(), "t");
     let relay = wait_for_relay(&mut admin);
-    cluster.signal("STOP", &relay);
+    cluster.hold(&relay);
     admin.run(&insert(1, "t", "first"));
     for (function, sqlstate) in [("pg_cancel_backend", "57014"), ("pg_terminate_backend", "57P01")]
     {
@@ -122,7 +122,7 @@ fn a_stopped_relay_delays_one_write_and_not_every_write() {
     let cluster = relayed(&[]);
     let mut session = cluster.superuser();
     let relay = wait_for_relay(&mut session);
-    cluster.signal("STOP", &relay);
+    cluster.hold(&relay);
     session.run(&insert(1, "t", "queued"));
     session.run("SET civic.relay = off");
     session.run(&insert(2, "t", "waits"));

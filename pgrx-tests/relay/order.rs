@@ -152,7 +152,7 @@ fn a_text_is_received_once_per_transaction_and_in_each_transaction() {
     };
     let relay = wait_for_relay(&mut writer);
     // The relay finds all of them at once.
-    cluster.signal("STOP", &relay);
+    cluster.hold(&relay);
     writer.run(&format!("BEGIN; {0}; {1}; {0}; COMMIT", publish("a"), publish("b")));
     writer.run(&format!("BEGIN; {}; {}; COMMIT", publish("c"), publish("a")));
     writer.run(&publish("a"));

@@ -84,7 +84,7 @@ fn a_relay_that_gathers_transactions_can_be_terminated() {
         let relay = wait_for_relay(&mut session);
         let delivered = stats(&mut session, "delivered");
         // After a batch of many transactions it waits for more.
-        cluster.signal("STOP", &relay);
+        cluster.hold(&relay);
         for id in 0..60 {
             session.run(&insert(round * 100 + id, "t", "some"));
         }

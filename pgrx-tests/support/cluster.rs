@@ -145,6 +145,17 @@ impl Cluster {
         output(server_user("kill").args(["-s", signal, pid]));
     }
 
+    /// Stops one of its workers while it waits for work, until it is sent CONT. Amid something else it may
+    /// hold a lock that every session waits for.
+    pub fn hold(&self, pid: &str) {
+        let mut session = self.superuser();
+        let waits = format!(
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Extension'"
+        );
+        super::wait_until("it waits for work", || session.text(&waits) == "t");
+        self.signal("STOP", pid);
+    }
+
     /// Limits the size of the files that a process writes: what is beyond it fails, as on a full disk. The
     /// processes that it starts inherit the limit.
     pub fn limit_files(&self, pid: &str, bytes: &str) {

@@ -137,7 +137,7 @@ fn what_waits_survives_the_end_of_the_process_that_reports_it() {
     let (cluster, mut session) = limited(&[]);
     let reporter = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_civic media tables'";
     let pid = session.text(reporter);
-    cluster.signal("STOP", &pid);
+    cluster.hold(&pid);
     session.run(&many(TENANT, 30));
     cluster.signal("TERM", &pid);
     cluster.signal("CONT", &pid);
